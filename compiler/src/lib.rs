@@ -1,0 +1,1 @@
+//! The compiler: Graph to Artifact.

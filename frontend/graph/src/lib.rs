@@ -1,0 +1,1 @@
+//! Input contract of the compiler: Graph, types, shapes, entity ids, origins.

@@ -1,0 +1,1 @@
+//! Importers: model bytes to Graph.

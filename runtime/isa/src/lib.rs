@@ -1,0 +1,1 @@
+//! Output contract of the compiler: target, timing, instructions, artifact, verifier.

@@ -1,0 +1,1 @@
+//! Load an artifact and execute it: simulator, CPU.

@@ -1,0 +1,1 @@
+//! lockstep: a static-scheduling ML compiler and its runtime.

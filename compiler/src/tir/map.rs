@@ -5,7 +5,7 @@
 //! before it, and so on down to the operand. A coordinate outside a view's box is undefined: the element comes from
 //! another part of the move, or is its fill.
 
-use lockstep_graph::entity_id;
+use lockstep_graph::{EntityId, entity_id};
 use std::collections::BTreeMap;
 
 entity_id!(pub MapId, "m");

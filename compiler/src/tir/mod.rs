@@ -12,8 +12,7 @@ pub mod op;
 pub use map::{IndexMap, MapId, View};
 pub use op::{Arg, Combiner, MapNode, Op, ReduceOp};
 
-use lockstep_graph::entity_id;
-use lockstep_graph::entity::{IdVec};
+use lockstep_graph::{IdVec, Origin, OriginId, entity_id};
 use lockstep_isa::DType;
 use lockstep_isa::artifact::HostDType;
 
@@ -57,7 +56,7 @@ pub struct ValueData {
     /// Operands.
     pub inputs: Vec<ValueId>,
     /// Model nodes it came from (fused operations keep all), ascending, no duplicates.
-    pub origins: Vec<lockstep_graph::OriginId>,
+    pub origins: Vec<OriginId>,
 }
 
 /// A constant tensor: elements of `ty` in row-major order, in the weights buffer of the model or made by the compiler.
@@ -117,5 +116,5 @@ pub struct TensorIr {
     /// Outputs in model order.
     pub outputs: Vec<Port>,
     /// Model nodes, by the origins that operations carry.
-    pub origins: lockstep_graph::OriginTable,
+    pub origins: IdVec<OriginId, Origin>,
 }

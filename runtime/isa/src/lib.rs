@@ -18,6 +18,7 @@
 pub mod artifact;
 pub mod claim;
 pub mod id;
+pub mod math;
 pub mod op;
 pub mod run;
 pub mod target;

@@ -15,7 +15,8 @@
 //! # What the builder of chains guarantees
 //! At most 16 ALUs' worth of VXM nodes in a chain, at most one SXM node per hemisphere, at most six f32 operands per
 //! direction at a time; a read feeds only VXM, only MXM or only SXM nodes; a gather feeds a VXM node; muls of a chain all
-//! run on one matrix unit, accumulator rows start at 0 and stay below `acc_rows`; every node's result is used; every
+//! run on one matrix unit in the order of their nodes, the accumulator rows of all its sequences together stay within
+//! `acc_rows`; every node's result is used; every
 //! temporary buffer is written once per vector, by chains before those that read it.
 
 use lockstep_graph::{IdVec, entity_id};
@@ -114,7 +115,8 @@ pub enum NodeArg {
 pub enum Acc {
     /// Zero.
     Zero,
-    /// Rows `0..issues` in issue order, as filled by this earlier mul of the chain.
+    /// The rows filled by this earlier mul of the chain, row n for issue n. Muls linked so, one after another, use one range
+    /// of accumulator rows, which the scheduler assigns: a chain may have several such sequences alive at a time.
     Rows(u32),
 }
 
@@ -167,7 +169,7 @@ pub enum NodeOp {
         swap: bool,
         /// Accumulator.
         acc: Acc,
-        /// Whether results go to accumulator rows `0..issues` (then a later mul takes them) or to a stream.
+        /// Whether results go to the sequence's accumulator rows (then a later mul takes them) or to a stream.
         to_rows: bool,
         /// Hemisphere of the matrix unit.
         hemi: Dir,

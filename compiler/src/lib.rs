@@ -1,3 +1,9 @@
 //! The compiler: Graph to Artifact.
 //!
 //! Stages: lower (Graph to TensorIr), passes and rewrites on it, partition, layout and chains, schedule, emit.
+
+pub mod chain;
+pub mod error;
+pub mod tir;
+
+pub use error::{CompileError, CompileErrorKind};

@@ -4,6 +4,7 @@
 
 pub mod chain;
 pub mod error;
+pub mod layout;
 pub mod tir;
 
 pub use error::{CompileError, CompileErrorKind};

@@ -1,0 +1,287 @@
+//! Layout: which element of a tensor lies in which lane of which vector of which buffer.
+//!
+//! Each axis of a tensor is decomposed into *digits* (mixed radix): coordinate = sum of digit * div. A digit lies in the lanes
+//! ([`LaneDigit`]) or counts vectors ([`VecDigit`]). The leading vector digits (`parts`) choose a buffer, the rest the
+//! vector in it, so that chains that work at the same time work on different banks: the two hemispheres' rows, blocks
+//! of rows that a consumer follows while the next block is written, and the pieces of an axis wider than the chip.
+//!
+//! A lane digit without an axis repeats the same elements (a row statistic on all lanes of its segment).
+
+pub mod choose;
+pub mod host;
+
+use lockstep_isa::Dir;
+
+/// A digit that lies in the lanes: lane += digit * stride.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LaneDigit {
+    /// The axis, or `None` for a replica.
+    pub axis: Option<u8>,
+    /// Coordinates per step.
+    pub div: usize,
+    /// Values of the digit.
+    pub extent: usize,
+}
+
+/// A digit that counts vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VecDigit {
+    /// The axis.
+    pub axis: u8,
+    /// Coordinates per step.
+    pub div: usize,
+    /// Values of the digit.
+    pub extent: usize,
+}
+
+/// Where each element of a tensor lies.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Layout {
+    /// Extents of the tensor.
+    pub shape: Vec<usize>,
+    /// Lane digits, innermost (stride 1) first; dense: each stride is the product of the extents before it. Only the last may be
+    /// cut short by the extent of its axis.
+    pub lanes: Vec<LaneDigit>,
+    /// Vector digits, slowest first.
+    pub vecs: Vec<VecDigit>,
+    /// How many of `vecs` choose the buffer.
+    pub parts: usize,
+    /// Which of the part digits chooses the hemisphere: 0 east, 1 west.
+    pub side: Option<usize>,
+}
+
+/// One buffer of a layout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Coordinates of its first element.
+    pub base: Vec<usize>,
+    /// Extents of the vector digits inside the buffer, slowest first (cut short where the axis ends).
+    pub extents: Vec<usize>,
+    /// Live lanes: `[0, hi)`.
+    pub hi: usize,
+    /// Hemisphere in which it should lie.
+    pub side: Option<Dir>,
+}
+
+impl Part {
+    /// Number of vectors; 0 for a part beyond the end of an axis.
+    pub fn n_vectors(&self) -> usize {
+        if self.hi == 0 { 0 } else { self.extents.iter().product() }
+    }
+}
+
+/// Place of one element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    /// Part (index over the part digits).
+    pub part: usize,
+    /// Vector in the part.
+    pub index: u32,
+    /// Lane.
+    pub lane: u16,
+}
+
+impl Layout {
+    /// Number of parts, empty ones included.
+    pub fn n_parts(&self) -> usize {
+        self.vecs[..self.parts].iter().map(|d| d.extent).product()
+    }
+
+    /// Lanes that a full vector uses.
+    pub fn lane_count(&self) -> usize {
+        self.lanes.iter().map(|d| d.extent).product()
+    }
+
+    /// One buffer.
+    pub fn part(&self, part: usize) -> Part {
+        let mut base = vec![0; self.shape.len()];
+        let mut rest = part;
+        let mut side = None;
+        for (n, d) in self.vecs[..self.parts].iter().enumerate().rev() {
+            let digit = rest % d.extent;
+            rest /= d.extent;
+            base[d.axis as usize] += digit * d.div;
+            if self.side == Some(n) {
+                side = Some(if digit == 0 { Dir::East } else { Dir::West });
+            }
+        }
+        let mut empty = false;
+        let cut = |axis: usize, div: usize, extent: usize, empty: &mut bool| {
+            let left = self.shape[axis].saturating_sub(base[axis]);
+            *empty |= left == 0;
+            extent.min(left.div_ceil(div).max(1))
+        };
+        let extents: Vec<usize> =
+            self.vecs[self.parts..].iter().map(|d| cut(d.axis as usize, d.div, d.extent, &mut empty)).collect();
+        let mut hi = 1;
+        for d in &self.lanes {
+            hi *= match d.axis {
+                Some(a) => cut(a as usize, d.div, d.extent, &mut empty),
+                None => d.extent,
+            };
+        }
+        for d in &self.vecs[..self.parts] {
+            empty |= base[d.axis as usize] >= self.shape[d.axis as usize];
+        }
+        Part { base, extents, hi: if empty { 0 } else { hi }, side }
+    }
+
+    /// Coordinates of the elements in lane 0 of the vectors of a part, in order.
+    pub fn bases(&self, part: &Part) -> Vec<Vec<usize>> {
+        let n = part.n_vectors();
+        let digits = &self.vecs[self.parts..];
+        let mut out = Vec::with_capacity(n);
+        let mut index = vec![0usize; digits.len()];
+        for _ in 0..n {
+            let mut c = part.base.clone();
+            for (d, &i) in digits.iter().zip(&index) {
+                c[d.axis as usize] += i * d.div;
+            }
+            out.push(c);
+            for k in (0..digits.len()).rev() {
+                index[k] += 1;
+                if index[k] < part.extents[k] {
+                    break;
+                }
+                index[k] = 0;
+            }
+        }
+        out
+    }
+
+    /// Adds to `c` what lane `lane` adds to the coordinates of lane 0.
+    pub fn add_lane(&self, lane: usize, c: &mut [usize]) {
+        let mut rest = lane;
+        for d in &self.lanes {
+            let digit = rest % d.extent;
+            rest /= d.extent;
+            if let Some(a) = d.axis {
+                c[a as usize] += digit * d.div;
+            }
+        }
+    }
+
+    /// Where the element with these coordinates lies (its first replica).
+    pub fn locate(&self, c: &[usize]) -> Location {
+        // Digits of one axis come in descending order of `div`, over vector digits and then lane digits.
+        let mut rest: Vec<usize> = c.to_vec();
+        let mut take = |axis: u8, div: usize| {
+            let digit = rest[axis as usize] / div;
+            rest[axis as usize] -= digit * div;
+            digit
+        };
+        let mut part = 0;
+        for d in &self.vecs[..self.parts] {
+            part = part * d.extent + take(d.axis, d.div);
+        }
+        let extents = if self.vecs.len() > self.parts { self.part(part).extents } else { Vec::new() };
+        let mut index = 0;
+        for (d, &n) in self.vecs[self.parts..].iter().zip(&extents) {
+            index = index * n + take(d.axis, d.div);
+        }
+        let (mut lane, mut stride) = (0, self.lane_count());
+        for d in self.lanes.iter().rev() {
+            stride /= d.extent;
+            if let Some(a) = d.axis {
+                lane += take(a, d.div) * stride;
+            }
+        }
+        Location { part, index: index as u32, lane: lane as u16 }
+    }
+
+    /// The layout that an operand of this shape (equal extents, or 1 where it is broadcast) needs to meet this layout lane by lane.
+    pub fn restrict(&self, shape: &[usize]) -> Layout {
+        let gone = |a: u8| shape[a as usize] == 1 && self.shape[a as usize] != 1;
+        let lanes = self
+            .lanes
+            .iter()
+            .map(|d| match d.axis {
+                Some(a) if gone(a) => LaneDigit { axis: None, ..*d },
+                _ => *d,
+            })
+            .collect();
+        let mut vecs = Vec::new();
+        let (mut parts, mut side) = (0, None);
+        for (n, d) in self.vecs.iter().enumerate() {
+            if gone(d.axis) {
+                continue;
+            }
+            if n < self.parts {
+                if self.side == Some(n) {
+                    side = Some(vecs.len());
+                }
+                parts += 1;
+            }
+            vecs.push(*d);
+        }
+        Layout { shape: shape.to_vec(), lanes, vecs, parts, side }
+    }
+
+    /// The lane digits in a normal form: digits of extent 1 dropped, adjoining digits merged.
+    pub fn pattern(&self) -> Vec<LaneDigit> {
+        let mut out: Vec<LaneDigit> = Vec::new();
+        for d in self.lanes.iter().filter(|d| d.extent > 1) {
+            match out.last_mut() {
+                Some(p) if p.axis.is_none() && d.axis.is_none() => p.extent *= d.extent,
+                Some(p) if p.axis == d.axis && p.axis.is_some() && d.div == p.div * p.extent => p.extent *= d.extent,
+                _ => out.push(LaneDigit { div: if d.axis.is_some() { d.div } else { 0 }, ..*d }),
+            }
+        }
+        out
+    }
+
+    /// Whether a value in this layout can be read where `wanted` is needed: the same elements in the same lanes (a longer run
+    /// of replicas also serves).
+    pub fn serves(&self, wanted: &Layout) -> bool {
+        let (have, want) = (self.pattern(), wanted.pattern());
+        if have == want {
+            return true;
+        }
+        let n = have.len();
+        match (have.last(), want.last()) {
+            (Some(h), Some(w)) if h.axis.is_none() && w.axis.is_none() => {
+                n == want.len() && have[..n - 1] == want[..n - 1] && h.extent >= w.extent
+            }
+            (Some(h), _) if h.axis.is_none() && n == want.len() + 1 => have[..n - 1] == want[..],
+            _ => false,
+        }
+    }
+
+    /// Whether no element is repeated in the lanes.
+    pub fn is_injective(&self) -> bool {
+        self.lanes.iter().all(|d| d.axis.is_some() || d.extent == 1)
+    }
+
+    /// Number of vectors over all parts.
+    pub fn n_vectors(&self) -> usize {
+        (0..self.n_parts()).map(|p| self.part(p).n_vectors()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::choose::{Rows, default_layout};
+    use super::*;
+
+    #[test]
+    fn every_element_has_one_place_and_is_found_there() {
+        for shape in [vec![1, 128, 384], vec![7, 5, 33], vec![3], vec![], vec![2, 1, 9, 70], vec![5, 400], vec![13, 130], vec![1, 57, 3, 130]] {
+            let l = default_layout(&shape, 32, &Rows::pipelined(2, 256));
+            let mut seen = std::collections::BTreeSet::new();
+            for p in 0..l.n_parts() {
+                let part = l.part(p);
+                for (i, base) in l.bases(&part).iter().enumerate() {
+                    for lane in 0..part.hi {
+                        let mut c = base.clone();
+                        l.add_lane(lane, &mut c);
+                        assert!(c.iter().zip(&shape).all(|(a, b)| a < b), "{shape:?} {l:?} part {p} {c:?}");
+                        let at = l.locate(&c);
+                        assert_eq!((at.part, at.index as usize, at.lane as usize), (p, i, lane), "{shape:?} {c:?} {l:?}");
+                        assert!(seen.insert(c));
+                    }
+                }
+            }
+            assert_eq!(seen.len(), shape.iter().product::<usize>(), "{shape:?}");
+        }
+    }
+}

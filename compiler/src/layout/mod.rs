@@ -94,35 +94,36 @@ impl Layout {
 
     /// One buffer.
     pub fn part(&self, part: usize) -> Part {
-        let mut base = vec![0; self.shape.len()];
+        let mut digits = vec![0; self.parts];
         let mut rest = part;
-        let mut side = None;
         for (n, d) in self.vecs[..self.parts].iter().enumerate().rev() {
-            let digit = rest % d.extent;
+            digits[n] = rest % d.extent;
             rest /= d.extent;
-            base[d.axis as usize] += digit * d.div;
-            if self.side == Some(n) {
-                side = Some(if digit == 0 { Dir::East } else { Dir::West });
-            }
         }
-        let mut empty = false;
-        let cut = |axis: usize, div: usize, extent: usize, empty: &mut bool| {
-            let left = self.shape[axis].saturating_sub(base[axis]);
-            *empty |= left == 0;
-            extent.min(left.div_ceil(div).max(1))
+        // `left` is what remains of each axis within the digits fixed so far.
+        let mut base = vec![0; self.shape.len()];
+        let mut left = self.shape.clone();
+        let mut empty = self.shape.contains(&0);
+        for (d, &digit) in self.vecs[..self.parts].iter().zip(&digits) {
+            let a = d.axis as usize;
+            base[a] += digit * d.div;
+            empty |= digit * d.div >= left[a];
+            left[a] = left[a].saturating_sub(digit * d.div).min(d.div);
+        }
+        let mut cut = |axis: u8, div: usize, extent: usize| {
+            let n = extent.min(left[axis as usize].div_ceil(div)).max(1);
+            left[axis as usize] = left[axis as usize].min(div);
+            n
         };
-        let extents: Vec<usize> =
-            self.vecs[self.parts..].iter().map(|d| cut(d.axis as usize, d.div, d.extent, &mut empty)).collect();
+        let extents: Vec<usize> = self.vecs[self.parts..].iter().map(|d| cut(d.axis, d.div, d.extent)).collect();
         let mut hi = 1;
-        for d in &self.lanes {
+        for d in self.lanes.iter().rev() {
             hi *= match d.axis {
-                Some(a) => cut(a as usize, d.div, d.extent, &mut empty),
+                Some(a) => cut(a, d.div, d.extent),
                 None => d.extent,
             };
         }
-        for d in &self.vecs[..self.parts] {
-            empty |= base[d.axis as usize] >= self.shape[d.axis as usize];
-        }
+        let side = self.side.map(|n| if digits[n] == 0 { Dir::East } else { Dir::West });
         Part { base, extents, hi: if empty { 0 } else { hi }, side }
     }
 

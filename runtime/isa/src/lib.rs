@@ -17,15 +17,19 @@
 
 pub mod artifact;
 pub mod claim;
+pub mod figures;
 pub mod id;
 pub mod math;
 pub mod op;
 pub mod run;
 pub mod target;
+#[cfg(feature = "toml")]
+mod target_file;
 pub mod timing;
 pub mod topology;
 
 pub use artifact::Artifact;
+pub use figures::{Figure, TargetError};
 pub use id::{Cycle, Cycles, DType, Dir, Place, Stream};
 pub use op::{AluOp, Opcode};
 pub use run::{Dim, Operand, Queue, Run};

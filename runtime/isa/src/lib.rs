@@ -22,6 +22,7 @@ pub mod id;
 pub mod math;
 pub mod op;
 pub mod run;
+pub mod scalar;
 pub mod target;
 #[cfg(feature = "toml")]
 mod target_file;

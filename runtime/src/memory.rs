@@ -245,7 +245,7 @@ fn check_value(artifact: &Artifact, v: &Value) -> Result<usize, String> {
         ));
     }
     let words = v.dtype.words() as u32;
-    if v.base as u32 % words != 0 || words > target.slices as u32 {
+    if !(v.base as u32).is_multiple_of(words) || words > target.slices as u32 {
         let (base, slices) = (v.base, target.slices);
         return Err(format!(
             "word address 0x{base:04x} is no {words}-word row part of {slices} slices"

@@ -16,6 +16,7 @@
 //! - `mul` of the MXM: see [`mac_f32`] and [`mac_i32`]. `reduce` and `fold`: see [`reduce`] and [`combine`].
 
 use crate::id::DType;
+use crate::math;
 use crate::op::AluOp;
 use half::{bf16, f16};
 
@@ -194,12 +195,12 @@ fn alu_f32(op: AluOp, a: f32, b: f32, c: f32) -> u32 {
         AluOp::Trunc => a.trunc(),
         AluOp::Sqrt => a.sqrt(),
         AluOp::Rsqrt => 1.0 / a.sqrt(),
-        AluOp::Exp => elementary::exp(a),
-        AluOp::Log => elementary::log(a),
-        AluOp::Tanh => elementary::tanh(a),
-        AluOp::Erf => elementary::erf(a),
-        AluOp::Sin => elementary::sin(a),
-        AluOp::Cos => elementary::cos(a),
+        AluOp::Exp => math::exp(a),
+        AluOp::Log => math::log(a),
+        AluOp::Tanh => math::tanh(a),
+        AluOp::Erf => math::erf(a),
+        AluOp::Sin => math::sin(a),
+        AluOp::Cos => math::cos(a),
         _ => return 0,
     };
     x.to_bits()
@@ -300,13 +301,6 @@ pub fn mac_i32(x: i32, w: i32, acc: i32) -> i32 {
 pub const fn clamp_index(index: u32, limit: u32) -> u32 {
     let last = limit.saturating_sub(1);
     if index < last { index } else { last }
-}
-
-/// Elementary functions on one lane.
-mod elementary {
-    pub(super) use libm::{
-        cosf as cos, erff as erf, expf as exp, logf as log, sinf as sin, tanhf as tanh,
-    };
 }
 
 #[cfg(test)]

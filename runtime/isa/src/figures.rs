@@ -3,7 +3,7 @@
 //! Each row of the table is a field path, the place in [`Target`] that holds it, and the range allowed. What a range
 //! cannot say (one figure depends on another) is in [`Target::check`].
 
-use crate::target::{MxmRate, Source, Target};
+use crate::target::{MxmRate, Target};
 use crate::topology::Topology;
 use std::fmt::Write;
 
@@ -466,7 +466,7 @@ impl Target {
                     }
                 };
                 let note = covering.or_else(|| old(&field))?;
-                Some(Source { field, note })
+                Some(crate::target::Source { field, note })
             })
             .collect();
     }

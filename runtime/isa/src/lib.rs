@@ -16,7 +16,10 @@
 //! crosses a chain, and a row is reused only after its last reader in that order.
 
 pub mod artifact;
+pub mod check;
 pub mod claim;
+pub mod decode;
+pub mod encode;
 pub mod figures;
 pub mod id;
 pub mod math;

@@ -16,16 +16,24 @@
 //! crosses a chain, and a row is reused only after its last reader in that order.
 
 pub mod artifact;
+pub mod check;
 pub mod claim;
+pub mod decode;
+pub mod encode;
+pub mod figures;
 pub mod id;
 pub mod math;
 pub mod op;
 pub mod run;
+pub mod scalar;
 pub mod target;
+#[cfg(feature = "toml")]
+mod target_file;
 pub mod timing;
 pub mod topology;
 
 pub use artifact::Artifact;
+pub use figures::{Figure, TargetError};
 pub use id::{Cycle, Cycles, DType, Dir, Place, Stream};
 pub use op::{AluOp, Opcode};
 pub use run::{Dim, Operand, Queue, Run};

@@ -65,7 +65,7 @@ impl Topology {
                         return None;
                     }
                     let g = link - local_links;
-                    let other = if g % 2 == 0 {
+                    let other = if g.is_multiple_of(2) {
                         (n + 1) % nodes
                     } else {
                         (n + nodes - 1) % nodes

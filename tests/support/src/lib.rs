@@ -1,1 +1,4 @@
 //! Test support: model builders, random programs, comparisons.
+
+pub mod asm;
+pub mod asm_claims;

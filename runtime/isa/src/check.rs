@@ -1,0 +1,520 @@
+//! Load-time checks of one run: its shape, and its bounds on a target.
+//!
+//! The shape is what the encoding relies on: fields that the opcode does not use are at their default, operands are of
+//! the kind that the unit takes, issue cycles ascend. The bounds are what executors rely on to index without checks:
+//! queues, streams, addresses, accumulator rows, windows and lanes all exist on the target. Neither proves that the
+//! program means anything: that is the verifier's work.
+
+use crate::id::{DType, Stream};
+use crate::op::{AluOp, Opcode, UnitKind};
+use crate::run::{AccIn, Addr, Operand, Queue, Run, Src};
+use crate::target::Target;
+use std::fmt::Debug;
+
+/// Most issues of one run: bounds the time that a small file can make an executor spend in one instruction.
+pub const MAX_ISSUES: u64 = 1 << 24;
+
+/// Latest cycle, from the start of a program, at which a run may be over.
+pub const MAX_PROGRAM_CYCLES: u64 = 1 << 31;
+
+/// What is wrong with a run: the field, what was found, and what is allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{op} field {field:?}: found {found}, allowed is {allowed}")]
+pub struct RunError {
+    /// Mnemonic of the run.
+    pub op: &'static str,
+    /// Field of [`Run`].
+    pub field: &'static str,
+    /// Its value.
+    pub found: String,
+    /// Allowed values.
+    pub allowed: String,
+}
+
+type Checked = Result<(), RunError>;
+
+impl Run {
+    /// The run with every field that its opcode does not use at its default, and with strides of dimensions that do
+    /// not step at zero. Encoding demands that a run equals its normal form.
+    pub fn normal(&self) -> Run {
+        let mut n = Run::new(self.op, self.dtype, self.queue);
+        (n.cycle, n.dims, n.lo, n.hi) = (self.cycle, self.dims, self.lo, self.hi);
+        let step = |a: Addr| {
+            let mut a = a;
+            for (stride, dim) in a.strides.iter_mut().zip(&self.dims) {
+                if dim.count <= 1 {
+                    *stride = 0;
+                }
+            }
+            a
+        };
+        for d in &mut n.dims {
+            if d.count <= 1 {
+                d.stride = 0;
+            }
+        }
+        match self.op {
+            Opcode::Read => (n.out, n.addr, n.words) = (self.out, step(self.addr), self.words),
+            Opcode::Write => (n.a, n.addr, n.words) = (self.a, step(self.addr), self.words),
+            Opcode::Gather | Opcode::Scatter => {
+                n.a = self.a;
+                n.addr = step(self.addr);
+                (n.row_stride, n.limit) = (self.row_stride, self.limit);
+                if self.op == Opcode::Gather {
+                    n.out = self.out;
+                } else {
+                    n.b = self.b;
+                }
+            }
+            Opcode::LoadRow | Opcode::LoadCol => {
+                (n.a, n.belts, n.window) = (self.a, self.belts, self.window);
+            }
+            Opcode::Mul => {
+                (n.a, n.out, n.acc_in, n.swap) = (self.a, self.out, self.acc_in, self.swap);
+                if self.acc_in == AccIn::Row {
+                    n.addr = step(self.addr);
+                }
+                if self.acc_in == AccIn::Stream {
+                    n.b = self.b;
+                }
+                if self.out.is_none() {
+                    n.addr2 = step(self.addr2);
+                }
+            }
+            Opcode::Alu => {
+                (n.alu, n.out) = (self.alu, self.out);
+                let arity = self.alu.arity();
+                for (i, (to, from)) in [(&mut n.a, self.a), (&mut n.b, self.b), (&mut n.c, self.c)]
+                    .into_iter()
+                    .enumerate()
+                {
+                    if i < arity {
+                        *to = from;
+                    }
+                }
+                for i in 0..3u8 {
+                    let named = [n.a, n.b, n.c].iter().any(|o| o.src == Src::Imm(i));
+                    if named || (self.alu == AluOp::Iota && i == 0) {
+                        n.imm[i as usize] = self.imm[i as usize];
+                    }
+                }
+            }
+            Opcode::Fold => {
+                (n.a, n.out, n.alu) = (self.a, self.out, self.alu);
+                (n.fold_dims, n.emit_every) = (self.fold_dims, self.emit_every);
+            }
+            Opcode::Permute => {
+                (n.a, n.b, n.out) = (self.a, self.b, self.out);
+                n.imm[0] = self.imm[0];
+            }
+            Opcode::Transpose => (n.a, n.out, n.n_out) = (self.a, self.out, self.n_out),
+            Opcode::Reduce => {
+                (n.a, n.out, n.alu, n.segment) = (self.a, self.out, self.alu, self.segment);
+            }
+            Opcode::Send => n.a = self.a,
+            Opcode::Recv => n.out = self.out,
+        }
+        n
+    }
+
+    fn error<T>(
+        &self,
+        field: &'static str,
+        found: impl Debug,
+        allowed: &str,
+    ) -> Result<T, RunError> {
+        Err(RunError {
+            op: self.op.mnemonic(),
+            field,
+            found: format!("{found:?}"),
+            allowed: allowed.to_string(),
+        })
+    }
+
+    /// Checks the run's shape, without any target.
+    ///
+    /// # Errors
+    /// The first field that is not as its opcode demands.
+    pub fn check_shape(&self) -> Checked {
+        if self.queue.unit() != self.op.unit() {
+            return self.error(
+                "queue",
+                self.queue,
+                "a queue of the unit that issues this opcode",
+            );
+        }
+        self.check_dims()?;
+        if self.lo >= self.hi {
+            return self.error("lo", (self.lo, self.hi), "less than hi");
+        }
+        self.check_unused()?;
+        let stream = |field, o: Operand| match o.src {
+            Src::Stream(_) if o.delay == 0 => Ok(()),
+            Src::Stream(_) => self.error(field, o.delay, "delay 0 outside the VXM"),
+            _ => self.error(field, o.src, "a stream"),
+        };
+        let emits = || match self.out {
+            Some(_) => Ok(()),
+            None => self.error("out", "none", "a stream"),
+        };
+        match self.op {
+            Opcode::Read | Opcode::Write => {
+                if self.words != 1 && self.words as u16 != self.dtype.words() {
+                    return self.error("words", self.words, "1 or the words of the dtype");
+                }
+                if self.op == Opcode::Read {
+                    emits()
+                } else {
+                    stream("a", self.a)
+                }
+            }
+            Opcode::Gather | Opcode::Scatter => {
+                if self.limit == 0 {
+                    return self.error("limit", 0, "at least 1");
+                }
+                stream("a", self.a)?;
+                let (field, index) = if self.op == Opcode::Gather {
+                    emits()?;
+                    ("a", self.a)
+                } else {
+                    stream("b", self.b)?;
+                    ("b", self.b)
+                };
+                if index.dtype != DType::I32 {
+                    return self.error(field, index.dtype, "i32 for an index");
+                }
+                Ok(())
+            }
+            Opcode::LoadRow | Opcode::LoadCol => {
+                stream("a", self.a)?;
+                let w = self.window;
+                if w.n0 >= w.n1 || w.k0 >= w.k1 {
+                    return self.error("window", w, "n0 < n1 and k0 < k1");
+                }
+                if self.belts == 0 {
+                    return self.error("belts", 0, "at least 1");
+                }
+                let issues = self.load_vectors().div_ceil(self.belts as u32);
+                if self.issues() != issues {
+                    let allowed = format!("{issues} issues, the window's vectors over the belts");
+                    return self.error("dims", self.issues(), &allowed);
+                }
+                Ok(())
+            }
+            Opcode::Mul => {
+                stream("a", self.a)?;
+                if self.acc_in == AccIn::Stream {
+                    stream("b", self.b)?;
+                }
+                Ok(())
+            }
+            Opcode::Alu => {
+                let operands = [("a", self.a), ("b", self.b), ("c", self.c)];
+                for (field, o) in operands.into_iter().take(self.alu.arity()) {
+                    match o.src {
+                        Src::None => return self.error(field, "none", "an operand"),
+                        Src::Imm(i) if i > 2 => return self.error(field, o.src, "imm 0..=2"),
+                        Src::Imm(_) if o.delay > 0 => {
+                            return self.error(field, o.delay, "delay 0 of an immediate");
+                        }
+                        _ => {}
+                    }
+                }
+                Ok(())
+            }
+            Opcode::Fold => {
+                if !matches!(self.a.src, Src::Stream(_) | Src::Alu(_)) {
+                    return self.error("a", self.a.src, "a stream or an ALU");
+                }
+                if !(1..=3).contains(&self.fold_dims) {
+                    return self.error("fold_dims", self.fold_dims, "1..=3");
+                }
+                self.check_associative()
+            }
+            Opcode::Permute => {
+                stream("a", self.a)?;
+                stream("b", self.b)?;
+                if self.b.dtype != DType::U16 {
+                    return self.error("b", self.b.dtype, "u16 for a map");
+                }
+                emits()
+            }
+            Opcode::Transpose => {
+                stream("a", self.a)?;
+                if self.n_out != self.hi - self.lo {
+                    return self.error("n_out", self.n_out, "hi - lo");
+                }
+                emits()
+            }
+            Opcode::Reduce => {
+                stream("a", self.a)?;
+                let s = self.segment;
+                if s == 0 || !self.lo.is_multiple_of(s) || !self.hi.is_multiple_of(s) {
+                    return self.error("segment", s, "a divisor of lo and of hi");
+                }
+                self.check_associative()?;
+                emits()
+            }
+            Opcode::Send => {
+                self.check_word()?;
+                stream("a", self.a)
+            }
+            Opcode::Recv => {
+                self.check_word()?;
+                emits()
+            }
+        }
+    }
+
+    fn check_word(&self) -> Checked {
+        if self.dtype != DType::U8 {
+            return self.error("dtype", self.dtype, "u8 for a word");
+        }
+        Ok(())
+    }
+
+    fn check_associative(&self) -> Checked {
+        if !matches!(self.alu, AluOp::Add | AluOp::Mul | AluOp::Min | AluOp::Max) {
+            return self.error("alu", self.alu, "add, mul, min or max");
+        }
+        Ok(())
+    }
+
+    fn check_dims(&self) -> Checked {
+        let (mut issues, mut span) = (1u64, 0u64);
+        for d in self.dims {
+            if d.count == 0 {
+                return self.error("dims", d, "a count of at least 1");
+            }
+            if d.count == 1 && d.stride != 0 {
+                return self.error("dims", d, "stride 0 where the count is 1");
+            }
+            if d.count > 1 && d.stride as u64 <= span {
+                let allowed = format!("a stride above {span}, so that issues ascend");
+                return self.error("dims", d, &allowed);
+            }
+            issues *= d.count as u64;
+            span += (d.count as u64 - 1) * d.stride as u64;
+        }
+        if issues > MAX_ISSUES {
+            return self.error("dims", issues, "at most 2^24 issues");
+        }
+        if self.cycle as u64 + span > MAX_PROGRAM_CYCLES {
+            return self.error("cycle", self.cycle, "a last issue within 2^31 cycles");
+        }
+        Ok(())
+    }
+
+    /// Names the first field that differs from the normal form.
+    fn check_unused(&self) -> Checked {
+        let n = self.normal();
+        macro_rules! same {
+            ($($field:ident)*) => {
+                $(if self.$field != n.$field {
+                    let allowed = format!("{:?}, for it is not used", n.$field);
+                    return self.error(stringify!($field), self.$field, &allowed);
+                })*
+            };
+        }
+        same!(alu a b c out addr addr2 words row_stride limit window belts acc_in swap fold_dims emit_every n_out segment imm);
+        let streams = [("a", self.a.src), ("b", self.b.src), ("c", self.c.src)];
+        let streams = streams.into_iter().filter_map(|(field, src)| match src {
+            Src::Stream(s) => Some((field, s)),
+            _ => None,
+        });
+        for (field, s) in streams.chain(self.out.map(|s| ("out", s))) {
+            if s.index > 63 {
+                return self.error(field, s.index, "stream 0..=63");
+            }
+        }
+        for (field, o) in [("a", self.a), ("b", self.b), ("c", self.c)] {
+            if o.src == Src::None && o != Operand::default() {
+                return self.error(field, o, "delay 0 and dtype f32 where there is no operand");
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the run's shape and its bounds on a target.
+    ///
+    /// # Errors
+    /// The first field that is out of bounds.
+    pub fn check(&self, target: &Target) -> Checked {
+        self.check_shape()?;
+        self.check_queue(target)?;
+        if self.hi > target.lanes {
+            let allowed = format!("at most {} lanes", target.lanes);
+            return self.error("hi", self.hi, &allowed);
+        }
+        let dtype_words = self.dtype.words();
+        let vxm = self.op.unit() == UnitKind::Vxm;
+        for (field, o) in [("a", self.a), ("b", self.b), ("c", self.c)] {
+            let words = match (self.op, field) {
+                (Opcode::Write, _) => self.words as u16,
+                (Opcode::Send, _) => 1,
+                _ => o.dtype.words(),
+            };
+            match o.src {
+                Src::Stream(s) => self.check_stream(target, field, s, words, 1)?,
+                Src::Alu(i) if i >= target.vxm.alus => {
+                    let allowed = format!("ALU 0..{}", target.vxm.alus);
+                    return self.error(field, i, &allowed);
+                }
+                _ => {}
+            }
+            if vxm && o.delay > target.vxm.max_delay {
+                let allowed = format!("delay 0..={}", target.vxm.max_delay);
+                return self.error(field, o.delay, &allowed);
+            }
+        }
+        if let Some(s) = self.out {
+            let words = match self.op {
+                Opcode::Read => self.words as u16,
+                Opcode::Mul => 4,
+                Opcode::Recv => 1,
+                _ => dtype_words,
+            };
+            self.check_stream(target, "out", s, words, 1)?;
+        }
+        match self.op {
+            Opcode::Read | Opcode::Write => {
+                self.check_addr("addr", self.addr, target.bank_words(), self.words as u16, 0)
+            }
+            Opcode::Gather | Opcode::Scatter => {
+                if !self.row_stride.is_multiple_of(dtype_words) {
+                    return self.error(
+                        "row_stride",
+                        self.row_stride,
+                        "a multiple of the dtype's words",
+                    );
+                }
+                let extra = self.row_stride as u64 * (self.limit as u64 - 1);
+                self.check_addr("addr", self.addr, target.bank_words(), dtype_words, extra)
+            }
+            Opcode::LoadRow | Opcode::LoadCol => {
+                if target.mxm_rate(self.dtype).is_none() {
+                    return self.error("dtype", self.dtype, "a dtype that the target multiplies");
+                }
+                if self.window.n1 > target.lanes || self.window.k1 > target.lanes {
+                    let allowed = format!("columns and rows up to {}", target.lanes);
+                    return self.error("window", self.window, &allowed);
+                }
+                if let Src::Stream(s) = self.a.src {
+                    self.check_stream(target, "a", s, dtype_words, self.belts as u16)?;
+                }
+                Ok(())
+            }
+            Opcode::Mul => {
+                let rows = target.mxm.acc_rows as u32;
+                if self.acc_in == AccIn::Row {
+                    self.check_addr("addr", self.addr, rows, 1, 0)?;
+                }
+                if self.out.is_none() {
+                    self.check_addr("addr2", self.addr2, rows, 1, 0)?;
+                }
+                Ok(())
+            }
+            Opcode::Transpose if self.issues() > target.lanes as u32 => {
+                let allowed = format!("at most {} vectors", target.lanes);
+                self.error("dims", self.issues(), &allowed)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_queue(&self, t: &Target) -> Checked {
+        let ok = match self.queue {
+            Queue::Mem(p) => p.group < t.groups && p.bank < t.banks,
+            Queue::MxmLoad(_, plane) | Queue::MxmMul(_, plane) => {
+                let Some(rate) = t.mxm_rate(self.dtype) else {
+                    return self.error("dtype", self.dtype, "a dtype that the target multiplies");
+                };
+                plane < t.mxm.planes_per_hemisphere && plane.is_multiple_of(rate.planes.max(1))
+            }
+            Queue::Alu(i) => i < t.vxm.alus && i.is_multiple_of(self.alu_cost()),
+            Queue::Sxm(_) => true,
+            Queue::Send(l) | Queue::Recv(l) => l < t.n_links(),
+        };
+        if ok {
+            return Ok(());
+        }
+        self.error("queue", self.queue, "a queue of the target")
+    }
+
+    fn alu_cost(&self) -> u8 {
+        if self.op == Opcode::Alu {
+            self.alu.cost()
+        } else {
+            1
+        }
+    }
+
+    fn check_stream(
+        &self,
+        t: &Target,
+        field: &'static str,
+        s: Stream,
+        words: u16,
+        groups: u16,
+    ) -> Checked {
+        let (index, end) = (s.index as u16, s.index as u16 + words * groups);
+        if !index.is_multiple_of(words) || end > t.streams as u16 {
+            let allowed = format!(
+                "a multiple of {words} with {} streams below {}",
+                words * groups,
+                t.streams
+            );
+            return self.error(field, s, &allowed);
+        }
+        Ok(())
+    }
+
+    /// Checks that all addresses of the run, plus `extra`, lie in `0 .. size` and are aligned to `words`.
+    fn check_addr(
+        &self,
+        field: &'static str,
+        addr: Addr,
+        size: u32,
+        words: u16,
+        extra: u64,
+    ) -> Checked {
+        let (mut low, mut high) = (addr.base as i64, addr.base as i64 + extra as i64);
+        for (dim, &stride) in self.dims.iter().zip(&addr.strides) {
+            let reach = (dim.count as i64 - 1) * stride as i64;
+            low += reach.min(0);
+            high += reach.max(0);
+            if stride as i32 % words as i32 != 0 {
+                let allowed = format!("strides that are multiples of {words}");
+                return self.error(field, addr.strides, &allowed);
+            }
+        }
+        if !addr.base.is_multiple_of(words) {
+            let allowed = format!("a multiple of {words}");
+            return self.error(field, addr.base, &allowed);
+        }
+        if low < 0 || high + words as i64 > size as i64 {
+            let allowed = format!("0..{size}");
+            return self.error(
+                field,
+                format_args!("{low}..{}", high + words as i64),
+                &allowed,
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Queue {
+    /// The kind of unit that the queue belongs to.
+    pub fn unit(self) -> UnitKind {
+        match self {
+            Queue::Mem(_) => UnitKind::Mem,
+            Queue::MxmLoad(..) => UnitKind::MxmLoad,
+            Queue::MxmMul(..) => UnitKind::MxmMul,
+            Queue::Alu(_) => UnitKind::Vxm,
+            Queue::Sxm(_) => UnitKind::Sxm,
+            Queue::Send(_) => UnitKind::C2cSend,
+            Queue::Recv(_) => UnitKind::C2cRecv,
+        }
+    }
+}

@@ -25,6 +25,8 @@ use lockstep_isa::run::Window;
 use lockstep_isa::{AluOp, DType, Dir};
 use std::sync::Arc;
 
+pub mod build;
+
 entity_id!(pub BufId, "b");
 entity_id!(pub ChainId, "h");
 entity_id!(pub TileId, "t");

@@ -1,0 +1,604 @@
+//! Contracts: tile passes over the matrix units.
+//!
+//! The lanes of the left operand hold contracted coordinates (and, packed beside them, batch coordinates); the lanes of the
+//! result are the columns of the tile. For each group of columns that share a result vector, one *pass* multiplies each
+//! left vector that holds some of the contracted coordinates; inside a pass, neighbouring columns that need the same
+//! lanes of it form a block with its own window. Constant right operands become weight tiles; others are loaded from where
+//! they lie, as rows where their lanes are columns, as columns where their lanes are contracted.
+//!
+//! One chain does all passes for one group of columns and the rows of one hemisphere, in blocks of rows as the result is
+//! laid out, and ends in the epilogue.
+
+use super::fit::{At, fit};
+use super::kernel::{EPILOGUE_ALUS, Sources};
+use super::moves::Kernel;
+use super::source::Source;
+use super::{Builder, Home};
+use crate::chain::{Acc, Affine, BufId, BufKind, NodeArg, NodeOp, Tile};
+use crate::error::CompileError;
+use crate::layout::Layout;
+use crate::layout::choose::with_lanes;
+use crate::tir::{Op, ValueId};
+use lockstep_isa::run::Window;
+use lockstep_isa::Dir;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// What makes two weight tiles the same: the constant, the chip, the window, and the elements of rows and columns.
+pub(crate) type TileKey = (ValueId, u16, Window, Vec<u32>, Vec<u32>);
+
+/// Words per cycle that the loads of one tile may take.
+const LOAD_WORDS: u16 = 16;
+
+/// What an axis of the result is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Axis {
+    Batch { lhs: usize, rhs: usize },
+    Row { lhs: usize },
+    Column { rhs: usize },
+}
+
+/// The parts of a contract.
+struct Spec {
+    axes: Vec<Axis>,
+    contracted: Vec<(usize, usize)>,
+    batch: Vec<(usize, usize)>,
+}
+
+/// One tile load of a pass.
+#[derive(Clone, Debug)]
+struct BlockLoad {
+    window: Window,
+    by_column: bool,
+    /// Belts: buffer, address, steps.
+    belts: Vec<(BufId, Affine, [u32; 3])>,
+}
+
+/// One pass: the coordinates of the left vector (row axes zero), and the tile.
+#[derive(Clone, Debug)]
+struct Pass {
+    x: Vec<usize>,
+    loads: Vec<BlockLoad>,
+}
+
+impl Builder<'_> {
+    /// A contract and the maps that follow it.
+    pub fn lower_contract(&mut self, v: ValueId) -> Result<(), CompileError> {
+        let Some(spec) = self.spec(v) else { return Ok(()) };
+        let (lhs, rhs) = (self.ir.values[v].inputs[0], self.ir.values[v].inputs[1]);
+        let chip = self.chip(v);
+        if self.target.mxm_rate(self.dtype(lhs)).is_none() {
+            let what = format!("target {} has no matrix unit for {}", self.target.name, self.dtype(lhs));
+            return Err(CompileError::options(what));
+        }
+        let layout = self.contract_layout(v, &spec);
+        let x = self.left_source(lhs, &spec, chip)?;
+        let mut maps = self.epilogue(v, EPILOGUE_ALUS);
+        let out = maps.last().copied().unwrap_or(v);
+        let home = self.new_home(chip, self.dtype(out), layout.clone(), |_| BufKind::Temp);
+
+        // Vectors of the result by column group and hemisphere, in order of appearance.
+        type Job = (Vec<usize>, Dir, Vec<(usize, Vec<usize>)>);
+        let mut jobs: Vec<Job> = Vec::new();
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for (p, part) in home.parts.iter().enumerate() {
+            for (i, base) in layout.bases(part).iter().enumerate() {
+                let key: Vec<usize> = base
+                    .iter()
+                    .zip(&spec.axes)
+                    .map(|(&c, a)| if matches!(a, Axis::Row { .. }) { 0 } else { c })
+                    .collect();
+                let group = groups.iter().position(|g| *g == key).unwrap_or_else(|| {
+                    groups.push(key.clone());
+                    groups.len() - 1
+                });
+                let side = part.side.unwrap_or(if group % 2 == 0 { Dir::East } else { Dir::West });
+                let job = match jobs.iter().position(|j| j.0 == key && j.1 == side) {
+                    Some(j) => &mut jobs[j],
+                    None => {
+                        jobs.push((key, side, Vec::new()));
+                        let last = jobs.len() - 1;
+                        &mut jobs[last]
+                    }
+                };
+                match job.2.last_mut() {
+                    Some((last, indices)) if *last == p => indices.push(i),
+                    _ => job.2.push((p, vec![i])),
+                }
+            }
+        }
+        jobs.sort_by_key(|j| (groups.iter().position(|g| *g == j.0), j.1));
+
+        let mut plans: BTreeMap<Vec<usize>, Vec<Pass>> = BTreeMap::new();
+        let mut by_side: Vec<(Dir, Sources)> = Vec::new();
+        for (key, side, segments) in jobs {
+            if !plans.contains_key(&key) {
+                let part = &home.parts[segments[0].0];
+                let plan = self.passes(&spec, rhs, &x.0, &layout, &key, part.hi, chip)?;
+                plans.insert(key.clone(), plan);
+            }
+            if !by_side.iter().any(|s| s.0 == side) {
+                let sources = self.operand_sources(&maps, Some(v), &layout, chip, Some(side))?;
+                by_side.push((side, sources));
+            }
+            let (Some(passes), Some((_, sources))) = (plans.get(&key), by_side.iter().find(|s| s.0 == side)) else {
+                continue;
+            };
+            let passes = passes.clone();
+            // Blocks of rows, as many in one chain as there are accumulator rows.
+            let most = self.target.mxm.acc_rows as usize;
+            let mut pending: Vec<(BufId, Vec<Vec<usize>>, Vec<u32>)> = Vec::new();
+            let mut chains = Vec::new();
+            let mut held = 0;
+            for (p, indices) in segments {
+                let Some(dest) = home.bufs[p] else { continue };
+                let all = layout.bases(&home.parts[p]);
+                for chunk in indices.chunks(most) {
+                    if held + chunk.len() > most {
+                        chains.push(std::mem::take(&mut pending));
+                        held = 0;
+                    }
+                    held += chunk.len();
+                    let bases = chunk.iter().map(|&i| all[i].clone()).collect();
+                    pending.push((dest, bases, chunk.iter().map(|&i| i as u32).collect()));
+                }
+            }
+            chains.push(pending);
+            for blocks in chains.into_iter().filter(|b| !b.is_empty()) {
+                self.contract_chain(v, &spec, &maps, &x.1, &passes, &blocks, sources, side, chip)?;
+            }
+        }
+        maps.push(v);
+        self.finish(&maps, out, home);
+        Ok(())
+    }
+
+    /// One chain: all passes over these blocks of rows.
+    #[allow(clippy::too_many_arguments)]
+    fn contract_chain(
+        &mut self,
+        v: ValueId,
+        spec: &Spec,
+        maps: &[ValueId],
+        x: &Source,
+        passes: &[Pass],
+        blocks: &[(BufId, Vec<Vec<usize>>, Vec<u32>)],
+        sources: &Sources,
+        hemi: Dir,
+        chip: u16,
+    ) -> Result<(), CompileError> {
+        let lhs = self.ir.values[v].inputs[0];
+        let dtype = self.dtype(lhs);
+        let acc_dtype = self.dtype(v);
+        let out = maps.last().copied().unwrap_or(v);
+        // Pieces: boxes of rows over which every operand moves affinely.
+        let mut pieces = Vec::new();
+        for (dest, bases, indices) in blocks {
+            let mut tracks: Vec<Vec<At>> = vec![indices.iter().map(|&i| (*dest, i)).collect()];
+            for pass in passes {
+                let mut track = Vec::with_capacity(bases.len());
+                for base in bases {
+                    let mut c = pass.x.clone();
+                    for (a, axis) in spec.axes.iter().enumerate() {
+                        if let Axis::Row { lhs } = axis {
+                            c[*lhs] = base[a];
+                        }
+                    }
+                    track.push(x.at(&c)?);
+                }
+                tracks.push(track);
+            }
+            tracks.extend(Self::operand_tracks(sources, bases)?);
+            pieces.extend(fit(&tracks, self.target.mxm.acc_rows as usize, 3));
+        }
+        let mut kernel = Kernel::new([1; 3]);
+        let mut accs: Vec<Option<u32>> = vec![None; pieces.len()];
+        let (mut lo, mut hi) = (u16::MAX, 0);
+        for (p, pass) in passes.iter().enumerate() {
+            let last = p + 1 == passes.len();
+            let mut loads = Vec::new();
+            for load in &pass.loads {
+                lo = lo.min(load.window.n0);
+                hi = hi.max(load.window.n1);
+                let mut belts = Vec::new();
+                for &(buf, at, dims) in &load.belts {
+                    let (b_lo, b_hi) = (self.prog.bufs[buf].lo, self.prog.bufs[buf].hi);
+                    belts.push(kernel.push_dims(NodeOp::Read(buf, at), dtype, dims, b_lo, b_hi, Vec::new()));
+                }
+                let w = load.window;
+                let count = if load.by_column { w.n1 - w.n0 } else { w.k1 - w.k0 } as u32;
+                let issues = count.div_ceil(belts.len() as u32);
+                let (l, h) = if load.by_column { (w.k0, w.k1) } else { (w.n0, w.n1) };
+                let op = NodeOp::Load { by_column: load.by_column, window: w, hemi, plane: 0 };
+                let NodeArg::Node { node, .. } = kernel.push_dims(op, dtype, [issues, 1, 1], l, h, belts) else { continue };
+                loads.push(node);
+            }
+            for (n, piece) in pieces.iter().enumerate() {
+                kernel.dims = piece.dims;
+                let (buf, at) = piece.at[1 + p];
+                let (b_lo, b_hi) = (self.prog.bufs[buf].lo, self.prog.bufs[buf].hi);
+                let row = kernel.read(buf, at, dtype, b_lo, b_hi);
+                let acc = accs[n].map_or(Acc::Zero, Acc::Rows);
+                let op = NodeOp::Mul { loads: loads.clone(), swap: n == 0, acc, to_rows: !last, hemi, plane: 0 };
+                let result = kernel.push_dims(op, dtype, piece.dims, lo, hi, vec![row]);
+                let NodeArg::Node { node, .. } = result else { continue };
+                accs[n] = Some(node);
+                if !last {
+                    continue;
+                }
+                let mut reads = Vec::new();
+                for (s, (buf, at)) in sources.iter().zip(&piece.at[1 + passes.len()..]) {
+                    let b = &self.prog.bufs[*buf];
+                    reads.push((s.0, kernel.read(*buf, *at, b.dtype, b.lo, b.hi)));
+                }
+                let (dest, dest_at) = piece.at[0];
+                let result = if maps.is_empty() {
+                    result
+                } else {
+                    self.emit_maps(&mut kernel, maps, Some((v, result)), &reads, hi)?
+                };
+                let dtype = if maps.is_empty() { acc_dtype } else { self.dtype(out) };
+                kernel.write(result, dest, dest_at, dtype, hi);
+            }
+        }
+        self.add_chain(chip, kernel.nodes);
+        Ok(())
+    }
+
+    fn spec(&self, v: ValueId) -> Option<Spec> {
+        let data = &self.ir.values[v];
+        let Op::Contract { batch, contracted, .. } = &data.op else { return None };
+        let pairs = |p: &[(u8, u8)]| p.iter().map(|&(a, b)| (a as usize, b as usize)).collect::<Vec<_>>();
+        let (batch, contracted) = (pairs(batch), pairs(contracted));
+        let taken = |a: usize, left: bool| {
+            batch.iter().chain(&contracted).any(|&(l, r)| a == if left { l } else { r })
+        };
+        let mut axes: Vec<Axis> = batch.iter().map(|&(lhs, rhs)| Axis::Batch { lhs, rhs }).collect();
+        let (l, r) = (self.shape(data.inputs[0]).len(), self.shape(data.inputs[1]).len());
+        axes.extend((0..l).filter(|&a| !taken(a, true)).map(|lhs| Axis::Row { lhs }));
+        axes.extend((0..r).filter(|&a| !taken(a, false)).map(|rhs| Axis::Column { rhs }));
+        Some(Spec { axes, contracted, batch })
+    }
+
+    /// Lanes of the result: columns, small ones packed, and as many batches beside them as fit.
+    fn contract_layout(&self, v: ValueId, spec: &Spec) -> Layout {
+        let shape = self.shape(v).to_vec();
+        let n = shape.len();
+        let columns = (0..n).rev().filter(|&a| matches!(spec.axes[a], Axis::Column { .. }) && shape[a] > 1);
+        let batches = (0..n).rev().filter(|&a| matches!(spec.axes[a], Axis::Batch { .. }) && shape[a] > 1);
+        let columns: Vec<usize> = columns.collect();
+        let inner: usize = columns.first().map_or(1, |&a| shape[a]);
+        let lanes = self.lanes();
+        let mut order = columns.clone();
+        // Small column axes are packed first; batches only beside whole column axes.
+        let mut used = 1;
+        let mut whole = true;
+        for &a in &columns {
+            whole &= used == 1 || used <= lanes / 4;
+            used *= shape[a];
+            whole &= used <= lanes;
+        }
+        let limit = lanes / 4;
+        if whole {
+            order.extend(batches);
+            with_lanes(&shape, &order, lanes, &self.rows(v), |_| true)
+        } else {
+            with_lanes(&shape, &order, lanes, &self.rows(v), |used| inner <= limit && used <= limit)
+        }
+    }
+
+    /// The left operand with contracted (and batch) coordinates in its lanes.
+    fn left_source(&mut self, lhs: ValueId, spec: &Spec, chip: u16) -> Result<(Layout, Source), CompileError> {
+        let shape = self.shape(lhs).to_vec();
+        let contracted = |a: usize| spec.contracted.iter().any(|p| p.0 == a);
+        let batch = |a: usize| spec.batch.iter().any(|p| p.0 == a);
+        let legal = |layout: &Layout| {
+            let lanes: Vec<_> = layout.lanes.iter().filter(|d| d.extent > 1).collect();
+            let n = lanes.iter().take_while(|d| d.axis.is_some_and(|a| contracted(a as usize))).count();
+            lanes[n..].iter().all(|d| d.axis.is_some_and(|a| batch(a as usize)))
+        };
+        if !self.is_const(lhs) && !self.is_lazy(lhs) {
+            let order: Vec<usize> = spec.contracted.iter().rev().map(|p| p.0).collect();
+            let want = with_lanes(&shape, &order, self.lanes(), &self.rows(lhs), |u| u <= self.lanes() / 4);
+            let home = self.home_or(lhs, &want)?;
+            if legal(&home.layout) {
+                return Ok((home.layout.clone(), Source::Home(home)));
+            }
+        }
+        let order: Vec<usize> = spec.contracted.iter().rev().map(|p| p.0).collect();
+        let limit = self.lanes() / 4;
+        let rows = self.rows(lhs);
+        let one_axis = with_lanes(&shape, &order, self.lanes(), &rows, |_| false);
+        let packed = with_lanes(&shape, &order, self.lanes(), &rows, |used| used <= limit);
+        if self.is_lazy(lhs) {
+            for want in [&packed, &one_axis] {
+                if let Some(at) = self.in_place(lhs, want, chip)? {
+                    return Ok((want.clone(), Source::Table { layout: want.clone(), at }));
+                }
+            }
+        }
+        let source = self.source(lhs, &packed, chip, None)?;
+        let layout = match &source {
+            Source::Home(home) => home.layout.clone(),
+            Source::Table { layout, .. } => layout.clone(),
+        };
+        Ok((layout, source))
+    }
+
+    /// The passes for one group of columns: `key` has the group's batch and column coordinates.
+    #[allow(clippy::too_many_arguments)]
+    fn passes(
+        &mut self,
+        spec: &Spec,
+        rhs: ValueId,
+        left: &Layout,
+        layout: &Layout,
+        key: &[usize],
+        hi: usize,
+        chip: u16,
+    ) -> Result<Vec<Pass>, CompileError> {
+        // Contracted lanes of a left vector.
+        let contracted = |a: u8| spec.contracted.iter().any(|p| p.0 == a as usize);
+        let in_lanes: Vec<_> = left.lanes.iter().filter(|d| d.axis.is_some_and(contracted)).copied().collect();
+        let lanes_of = |a: usize| in_lanes.iter().filter(|d| d.axis == Some(a as u8)).map(|d| d.extent).product::<usize>();
+        // First contracted coordinates of each left vector, slowest axis first.
+        let mut starts = vec![vec![0usize; left.shape.len()]];
+        for &(a, _) in &spec.contracted {
+            let n = left.shape[a];
+            starts = starts
+                .into_iter()
+                .flat_map(|c| {
+                    (0..n).step_by(lanes_of(a).max(1)).map(move |k| {
+                        let mut c = c.clone();
+                        c[a] = k;
+                        c
+                    })
+                })
+                .collect();
+        }
+        // Columns: lane, batch coordinates of the left operand.
+        let columns: Vec<Vec<usize>> = (0..hi)
+            .map(|l| {
+                let mut c = key.to_vec();
+                layout.add_lane(l, &mut c);
+                c
+            })
+            .collect();
+        let mut passes = Vec::new();
+        for start in &starts {
+            // Contracted lanes that exist in this vector.
+            let mut rows: Vec<Vec<usize>> = Vec::new();
+            let n: usize = in_lanes.iter().map(|d| d.extent).product();
+            for l in 0..n {
+                let mut c = start.clone();
+                left.add_lane(l, &mut c);
+                if c.iter().zip(&left.shape).all(|(a, b)| a < b) {
+                    rows.push(c);
+                }
+            }
+            // Blocks by left vector: columns of one batch share a window.
+            let mut vectors: BTreeMap<Vec<usize>, Vec<(u16, u16, u16)>> = BTreeMap::new();
+            for (l, column) in columns.iter().enumerate() {
+                let mut c = start.clone();
+                for (a, axis) in spec.axes.iter().enumerate() {
+                    if let Axis::Batch { lhs, .. } = axis {
+                        c[*lhs] = column[a];
+                    }
+                }
+                let lane = left.locate(&c).lane;
+                let mut base = c;
+                let mut rest = lane as usize;
+                for d in &left.lanes {
+                    let digit = rest % d.extent;
+                    rest /= d.extent;
+                    if let Some(a) = d.axis {
+                        base[a as usize] -= digit * d.div;
+                    }
+                }
+                vectors.entry(base).or_default().push((l as u16, lane, lane + rows.len() as u16));
+            }
+            for (x, columns_here) in vectors {
+                let mut loads = Vec::new();
+                let mut at = 0;
+                while at < columns_here.len() {
+                    let (n0, k0, k1) = columns_here[at];
+                    let mut end = at + 1;
+                    while end < columns_here.len() && columns_here[end] == (n0 + (end - at) as u16, k0, k1) {
+                        end += 1;
+                    }
+                    let window = Window { n0, n1: n0 + (end - at) as u16, k0, k1 };
+                    let block: Vec<&Vec<usize>> = (n0..window.n1).map(|l| &columns[l as usize]).collect();
+                    loads.extend(self.block_loads(spec, rhs, &rows, &block, window, chip, layout)?);
+                    at = end;
+                }
+                passes.push(Pass { x, loads });
+            }
+        }
+        Ok(passes)
+    }
+
+    /// Tile loads that fill one block: `rows` are left coordinates per k, `columns` result coordinates per column.
+    #[allow(clippy::too_many_arguments)]
+    fn block_loads(
+        &mut self,
+        spec: &Spec,
+        rhs: ValueId,
+        rows: &[Vec<usize>],
+        columns: &[&Vec<usize>],
+        window: Window,
+        chip: u16,
+        layout: &Layout,
+    ) -> Result<Vec<BlockLoad>, CompileError> {
+        if !self.is_const(rhs) {
+            return self.run_time_loads(spec, rhs, rows, columns, window, layout);
+        }
+        let shape = self.shape(rhs).to_vec();
+        let mut strides = vec![1usize; shape.len()];
+        for d in (0..shape.len().saturating_sub(1)).rev() {
+            strides[d] = strides[d + 1] * shape[d + 1];
+        }
+        let of_row: Vec<u32> =
+            rows.iter().map(|c| spec.contracted.iter().map(|&(l, r)| c[l] * strides[r]).sum::<usize>() as u32).collect();
+        let of_column: Vec<u32> = columns
+            .iter()
+            .map(|c| {
+                let axes = spec.axes.iter().enumerate();
+                axes.map(|(a, axis)| match axis {
+                    Axis::Batch { rhs, .. } | Axis::Column { rhs } => c[a] * strides[*rhs],
+                    Axis::Row { .. } => 0,
+                })
+                .sum::<usize>() as u32
+            })
+            .collect();
+        let dtype = self.dtype(rhs);
+        let key = (rhs, chip, window, of_row, of_column);
+        let belts = match self.tiles.get(&key) {
+            Some(belts) => belts.clone(),
+            None => {
+                let bytes = self.const_bytes(rhs)?;
+                let size = dtype.bytes();
+                let mut data = Vec::with_capacity(key.3.len() * key.4.len() * size);
+                for &r in &key.3 {
+                    for &c in &key.4 {
+                        let at = (r + c) as usize * size;
+                        data.extend_from_slice(&bytes[at..at + size]);
+                    }
+                }
+                let n_rows = rows.len() as u16;
+                let tile = self.prog.tiles.push(Tile {
+                    rows: n_rows,
+                    lo: window.n0,
+                    columns: columns.len() as u16,
+                    dtype,
+                    data: Arc::new(data),
+                });
+                let n_belts = (LOAD_WORDS / dtype.words()).min(n_rows).max(1);
+                let belts: Vec<(BufId, u32)> = (0..n_belts)
+                    .map(|b| {
+                        let n_vectors = (n_rows - b).div_ceil(n_belts) as u32;
+                        let kind = BufKind::Tile { tile, first: b, step: n_belts };
+                        let buf = crate::chain::Buf {
+                            chip,
+                            dtype,
+                            n_vectors,
+                            lo: window.n0,
+                            hi: window.n1,
+                            kind,
+                            side: None,
+                        };
+                        (self.prog.bufs.push(buf), n_vectors)
+                    })
+                    .collect();
+                self.tiles.insert(key, belts.clone());
+                belts
+            }
+        };
+        let belts = belts.into_iter().map(|(buf, n)| (buf, Affine { base: 0, strides: [(n > 1) as i32, 0, 0] }, [n, 1, 1])).collect();
+        Ok(vec![BlockLoad { window, by_column: false, belts }])
+    }
+
+    /// Loads of a block from a value computed at run time, as rows or as columns, whichever its lanes allow.
+    fn run_time_loads(
+        &mut self,
+        spec: &Spec,
+        rhs: ValueId,
+        rows: &[Vec<usize>],
+        columns: &[&Vec<usize>],
+        window: Window,
+        layout: &Layout,
+    ) -> Result<Vec<BlockLoad>, CompileError> {
+        let home = self.any_home(rhs)?;
+        if let Some(loads) = self.loads_from(spec, &home, rows, columns, window)? {
+            return Ok(loads);
+        }
+        let want = rhs_layout(spec, self.shape(rhs), layout, &self.rows(rhs));
+        let home = self.relayout(rhs, &want)?;
+        match self.loads_from(spec, &home, rows, columns, window)? {
+            Some(loads) => Ok(loads),
+            None => Err(CompileError::internal("chains", format!("{rhs} cannot be loaded as a tile from {want:?}"))),
+        }
+    }
+
+    fn loads_from(
+        &self,
+        spec: &Spec,
+        home: &Rc<Home>,
+        rows: &[Vec<usize>],
+        columns: &[&Vec<usize>],
+        window: Window,
+    ) -> Result<Option<Vec<BlockLoad>>, CompileError> {
+        let element = |row: &[usize], column: &[usize]| {
+            let mut c = vec![0; home.layout.shape.len()];
+            for &(l, r) in &spec.contracted {
+                c[r] = row[l];
+            }
+            for (a, axis) in spec.axes.iter().enumerate() {
+                match axis {
+                    Axis::Batch { rhs, .. } | Axis::Column { rhs } => c[*rhs] = column[a],
+                    Axis::Row { .. } => {}
+                }
+            }
+            home.at(&c)
+        };
+        for by_column in [true, false] {
+            let outer = if by_column { columns.len() } else { rows.len() };
+            let inner = if by_column { rows.len() } else { columns.len() };
+            let first = if by_column { window.k0 } else { window.n0 };
+            let mut track: Vec<At> = Vec::with_capacity(outer);
+            let mut fits = true;
+            'vectors: for o in 0..outer {
+                let mut vector = BTreeSet::new();
+                for i in 0..inner {
+                    let (row, column) = if by_column { (&rows[i], columns[o]) } else { (&rows[o], columns[i]) };
+                    let (buf, index, lane) = element(row, column)?;
+                    vector.insert((buf, index));
+                    if lane != first + i as u16 || vector.len() > 1 {
+                        fits = false;
+                        break 'vectors;
+                    }
+                }
+                track.extend(vector);
+            }
+            if !fits || track.len() != outer {
+                continue;
+            }
+            let mut loads = Vec::new();
+            for piece in fit(&[track], usize::MAX, 3) {
+                let n = piece.len() as u16;
+                let at = piece.start as u16;
+                let window = if by_column {
+                    Window { n0: window.n0 + at, n1: window.n0 + at + n, ..window }
+                } else {
+                    Window { k0: window.k0 + at, k1: window.k0 + at + n, ..window }
+                };
+                let (buf, affine) = piece.at[0];
+                loads.push(BlockLoad { window, by_column, belts: vec![(buf, affine, piece.dims)] });
+            }
+            return Ok(Some(loads));
+        }
+        Ok(None)
+    }
+}
+
+/// A layout of the right operand whose lanes are the columns of the result.
+fn rhs_layout(spec: &Spec, shape: &[usize], result: &Layout, rows: &crate::layout::choose::Rows) -> Layout {
+    let to_rhs = |a: u8| match spec.axes[a as usize] {
+        Axis::Batch { rhs, .. } | Axis::Column { rhs } => Some(rhs as u8),
+        Axis::Row { .. } => None,
+    };
+    let mut lanes = Vec::new();
+    for d in &result.lanes {
+        lanes.push(crate::layout::LaneDigit { axis: d.axis.and_then(to_rhs), ..*d });
+    }
+    let mut high = Vec::new();
+    for d in &result.vecs {
+        if let (Some(axis), true) = (to_rhs(d.axis), lanes.iter().any(|l| l.axis == to_rhs(d.axis))) {
+            high.push(crate::layout::VecDigit { axis, ..*d });
+        }
+    }
+    let open: Vec<usize> = (0..shape.len())
+        .filter(|&a| shape[a] > 1 && !lanes.iter().any(|l| l.axis == Some(a as u8)))
+        .collect();
+    crate::layout::choose::finish(shape, lanes, high, &open, rows)
+}

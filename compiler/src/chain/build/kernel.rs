@@ -1,0 +1,287 @@
+//! Elementwise chains, and the maps that other chains take in as their epilogue.
+
+use super::fit::{At, fit};
+use super::moves::Kernel;
+use super::source::Source;
+use super::{Builder, Home};
+use crate::chain::{BufKind, NodeArg, NodeOp};
+use crate::error::CompileError;
+use crate::layout::Layout;
+use crate::layout::choose::default_layout;
+use crate::tir::{Arg, Op, ValueId};
+use lockstep_graph::EntityId;
+use lockstep_isa::{AluOp, DType, Dir};
+use std::rc::Rc;
+
+/// Most steps of one elementwise chain.
+const MOST: usize = 2048;
+
+/// Most ALUs that an epilogue takes, so that both hemispheres' chains run at the same time.
+pub(crate) const EPILOGUE_ALUS: u32 = 8;
+
+/// Most operands that an epilogue reads.
+const EPILOGUE_OPERANDS: usize = 4;
+
+/// What a chain of maps reads besides the result it continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operand {
+    Value(ValueId),
+    /// The coordinate along this axis.
+    Iota(u8),
+}
+
+/// Operands with the vectors that hold them, for one hemisphere.
+pub(crate) type Sources = Vec<(Operand, Vec<usize>, Source)>;
+
+impl Builder<'_> {
+    /// ALUs that a map takes.
+    pub fn alu_cost(&self, v: ValueId) -> u32 {
+        match &self.ir.values[v].op {
+            Op::Map { nodes } => nodes.iter().filter(|n| n.op != AluOp::Iota).map(|n| n.op.cost() as u32).sum::<u32>().max(1),
+            _ => 0,
+        }
+    }
+
+    /// Whether a value must exist although a single operation uses it.
+    fn is_observed(&self, v: ValueId) -> bool {
+        self.ir.outputs.iter().any(|p| p.value == v) || self.ir.states.iter().any(|(_, s)| s.next == v)
+    }
+
+    /// The maps that can follow `root` in its own chain: each the only user of the one before, with operands that are ready.
+    pub fn epilogue(&self, root: ValueId, budget: u32) -> Vec<ValueId> {
+        let mut maps = Vec::new();
+        let (mut last, mut cost) = (root, 0);
+        let mut operands: Vec<Operand> = Vec::new();
+        loop {
+            let mut users = self.users[last.index()].clone();
+            users.dedup();
+            let [user] = users[..] else { break };
+            if self.is_observed(last)
+                || !matches!(self.ir.values[user].op, Op::Map { .. })
+                || self.shape(user) != self.shape(root)
+                || self.chip(user) != self.chip(root)
+            {
+                break;
+            }
+            cost += self.alu_cost(user);
+            let more = self.operands(&[user], Some(last));
+            operands.extend(more.iter().filter(|o| !operands.contains(o)).copied().collect::<Vec<_>>());
+            let ready = more.iter().all(|o| match o {
+                Operand::Value(v) => self.is_ready(*v),
+                Operand::Iota(_) => true,
+            });
+            if cost > budget || operands.len() > EPILOGUE_OPERANDS || !ready {
+                break;
+            }
+            maps.push(user);
+            last = user;
+        }
+        maps
+    }
+
+    /// What the maps read besides each other and `hot`.
+    pub fn operands(&self, maps: &[ValueId], hot: Option<ValueId>) -> Vec<Operand> {
+        let mut out = Vec::new();
+        for &m in maps {
+            let data = &self.ir.values[m];
+            let Op::Map { nodes } = &data.op else { continue };
+            for n in nodes {
+                let found = if n.op == AluOp::Iota {
+                    vec![Operand::Iota(n.axis)]
+                } else {
+                    let args = n.args[..n.op.arity()].iter();
+                    args.filter_map(|a| match a {
+                        Arg::Operand(i) => data.inputs.get(*i as usize).copied(),
+                        _ => None,
+                    })
+                    .filter(|v| Some(*v) != hot && !maps.contains(v))
+                    .map(Operand::Value)
+                    .collect()
+                };
+                for o in found {
+                    if !out.contains(&o) {
+                        out.push(o);
+                    }
+                }
+            }
+            if nodes.is_empty() {
+                out.extend(data.inputs.first().filter(|v| Some(**v) != hot).map(|&v| Operand::Value(v)));
+            }
+        }
+        out
+    }
+
+    /// The vectors of the maps' operands for results in `layout`.
+    pub fn operand_sources(
+        &mut self,
+        maps: &[ValueId],
+        hot: Option<ValueId>,
+        layout: &Layout,
+        chip: u16,
+        side: Option<Dir>,
+    ) -> Result<Sources, CompileError> {
+        let mut out = Vec::new();
+        for operand in self.operands(maps, hot) {
+            let (shape, source) = match operand {
+                Operand::Value(v) => {
+                    let shape = self.shape(v).to_vec();
+                    let want = layout.restrict(&shape);
+                    let source = self.source(v, &want, chip, side)?;
+                    (shape, source)
+                }
+                Operand::Iota(axis) => {
+                    let mut shape = vec![1; layout.shape.len()];
+                    let n = layout.shape[axis as usize];
+                    shape[axis as usize] = n;
+                    let bytes: Vec<u8> = (0..n as i32).flat_map(i32::to_le_bytes).collect();
+                    let home = self.const_from(&bytes, DType::I32, chip, side, &layout.restrict(&shape));
+                    (shape, Source::Home(home))
+                }
+            };
+            out.push((operand, shape, source));
+        }
+        Ok(out)
+    }
+
+    /// The tracks of the operands over vectors with these base coordinates.
+    pub fn operand_tracks(sources: &Sources, bases: &[Vec<usize>]) -> Result<Vec<Vec<At>>, CompileError> {
+        sources
+            .iter()
+            .map(|(_, shape, source)| {
+                bases
+                    .iter()
+                    .map(|c| {
+                        let c: Vec<usize> = c.iter().zip(shape).map(|(&c, &n)| if n == 1 { 0 } else { c }).collect();
+                        source.at(&c)
+                    })
+                    .collect()
+            })
+            .collect()
+    }
+
+    /// ALU nodes of the maps; the result is an ALU node of the last map's dtype (or `hot` itself without maps).
+    pub fn emit_maps(
+        &self,
+        kernel: &mut Kernel,
+        maps: &[ValueId],
+        hot: Option<(ValueId, NodeArg)>,
+        reads: &[(Operand, NodeArg)],
+        hi: u16,
+    ) -> Result<NodeArg, CompileError> {
+        let mut values: Vec<(ValueId, NodeArg)> = hot.into_iter().collect();
+        let mut result = hot.map_or(NodeArg::Imm(0), |h| h.1);
+        for &m in maps {
+            let data = &self.ir.values[m];
+            let Op::Map { nodes } = &data.op else { continue };
+            let lookup = |o: Operand| {
+                reads.iter().find(|r| r.0 == o).map(|r| r.1).or_else(|| match o {
+                    Operand::Value(v) => values.iter().find(|x| x.0 == v).map(|x| x.1),
+                    Operand::Iota(_) => None,
+                })
+            };
+            let missing = || CompileError::internal("chains", format!("operand of {m} has no vector"));
+            let mut results: Vec<NodeArg> = Vec::new();
+            for n in nodes {
+                if n.op == AluOp::Iota {
+                    results.push(lookup(Operand::Iota(n.axis)).ok_or_else(missing)?);
+                    continue;
+                }
+                let mut args = Vec::new();
+                for a in &n.args[..n.op.arity()] {
+                    args.push(match a {
+                        Arg::Operand(i) => {
+                            let v = data.inputs.get(*i as usize).copied().ok_or_else(missing)?;
+                            lookup(Operand::Value(v)).ok_or_else(missing)?
+                        }
+                        Arg::Node(i) => results.get(*i as usize).copied().ok_or_else(missing)?,
+                        Arg::Imm(bits) => NodeArg::Imm(*bits),
+                    });
+                }
+                results.push(kernel.push(NodeOp::Alu(n.op), n.dtype, hi, args));
+            }
+            result = match results.last() {
+                Some(r) => *r,
+                None => lookup(Operand::Value(*data.inputs.first().ok_or_else(missing)?)).ok_or_else(missing)?,
+            };
+            values.push((m, result));
+        }
+        let Some(&last) = maps.last() else { return Ok(result) };
+        Ok(self.as_result(kernel, result, self.dtype(last), hi))
+    }
+
+    /// Makes sure that a result comes from a unit (not from a read or an immediate) and has this dtype.
+    pub fn as_result(&self, kernel: &mut Kernel, arg: NodeArg, dtype: DType, hi: u16) -> NodeArg {
+        let NodeArg::Node { node, .. } = arg else {
+            return kernel.push(NodeOp::Alu(AluOp::Copy), dtype, hi, vec![arg]);
+        };
+        let (from, is_read, dims) = {
+            let n = &kernel.nodes[node as usize];
+            let from = match n.op {
+                NodeOp::Mul { .. } => n.dtype.widened(),
+                _ => n.dtype,
+            };
+            (from, matches!(n.op, NodeOp::Read(..)), kernel.dims)
+        };
+        if from == dtype && !is_read {
+            return arg;
+        }
+        let op = if from == dtype && dtype.bytes() == 4 { AluOp::Copy } else { AluOp::Cvt };
+        kernel.push_dims(NodeOp::Alu(op), dtype, dims, 0, hi, vec![arg])
+    }
+
+    /// A map and the maps that follow it, as chains over the vectors of its result.
+    pub fn lower_maps(&mut self, v: ValueId) -> Result<(), CompileError> {
+        let budget = self.target.vxm.alus as u32;
+        if self.alu_cost(v) > budget {
+            return Err(CompileError::internal("chains", format!("{v} needs more than {budget} ALUs")));
+        }
+        let mut maps = vec![v];
+        maps.extend(self.epilogue(v, (budget * 3 / 4).saturating_sub(self.alu_cost(v))));
+        let out = *maps.last().unwrap_or(&v);
+        let layout = self.leader_layout(v)?;
+        let chip = self.chip(v);
+        let home = self.new_home(chip, self.dtype(out), layout.clone(), |_| BufKind::Temp);
+        let mut by_side: Vec<(Option<Dir>, Sources)> = Vec::new();
+        for (p, part) in home.parts.iter().enumerate() {
+            let Some(dest) = home.bufs[p] else { continue };
+            if !by_side.iter().any(|s| s.0 == part.side) {
+                let sources = self.operand_sources(&maps, None, &layout, chip, part.side)?;
+                by_side.push((part.side, sources));
+            }
+            let Some((_, sources)) = by_side.iter().find(|s| s.0 == part.side) else { continue };
+            let bases = layout.bases(part);
+            let mut tracks: Vec<Vec<At>> = vec![(0..bases.len()).map(|i| (dest, i as u32)).collect()];
+            tracks.extend(Self::operand_tracks(sources, &bases)?);
+            let hi = part.hi as u16;
+            let operands: Vec<Operand> = sources.iter().map(|s| s.0).collect();
+            for piece in fit(&tracks, MOST, 3) {
+                let mut kernel = Kernel::new(piece.dims);
+                let mut reads = Vec::new();
+                for (o, (buf, at)) in operands.iter().zip(&piece.at[1..]) {
+                    let b = &self.prog.bufs[*buf];
+                    reads.push((*o, kernel.read(*buf, *at, b.dtype, b.lo, b.hi)));
+                }
+                let result = self.emit_maps(&mut kernel, &maps, None, &reads, hi)?;
+                kernel.write(result, dest, piece.at[0].1, self.dtype(out), hi);
+                self.add_chain(chip, kernel.nodes);
+            }
+        }
+        self.finish(&maps, out, home);
+        Ok(())
+    }
+
+    /// Records the home of `out` and that all of `ops` are done.
+    pub fn finish(&mut self, ops: &[ValueId], out: ValueId, home: Rc<Home>) {
+        ops.iter().for_each(|o| self.done[o.index()] = true);
+        self.homes[out.index()] = Some(home);
+    }
+
+    /// The layout of a map's result: that of an operand of the same shape which has one, else the default.
+    fn leader_layout(&mut self, v: ValueId) -> Result<Layout, CompileError> {
+        let shape = self.shape(v).to_vec();
+        let inputs = self.ir.values[v].inputs.clone();
+        let same: Vec<ValueId> = inputs.into_iter().filter(|&i| self.shape(i) == shape && !self.is_const(i)).collect();
+        let home = same.iter().find_map(|i| self.homes[i.index()].as_ref().map(|h| h.layout.clone()));
+        Ok(home.unwrap_or_else(|| default_layout(&shape, self.lanes(), &self.rows(v))))
+    }
+}

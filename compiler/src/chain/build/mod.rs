@@ -1,0 +1,255 @@
+//! Layout and chains: a partitioned [`TensorIr`] becomes a [`ChainProgram`].
+//!
+//! Operations are taken in order. Each value that must exist in SRAM gets a [`Home`]: a [`Layout`] and its buffers. Moves get
+//! none at first: their users read through them in place where lanes agree, and only otherwise is the move carried out
+//! (`moves.rs`). Constants are made in whatever layout a user wants. A contract or reduce takes the maps that follow it
+//! into its own chains as epilogue (`kernel.rs`).
+
+mod contract;
+mod fit;
+mod gather;
+mod kernel;
+mod moves;
+mod ports;
+mod reduce;
+mod source;
+
+use super::{Buf, BufId, BufKind, Chain, ChainKind, ChainProgram, Node};
+use crate::error::CompileError;
+use crate::layout::choose::Rows;
+use crate::layout::{Layout, Part};
+use crate::tir::{Op, TensorIr, ValueId, consteval};
+use lockstep_graph::{EntityId, IdVec, SideTable};
+use lockstep_isa::artifact::OriginInfo;
+use lockstep_isa::{DType, Dir, Target};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// What the builder works on.
+pub struct Input<'a> {
+    /// The partitioned program.
+    pub ir: &'a TensorIr,
+    /// Chip of each operation.
+    pub chip: &'a SideTable<ValueId, u16>,
+    /// Chips in use.
+    pub n_chips: u16,
+    /// Further `input` operations on other chips: (index of the port, operation).
+    pub input_copies: &'a [(usize, ValueId)],
+    /// The target.
+    pub target: &'a Target,
+}
+
+/// Where a value lies.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub layout: Layout,
+    pub parts: Vec<Part>,
+    /// Per part; `None` for empty ones.
+    pub bufs: Vec<Option<BufId>>,
+}
+
+impl Home {
+    /// Buffer, vector and lane of an element.
+    pub fn at(&self, c: &[usize]) -> Result<(BufId, u32, u16), CompileError> {
+        let l = self.layout.locate(c);
+        match self.bufs.get(l.part).copied().flatten() {
+            Some(buf) => Ok((buf, l.index, l.lane)),
+            None => Err(CompileError::internal("chains", format!("no buffer holds element {c:?} of {:?}", self.layout))),
+        }
+    }
+}
+
+pub(crate) struct Builder<'a> {
+    pub ir: &'a TensorIr,
+    pub target: &'a Target,
+    chip: &'a SideTable<ValueId, u16>,
+    input_copies: &'a [(usize, ValueId)],
+    pub prog: ChainProgram,
+    is_const: Vec<bool>,
+    users: Vec<Vec<ValueId>>,
+    done: Vec<bool>,
+    homes: Vec<Option<Rc<Home>>>,
+    /// Values that a contract loads as tiles: kept whole, since it needs all of them before it starts.
+    loaded: Vec<bool>,
+    other_homes: BTreeMap<(ValueId, Layout), Rc<Home>>,
+    const_homes: BTreeMap<(ValueId, u16, Option<Dir>, Layout), Rc<Home>>,
+    const_data: BTreeMap<ValueId, Arc<Vec<u8>>>,
+    vectors: BTreeMap<(u16, Option<Dir>, DType, u16, Vec<u8>), BufId>,
+    tiles: BTreeMap<contract::TileKey, Vec<(BufId, u32)>>,
+    origin_ids: BTreeMap<OriginKey, u32>,
+    origin: u32,
+}
+
+type OriginKey = (String, Vec<String>);
+
+/// Builds the chains of a partitioned program.
+///
+/// # Errors
+/// Operations that no chain can carry out, and bugs.
+pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
+    let ir = input.ir;
+    let consts = consteval::const_values(ir);
+    let n = ir.values.len();
+    let mut users = vec![Vec::new(); n];
+    let mut loaded = vec![false; n];
+    for (v, data) in ir.values.iter() {
+        for &i in &data.inputs {
+            users[i.index()].push(v);
+        }
+        if let (Op::Contract { .. }, Some(rhs)) = (&data.op, data.inputs.get(1)) {
+            loaded[rhs.index()] = true;
+        }
+    }
+    // What a move re-arranges for a tile load is loaded too.
+    for (v, data) in ir.values.iter().rev() {
+        if loaded[v.index()] && matches!(data.op, Op::Move { .. }) {
+            data.inputs.iter().for_each(|i| loaded[i.index()] = true);
+        }
+    }
+    let mut b = Builder {
+        ir,
+        target: input.target,
+        chip: input.chip,
+        input_copies: input.input_copies,
+        prog: ChainProgram { name: ir.name.clone(), n_chips: input.n_chips, ..ChainProgram::default() },
+        is_const: ir.values.ids().map(|v| consts.contains(v)).collect(),
+        users,
+        done: vec![false; n],
+        homes: vec![None; n],
+        loaded,
+        other_homes: BTreeMap::new(),
+        const_homes: BTreeMap::new(),
+        const_data: BTreeMap::new(),
+        vectors: BTreeMap::new(),
+        tiles: BTreeMap::new(),
+        origin_ids: BTreeMap::new(),
+        origin: 0,
+    };
+    b.run()?;
+    Ok(b.prog)
+}
+
+impl Builder<'_> {
+    fn run(&mut self) -> Result<(), CompileError> {
+        for v in self.ir.values.ids() {
+            if self.is_const[v.index()] || self.done[v.index()] {
+                continue;
+            }
+            self.set_origin(v);
+            match &self.ir.values[v].op {
+                Op::Input | Op::State(_) | Op::Const(_) | Op::Move { .. } => {}
+                Op::Map { .. } => self.lower_maps(v)?,
+                Op::Reduce { .. } => self.lower_reduce(v)?,
+                Op::Contract { .. } => self.lower_contract(v)?,
+                Op::Gather => self.lower_gather(v)?,
+                Op::Transfer => self.lower_transfer(v)?,
+                Op::Scatter { .. } | Op::Sort { .. } => {
+                    let at = self.ir.values[v].origins.first().map(|&o| self.ir.origins[o].clone()).unwrap_or_default();
+                    return Err(CompileError::unsupported(at, format!("{} has no schedule yet", self.ir.values[v].op.name())));
+                }
+            }
+            self.done[v.index()] = true;
+        }
+        self.lower_ports()
+    }
+
+    /// The chip on which an operation runs.
+    pub fn chip(&self, v: ValueId) -> u16 {
+        self.chip[v]
+    }
+
+    pub fn shape(&self, v: ValueId) -> &[usize] {
+        &self.ir.values[v].ty.shape
+    }
+
+    pub fn dtype(&self, v: ValueId) -> DType {
+        self.ir.values[v].ty.dtype
+    }
+
+    pub fn is_const(&self, v: ValueId) -> bool {
+        self.is_const[v.index()]
+    }
+
+    /// Lanes of the chip.
+    pub fn lanes(&self) -> usize {
+        self.target.lanes as usize
+    }
+
+    /// How the rows of a value are spread over buffers.
+    pub fn rows(&self, v: ValueId) -> Rows {
+        let words = self.dtype(v).words() as usize;
+        let bank = self.target.bank_words() as usize / words;
+        let most = (bank / 4).max(1).min(self.target.mxm.acc_rows as usize);
+        if self.loaded[v.index()] { Rows::whole(most) } else { Rows::pipelined(16, most) }
+    }
+
+    fn set_origin(&mut self, v: ValueId) {
+        let data = &self.ir.values[v];
+        let nodes: Vec<String> = data
+            .origins
+            .iter()
+            .map(|&o| &self.ir.origins[o])
+            .map(|o| if o.node_name.is_empty() { o.op_type.clone() } else { o.node_name.clone() })
+            .filter(|s| !s.is_empty())
+            .collect();
+        let key = (format!("{} {v}", data.op.name()), nodes);
+        let next = self.prog.origins.len() as u32;
+        let id = *self.origin_ids.entry(key.clone()).or_insert(next);
+        if id == next {
+            self.prog.origins.push(OriginInfo { op: key.0, nodes: key.1 });
+        }
+        self.origin = id;
+    }
+
+    pub fn add_chain(&mut self, chip: u16, nodes: Vec<Node>) {
+        let origin = self.origin;
+        self.prog.chains.push(Chain { kind: ChainKind::Compute { chip, nodes }, origin });
+    }
+
+    /// New buffers for a layout.
+    pub fn new_home(&mut self, chip: u16, dtype: DType, layout: Layout, kind: impl Fn(usize) -> BufKind) -> Rc<Home> {
+        let parts: Vec<Part> = (0..layout.n_parts()).map(|p| layout.part(p)).collect();
+        let bufs = parts
+            .iter()
+            .enumerate()
+            .map(|(p, part)| {
+                (part.n_vectors() > 0).then(|| {
+                    self.prog.bufs.push(Buf {
+                        chip,
+                        dtype,
+                        n_vectors: part.n_vectors() as u32,
+                        lo: 0,
+                        hi: part.hi as u16,
+                        kind: kind(p),
+                        side: part.side,
+                    })
+                })
+            })
+            .collect();
+        Rc::new(Home { layout, parts, bufs })
+    }
+
+    /// Elements of a constant value, row-major, little-endian.
+    pub fn const_bytes(&mut self, v: ValueId) -> Result<Arc<Vec<u8>>, CompileError> {
+        if let Some(data) = self.const_data.get(&v) {
+            return Ok(data.clone());
+        }
+        let data = Arc::new(consteval::materialise(self.ir, v)?);
+        self.const_data.insert(v, data.clone());
+        Ok(data)
+    }
+
+    /// A constant vector (or `u16` lane map) with these live lanes, stored once per chip and side.
+    pub fn const_vector(&mut self, chip: u16, side: Option<Dir>, dtype: DType, bytes: Vec<u8>) -> BufId {
+        let hi = (bytes.len() / dtype.bytes()) as u16;
+        let key = (chip, side, dtype, hi, bytes.clone());
+        if let Some(&buf) = self.vectors.get(&key) {
+            return buf;
+        }
+        let kind = BufKind::Rows(Arc::new(bytes));
+        let buf = self.prog.bufs.push(Buf { chip, dtype, n_vectors: 1, lo: 0, hi, kind, side });
+        self.vectors.insert(key, buf);
+        buf
+    }
+}

@@ -1,0 +1,101 @@
+//! Inputs, outputs, states and transfers.
+
+use super::{Builder, Home};
+use crate::chain::{BufKind, Chain, ChainKind};
+use crate::error::CompileError;
+use crate::layout::choose::default_layout;
+use crate::layout::host::nests;
+use crate::tir::{Port, ValueId};
+use lockstep_graph::EntityId;
+use lockstep_isa::artifact::{HostTensor, State};
+use std::rc::Rc;
+
+impl Builder<'_> {
+    /// The operand on another chip: every buffer over a link.
+    pub fn lower_transfer(&mut self, v: ValueId) -> Result<(), CompileError> {
+        let from_value = self.ir.values[v].inputs[0];
+        let from = self.any_home(from_value)?;
+        let home = self.new_home(self.chip(v), self.dtype(v), from.layout.clone(), |_| BufKind::Temp);
+        for (a, b) in from.bufs.iter().zip(&home.bufs) {
+            let (Some(a), Some(b)) = (*a, *b) else { continue };
+            let n_vectors = self.prog.bufs[a].n_vectors;
+            let kind = ChainKind::Transfer { from: a, from_base: 0, to: b, to_base: 0, n_vectors };
+            let origin = self.origin;
+            self.prog.chains.push(Chain { kind, origin });
+        }
+        self.finish(&[v], v, home);
+        Ok(())
+    }
+
+    /// The signature, and the next contents of states.
+    pub fn lower_ports(&mut self) -> Result<(), CompileError> {
+        let states: Vec<_> = self.ir.states.iter().map(|(_, s)| s.clone()).collect();
+        for (n, state) in states.iter().enumerate() {
+            self.prog.states.push(State { name: state.name.clone(), from: state.from.clone() });
+            let holder = self.ir.values.ids().find(
+                |&v| matches!(&self.ir.values[v].op, crate::tir::Op::State(s) if s.index() == n),
+            );
+            let Some(holder) = holder else { continue };
+            self.set_origin(state.next);
+            let old = self.any_home(holder)?;
+            let chip = self.chip(holder);
+            let new = self.new_home(chip, self.dtype(holder), old.layout.clone(), |p| match old.bufs[p] {
+                Some(buf) => BufKind::NextState(buf),
+                None => BufKind::Temp,
+            });
+            if self.is_const(state.next) || self.chip(state.next) == chip {
+                self.fill_home(state.next, &new)?;
+            } else {
+                return Err(CompileError::internal("chains", format!("state {} is computed on another chip", state.name)));
+            }
+        }
+        let ports = self.ir.inputs.clone();
+        for (n, port) in ports.iter().enumerate() {
+            let mut holders = vec![port.value];
+            holders.extend(self.input_copies.iter().filter(|c| c.0 == n).map(|c| c.1));
+            let mut tensor = host_tensor(port);
+            for v in holders {
+                let Some(home) = self.homes[v.index()].clone() else { continue };
+                tensor.nests.extend(host_nests(&home));
+            }
+            self.prog.inputs.push(tensor);
+        }
+        let ports = self.ir.outputs.clone();
+        for port in &ports {
+            self.set_origin(port.value);
+            let home = self.output_home(port.value)?;
+            let mut tensor = host_tensor(port);
+            tensor.nests = host_nests(&home);
+            self.prog.outputs.push(tensor);
+        }
+        Ok(())
+    }
+
+    /// A home that the program writes (constants and inputs are copied, so that outputs are always computed).
+    fn output_home(&mut self, v: ValueId) -> Result<Rc<Home>, CompileError> {
+        let computed = self.homes[v.index()].as_ref().filter(|_| !self.is_const(v));
+        if let Some(home) = computed {
+            if !matches!(self.ir.values[v].op, crate::tir::Op::Input | crate::tir::Op::State(_)) {
+                return Ok(home.clone());
+            }
+        }
+        let layout = default_layout(self.shape(v), self.lanes(), &self.rows(v));
+        let home = self.new_home(self.chip(v), self.dtype(v), layout, |_| BufKind::Temp);
+        self.fill_home(v, &home)?;
+        Ok(home)
+    }
+}
+
+fn host_tensor(port: &Port) -> HostTensor {
+    HostTensor {
+        name: port.name.clone(),
+        dtype: port.host,
+        shape: port.shape.iter().map(|&n| n as u64).collect(),
+        fill: 0,
+        nests: Vec::new(),
+    }
+}
+
+fn host_nests(home: &Home) -> Vec<lockstep_isa::artifact::HostNest> {
+    nests(&home.layout, |p| home.bufs[p].map(|b| b.index() as u32))
+}

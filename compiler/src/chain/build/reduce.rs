@@ -1,0 +1,285 @@
+//! Reductions: vectors are folded and added, lanes reduced by the lane-move unit, which leaves the result on all lanes of
+//! the segment.
+
+use super::fit::{At, fit};
+use super::kernel::EPILOGUE_ALUS;
+use super::moves::{Kernel, dense};
+use super::{Builder, Home};
+use crate::chain::{Affine, BufId, BufKind, NodeArg, NodeOp};
+use crate::error::CompileError;
+use crate::layout::choose::with_lanes;
+use crate::layout::{LaneDigit, Layout};
+use crate::tir::{Op, ReduceOp, ValueId};
+use lockstep_isa::{AluOp, DType, Dir};
+use std::rc::Rc;
+
+/// Buffers that one chain combines.
+const SOURCES: usize = 4;
+
+/// Most steps of one chain.
+const MOST: usize = 4096;
+
+/// The vectors of one buffer that go into one result: a box of up to two dimensions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Inner {
+    buf: BufId,
+    dims: [u32; 2],
+    strides: [i32; 2],
+}
+
+impl Inner {
+    fn n_dims(&self) -> usize {
+        self.dims.iter().filter(|&&d| d > 1).count()
+    }
+}
+
+impl Builder<'_> {
+    /// A reduce and the maps that follow it.
+    pub fn lower_reduce(&mut self, v: ValueId) -> Result<(), CompileError> {
+        let data = &self.ir.values[v];
+        let Op::Reduce { op, axes } = &data.op else { return Ok(()) };
+        let (alu, axes, u) = (alu_op(*op), axes.clone(), data.inputs[0]);
+        let chip = self.chip(v);
+        let home = self.reducible_home(u, &axes)?;
+        let from = &home.layout;
+        let reduced = |a: u8| axes.contains(&a);
+        let segment: usize = from.lanes.iter().filter(|d| d.axis.is_some_and(reduced)).map(|d| d.extent).product();
+        let layout = reduced_layout(from, &axes);
+        let mut maps = self.epilogue(v, EPILOGUE_ALUS);
+        let out = maps.last().copied().unwrap_or(v);
+        let out_home = self.new_home(chip, self.dtype(out), layout.clone(), |_| BufKind::Temp);
+        let in_dtype = self.dtype(u);
+        for (p, part) in out_home.parts.iter().enumerate() {
+            let Some(dest) = out_home.bufs[p] else { continue };
+            let side = part.side;
+            let sources = self.operand_sources(&maps, Some(v), &layout, chip, side)?;
+            let bases = layout.bases(part);
+            let mut steps = Vec::new();
+            for base in &bases {
+                steps.push(inner_boxes(&home, base, &axes)?);
+            }
+            let mut start = 0;
+            while start < steps.len() {
+                let shape: Vec<&Inner> = steps[start].iter().map(|s| &s.0).collect();
+                let same = |s: &Vec<(Inner, u32)>| s.len() == shape.len() && s.iter().zip(&shape).all(|(a, b)| a.0 == **b);
+                let end = steps[start..].iter().position(|s| !same(s)).map_or(steps.len(), |n| start + n);
+                let inner: Vec<Inner> = steps[start].iter().map(|s| s.0.clone()).collect();
+                let mut tracks: Vec<Vec<At>> = vec![(start..end).map(|i| (dest, i as u32)).collect()];
+                for (k, i) in inner.iter().enumerate() {
+                    tracks.push(steps[start..end].iter().map(|s| (i.buf, s[k].1)).collect());
+                }
+                tracks.extend(Self::operand_tracks(&sources, &bases[start..end])?);
+                let n_inner = inner.iter().map(Inner::n_dims).max().unwrap_or(0);
+                let volume = inner.iter().map(|i| i.dims[0] * i.dims[1]).max().unwrap_or(1) as usize;
+                for piece in fit(&tracks, (MOST / volume).max(1), 3 - n_inner) {
+                    let (mut kernel, mut acc) = self.combine(chip, alu, in_dtype, &inner, &piece.at[1..], piece.dims, part.hi, side);
+                    let hi = part.hi as u16;
+                    if segment > 1 {
+                        let read = matches!(acc, NodeArg::Node { node, .. } if matches!(kernel.nodes[node as usize].op, NodeOp::Read(..)));
+                        if read && in_dtype.bytes() < 4 {
+                            acc = kernel.push(NodeOp::Alu(AluOp::Copy), in_dtype.widened(), hi, vec![acc]);
+                        }
+                        let hemi = side.unwrap_or(Dir::East);
+                        let op = NodeOp::Reduce { op: alu, segment: segment as u16, hemi };
+                        acc = kernel.push(op, in_dtype.widened(), hi, vec![acc]);
+                    }
+                    let mut reads = Vec::new();
+                    for (s, (buf, at)) in sources.iter().zip(&piece.at[1 + inner.len()..]) {
+                        let b = &self.prog.bufs[*buf];
+                        reads.push((s.0, kernel.read(*buf, *at, b.dtype, b.lo, b.hi)));
+                    }
+                    let result = if maps.is_empty() {
+                        self.as_result(&mut kernel, acc, self.dtype(v), hi)
+                    } else {
+                        self.emit_maps(&mut kernel, &maps, Some((v, acc)), &reads, hi)?
+                    };
+                    kernel.write(result, dest, piece.at[0].1, self.dtype(out), hi);
+                    self.add_chain(chip, kernel.nodes);
+                }
+                start = end;
+            }
+        }
+        maps.push(v);
+        self.finish(&maps, out, out_home);
+        Ok(())
+    }
+
+    /// Nodes that combine the vectors of all sources into one per result; partial results of many sources go through
+    /// temporaries.
+    #[allow(clippy::too_many_arguments)]
+    fn combine(
+        &mut self,
+        chip: u16,
+        alu: AluOp,
+        dtype: DType,
+        inner: &[Inner],
+        at: &[(BufId, Affine)],
+        dims: [u32; 3],
+        hi: usize,
+        side: Option<Dir>,
+    ) -> (Kernel, NodeArg) {
+        let hi = hi as u16;
+        let wide = dtype.widened();
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for (k, i) in inner.iter().enumerate() {
+            match groups.last_mut() {
+                Some(g) if g.len() < SOURCES && inner[g[0]].dims == i.dims => g.push(k),
+                _ => groups.push(vec![k]),
+            }
+        }
+        let mut temps = Vec::new();
+        let mut last = None;
+        let n_groups = groups.len();
+        for group in groups {
+            let mut kernel = Kernel::new(dims);
+            let mut acc: Option<NodeArg> = None;
+            for k in group {
+                let x = read_folded(&mut kernel, alu, dtype, &inner[k], at[k], dims, hi, &self.prog.bufs[at[k].0]);
+                acc = Some(match acc {
+                    None => x,
+                    Some(a) => kernel.push(NodeOp::Alu(alu), wide, hi, vec![a, x]),
+                });
+            }
+            let acc = acc.unwrap_or(NodeArg::Imm(0));
+            if n_groups == 1 {
+                last = Some((kernel, acc));
+            } else {
+                let (buf, affine) = self.temp(chip, wide, dims, hi, side);
+                let result = self.as_result(&mut kernel, acc, wide, hi);
+                kernel.write(result, buf, affine, wide, hi);
+                self.add_chain(chip, kernel.nodes);
+                temps.push(buf);
+            }
+        }
+        if let Some(done) = last {
+            return done;
+        }
+        // Combine the partial results, a few at a time.
+        while temps.len() > SOURCES {
+            let some: Vec<BufId> = temps.drain(..SOURCES).collect();
+            let (mut kernel, acc) = combine_temps(alu, wide, &some, dims, hi);
+            let (buf, affine) = self.temp(chip, wide, dims, hi, side);
+            kernel.write(acc, buf, affine, wide, hi);
+            self.add_chain(chip, kernel.nodes);
+            temps.insert(0, buf);
+        }
+        combine_temps(alu, wide, &temps, dims, hi)
+    }
+
+    /// A home of `u` whose lanes can be reduced: reduced lane digits innermost, and no piece of a reduced axis cut short.
+    fn reducible_home(&mut self, u: ValueId, axes: &[u8]) -> Result<Rc<Home>, CompileError> {
+        let home = self.any_home(u)?;
+        let reduced = |a: u8| axes.contains(&a);
+        let layout = &home.layout;
+        let lanes: Vec<&LaneDigit> = layout.lanes.iter().filter(|d| d.extent > 1).collect();
+        let n = lanes.iter().take_while(|d| d.axis.is_some_and(reduced)).count();
+        let innermost = lanes[n..].iter().all(|d| !d.axis.is_some_and(reduced));
+        let cut = lanes[..n].iter().any(|d| d.axis.is_some_and(|a| layout.shape[a as usize] % d.extent != 0));
+        if innermost && !cut {
+            return Ok(home);
+        }
+        let shape = self.shape(u).to_vec();
+        let last_is_reduced = shape.iter().rposition(|&n| n > 1).is_some_and(|a| reduced(a as u8));
+        let order: Vec<usize> = (0..shape.len()).rev().filter(|&a| reduced(a as u8) == last_is_reduced).collect();
+        let rows = self.rows(u);
+        let mut lanes = self.lanes();
+        if let (true, Some(&a)) = (last_is_reduced, order.iter().find(|&&a| shape[a] > 1)) {
+            // Equal pieces only.
+            lanes = (1..=lanes.min(shape[a])).rev().find(|p| shape[a] % p == 0).unwrap_or(1);
+        }
+        let want = with_lanes(&shape, &order, lanes, &rows, |_| false);
+        self.relayout(u, &want)
+    }
+}
+
+/// The layout of the result of a reduction over `axes`: replicas in the reduced lanes, reduced vector digits gone.
+fn reduced_layout(from: &Layout, axes: &[u8]) -> Layout {
+    let shape: Vec<usize> =
+        from.shape.iter().enumerate().map(|(a, &n)| if axes.contains(&(a as u8)) { 1 } else { n }).collect();
+    from.restrict(&shape)
+}
+
+/// The boxes of vectors that are reduced into the result at `base`, each with its first vector.
+fn inner_boxes(home: &Home, base: &[usize], axes: &[u8]) -> Result<Vec<(Inner, u32)>, CompileError> {
+    let layout = &home.layout;
+    let step = |a: u8| layout.lanes.iter().filter(|d| d.axis == Some(a)).map(|d| d.extent).product::<usize>();
+    let mut coords = vec![base.to_vec()];
+    for &a in axes {
+        let n = layout.shape[a as usize];
+        coords = coords
+            .into_iter()
+            .flat_map(|c| {
+                (0..n).step_by(step(a).max(1)).map(move |x| {
+                    let mut c = c.clone();
+                    c[a as usize] = x;
+                    c
+                })
+            })
+            .collect();
+    }
+    let mut track = Vec::new();
+    for c in &coords {
+        let (buf, index, _) = home.at(c)?;
+        track.push((buf, index));
+    }
+    Ok(fit(&[track], usize::MAX, 2)
+        .into_iter()
+        .map(|p| {
+            let (buf, at) = p.at[0];
+            (Inner { buf, dims: [p.dims[0], p.dims[1]], strides: [at.strides[0], at.strides[1]] }, at.base)
+        })
+        .collect())
+}
+
+/// Reads one source, folded over its inner dimensions.
+#[allow(clippy::too_many_arguments)]
+fn read_folded(
+    kernel: &mut Kernel,
+    alu: AluOp,
+    dtype: DType,
+    inner: &Inner,
+    at: (BufId, Affine),
+    dims: [u32; 3],
+    hi: u16,
+    buf: &crate::chain::Buf,
+) -> NodeArg {
+    let n = inner.n_dims();
+    let (mut all, mut strides) = (dims, at.1.strides);
+    if n > 0 {
+        for d in (n..3).rev() {
+            all[d] = dims[d - n];
+            strides[d] = at.1.strides[d - n];
+        }
+        all[..n].copy_from_slice(&inner.dims[..n]);
+        strides[..n].copy_from_slice(&inner.strides[..n]);
+    }
+    let affine = Affine { base: at.1.base, strides };
+    let x = kernel.push_dims(NodeOp::Read(at.0, affine), dtype, all, buf.lo, buf.hi, Vec::new());
+    if n == 0 {
+        return x;
+    }
+    kernel.push_dims(NodeOp::Fold { op: alu, dims: n as u8, every: false }, dtype.widened(), all, 0, hi, vec![x])
+}
+
+/// Nodes that combine temporaries.
+fn combine_temps(alu: AluOp, wide: DType, temps: &[BufId], dims: [u32; 3], hi: u16) -> (Kernel, NodeArg) {
+    let mut kernel = Kernel::new(dims);
+    let mut acc: Option<NodeArg> = None;
+    for &t in temps {
+        let x = kernel.read(t, dense(dims), wide, 0, hi);
+        acc = Some(match acc {
+            None => x,
+            Some(a) => kernel.push(NodeOp::Alu(alu), wide, hi, vec![a, x]),
+        });
+    }
+    (kernel, acc.unwrap_or(NodeArg::Imm(0)))
+}
+
+fn alu_op(op: ReduceOp) -> AluOp {
+    match op {
+        ReduceOp::Add => AluOp::Add,
+        ReduceOp::Mul => AluOp::Mul,
+        ReduceOp::Min => AluOp::Min,
+        ReduceOp::Max => AluOp::Max,
+    }
+}

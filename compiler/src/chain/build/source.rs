@@ -1,0 +1,223 @@
+//! Where a kernel reads an operand: homes, constants made to order, and moves read in place.
+
+use super::fit::At;
+use super::{Builder, Home};
+use crate::chain::{BufId, BufKind};
+use crate::error::CompileError;
+use crate::layout::Layout;
+use crate::layout::choose::default_layout;
+use crate::tir::map::unravel;
+use crate::tir::{Op, ValueId};
+use lockstep_graph::EntityId;
+use lockstep_isa::{DType, Dir};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Vectors that hold the operand as wanted: same elements in the same lanes.
+pub(crate) enum Source {
+    /// A home whose lanes agree.
+    Home(Rc<Home>),
+    /// Vectors of other values, read through moves: per part and vector of `layout`.
+    Table { layout: Layout, at: Vec<Vec<At>> },
+}
+
+impl Source {
+    /// The vector that holds the element with these coordinates (of lane 0 of a wanted vector).
+    pub fn at(&self, c: &[usize]) -> Result<At, CompileError> {
+        match self {
+            Source::Home(home) => home.at(c).map(|(buf, index, _)| (buf, index)),
+            Source::Table { layout, at } => {
+                let l = layout.locate(c);
+                at.get(l.part)
+                    .and_then(|p| p.get(l.index as usize))
+                    .copied()
+                    .ok_or_else(|| CompileError::internal("chains", format!("no vector for {c:?}")))
+            }
+        }
+    }
+}
+
+/// An element behind moves.
+pub(crate) enum Resolved {
+    /// An element of a value that is no move (or of a constant).
+    Element(ValueId, Vec<usize>),
+    /// The fill of a move.
+    Fill(u32),
+}
+
+impl Builder<'_> {
+    /// Whether a value has no buffers of its own because it is a move not carried out.
+    pub fn is_lazy(&self, v: ValueId) -> bool {
+        matches!(self.ir.values[v].op, Op::Move { .. }) && !self.is_const(v) && self.homes[v.index()].is_none()
+    }
+
+    /// Whether a value can be read now.
+    pub fn is_ready(&self, v: ValueId) -> bool {
+        self.is_const(v)
+            || self.done[v.index()]
+            || match self.ir.values[v].op {
+                Op::Input | Op::State(_) => true,
+                Op::Move { .. } => self.ir.values[v].inputs.iter().all(|&i| self.is_ready(i)),
+                _ => false,
+            }
+    }
+
+    /// Follows an element through moves.
+    pub fn resolve(&self, v: ValueId, c: &[usize]) -> Result<Resolved, CompileError> {
+        let (mut v, mut c) = (v, c.to_vec());
+        while self.is_lazy(v) {
+            let data = &self.ir.values[v];
+            let Op::Move { parts, fill } = &data.op else { break };
+            let mut found = None;
+            for (&map, &input) in parts.iter().zip(&data.inputs) {
+                if let Some(linear) = self.ir.maps.get(map).at(&c) {
+                    found = unravel(linear, self.shape(input)).map(|c| (input, c));
+                    break;
+                }
+            }
+            match found {
+                Some((input, at)) => (v, c) = (input, at),
+                None => return Ok(Resolved::Fill(*fill)),
+            }
+        }
+        Ok(Resolved::Element(v, c))
+    }
+
+    /// Vectors that hold `v` as `want` says; `side` is the hemisphere that will read constants.
+    pub fn source(&mut self, v: ValueId, want: &Layout, chip: u16, side: Option<Dir>) -> Result<Source, CompileError> {
+        if self.is_const(v) {
+            return self.const_home(v, chip, side, want).map(Source::Home);
+        }
+        if self.is_lazy(v) {
+            if let Some(home) = self.other_homes.get(&(v, want.clone())) {
+                return Ok(Source::Home(home.clone()));
+            }
+            return match self.in_place(v, want, chip)? {
+                Some(at) => Ok(Source::Table { layout: want.clone(), at }),
+                None => self.relayout(v, want).map(Source::Home),
+            };
+        }
+        let home = self.home_or(v, want)?;
+        if home.layout.serves(want) { Ok(Source::Home(home)) } else { self.relayout(v, want).map(Source::Home) }
+    }
+
+    /// The home of a value; an input or state without one gets it in the wanted layout, if that holds each element once.
+    pub fn home_or(&mut self, v: ValueId, want: &Layout) -> Result<Rc<Home>, CompileError> {
+        if let Some(home) = &self.homes[v.index()] {
+            return Ok(home.clone());
+        }
+        let layout = if want.shape == self.shape(v) && want.is_injective() {
+            want.clone()
+        } else {
+            default_layout(self.shape(v), self.lanes(), &self.rows(v))
+        };
+        let kind = match self.ir.values[v].op {
+            Op::Input => BufKind::Input,
+            Op::State(s) => BufKind::State(s.index() as u32),
+            _ => return Err(CompileError::internal("chains", format!("{v} is used before it is computed"))),
+        };
+        let home = self.new_home(self.chip(v), self.dtype(v), layout, |_| kind.clone());
+        self.homes[v.index()] = Some(home.clone());
+        Ok(home)
+    }
+
+    /// The home of a value in any layout: its own, or the default one.
+    pub fn any_home(&mut self, v: ValueId) -> Result<Rc<Home>, CompileError> {
+        let default = default_layout(self.shape(v), self.lanes(), &self.rows(v));
+        if self.is_const(v) {
+            let chip = self.chip(v);
+            return self.const_home(v, chip, None, &default);
+        }
+        if self.is_lazy(v) {
+            let home = self.relayout(v, &default)?;
+            self.homes[v.index()] = Some(home.clone());
+            return Ok(home);
+        }
+        self.home_or(v, &default)
+    }
+
+    /// A constant in the wanted layout, replicas included.
+    pub fn const_home(&mut self, v: ValueId, chip: u16, side: Option<Dir>, want: &Layout) -> Result<Rc<Home>, CompileError> {
+        let key = (v, chip, side, want.clone());
+        if let Some(home) = self.const_homes.get(&key) {
+            return Ok(home.clone());
+        }
+        let bytes = self.const_bytes(v)?;
+        let home = self.const_from(&bytes, self.dtype(v), chip, side, want);
+        self.const_homes.insert(key, home.clone());
+        Ok(home)
+    }
+
+    /// Buffers with constant contents: `bytes` is a row-major tensor of the layout's shape.
+    pub fn const_from(&mut self, bytes: &[u8], dtype: DType, chip: u16, side: Option<Dir>, layout: &Layout) -> Rc<Home> {
+        let size = dtype.bytes();
+        let mut strides = vec![1usize; layout.shape.len()];
+        for d in (0..layout.shape.len().saturating_sub(1)).rev() {
+            strides[d] = strides[d + 1] * layout.shape[d + 1];
+        }
+        let linear = |c: &[usize]| c.iter().zip(&strides).map(|(a, b)| a * b).sum::<usize>();
+        let origin = vec![0; layout.shape.len()];
+        let lane_offsets: Vec<usize> = (0..layout.lane_count())
+            .map(|l| {
+                let mut c = origin.clone();
+                layout.add_lane(l, &mut c);
+                linear(&c)
+            })
+            .collect();
+        let mut contents = Vec::new();
+        for p in 0..layout.n_parts() {
+            let part = layout.part(p);
+            let mut rows = Vec::with_capacity(part.n_vectors() * part.hi * size);
+            for base in layout.bases(&part) {
+                let at = linear(&base);
+                for &o in &lane_offsets[..part.hi.min(lane_offsets.len())] {
+                    rows.extend_from_slice(&bytes[(at + o) * size..(at + o + 1) * size]);
+                }
+            }
+            contents.push(Arc::new(rows));
+        }
+        let home = self.new_home(chip, dtype, layout.clone(), |p| BufKind::Rows(contents[p].clone()));
+        if side.is_some() {
+            for buf in home.bufs.iter().flatten() {
+                self.prog.bufs[*buf].side = side;
+            }
+        }
+        home
+    }
+
+    /// Tries to read a lazy value in place: every wanted vector is one vector of another value, lane by lane.
+    pub fn in_place(&mut self, v: ValueId, want: &Layout, chip: u16) -> Result<Option<Vec<Vec<At>>>, CompileError> {
+        let mut table = Vec::new();
+        for p in 0..want.n_parts() {
+            let part = want.part(p);
+            let mut row = Vec::new();
+            for base in want.bases(&part) {
+                let mut found: Option<(BufId, u32)> = None;
+                for lane in 0..part.hi {
+                    let mut c = base.clone();
+                    want.add_lane(lane, &mut c);
+                    let Resolved::Element(u, at) = self.resolve(v, &c)? else { return Ok(None) };
+                    if self.is_const(u) || self.chip(u) != chip {
+                        return Ok(None);
+                    }
+                    let home = match &self.homes[u.index()] {
+                        Some(home) => home.clone(),
+                        None => self.any_home(u)?,
+                    };
+                    let (buf, index, l) = home.at(&at)?;
+                    if l as usize != lane || found.is_some_and(|f| f != (buf, index)) {
+                        return Ok(None);
+                    }
+                    found = Some((buf, index));
+                }
+                let Some((buf, index)) = found else { return Ok(None) };
+                if self.prog.bufs[buf].hi as usize != part.hi {
+                    return Ok(None);
+                }
+                row.push((buf, index));
+            }
+            table.push(row);
+        }
+        Ok(Some(table))
+    }
+}

@@ -6,10 +6,17 @@
 //! Dtypes are those that chips compute (`isa::DType` without `U16`); truth values are i32 0 or 1. What a model holds in
 //! i64, f64 or bool is converted by `lower/`; the host dtype survives in [`Port`].
 
+pub mod build;
+mod compose;
+pub mod consteval;
+pub mod eval;
+pub mod expr;
 pub mod map;
 pub mod op;
 
-pub use map::{IndexMap, MapId, View};
+pub use build::TirBuilder;
+pub use compose::compose;
+pub use map::{IndexMap, MapId, View, Windows};
 pub use op::{Arg, Combiner, MapNode, Op, ReduceOp};
 
 use lockstep_graph::{IdVec, Origin, OriginId, entity_id};

@@ -3,13 +3,13 @@
 //! Moves, which are most of what is computed from weights, copy element bytes by strides; everything else goes through the
 //! interpreter.
 
-use super::eval::{Data, Tensor, eval_op, narrow_bits, widen_bits};
+use super::eval::{Data, Tensor, eval_op};
 use super::map::{IndexMap, View, unravel};
 use super::op::Op;
 use super::{ConstData, TensorIr, Type, ValueId};
 use crate::error::CompileError;
 use lockstep_graph::{EntityId, IdSet};
-use lockstep_isa::DType;
+use lockstep_isa::{DType, scalar};
 use lockstep_isa::artifact::HostDType;
 use std::borrow::Cow;
 
@@ -110,9 +110,10 @@ pub fn convert(data: &ConstData) -> Result<Cow<'_, [u8]>, CompileError> {
     }
     let mut out = Vec::with_capacity(n * data.ty.dtype.bytes());
     for element in bytes.chunks_exact(size) {
+        let to = data.ty.dtype;
         let bits = if matches!(data.stored, HostDType::F32 | HostDType::F16 | HostDType::BF16 | HostDType::F64) {
             let float = read_float(element, data.stored);
-            if data.ty.dtype.is_float() { (float as f32).to_bits() } else { float as i32 as u32 }
+            scalar::narrow_f32(float as f32, to)
         } else {
             let wide = read_int(element, data.stored);
             let int = i32::try_from(wide).or_else(|_| {
@@ -121,9 +122,9 @@ pub fn convert(data: &ConstData) -> Result<Cow<'_, [u8]>, CompileError> {
                 let message = format!("constant {} holds {wide}, allowed: -2147483648 to 2147483647", data.name);
                 if sentinel { Ok(end) } else { Err(CompileError::unsupported(lockstep_graph::Origin::default(), message)) }
             })?;
-            if data.ty.dtype.is_float() { (int as f32).to_bits() } else { int as u32 }
+            scalar::narrow_i32(int, to)
         };
-        out.extend(&narrow_bits(bits, data.ty.dtype).to_le_bytes()[..data.ty.dtype.bytes()]);
+        out.extend(&bits.to_le_bytes()[..to.bytes()]);
     }
     Ok(out.into())
 }
@@ -159,7 +160,7 @@ fn from_bytes(bytes: &[u8], dtype: DType) -> Vec<u32> {
     let widen = |e: &[u8]| {
         let mut raw = [0u8; 4];
         raw[..e.len()].copy_from_slice(e);
-        widen_bits(u32::from_le_bytes(raw), dtype)
+        scalar::widen(u32::from_le_bytes(raw), dtype)
     };
     bytes.chunks_exact(dtype.bytes()).map(widen).collect()
 }
@@ -169,8 +170,8 @@ pub fn to_bytes(tensor: &Tensor) -> Vec<u8> {
     let (dtype, size) = (tensor.ty.dtype, tensor.ty.dtype.bytes());
     let mut out = Vec::with_capacity(tensor.ty.elements() * size);
     match &tensor.data {
-        Data::F(v) => v.iter().for_each(|x| out.extend(&narrow_bits(x.to_bits(), dtype).to_le_bytes()[..size])),
-        Data::I(v) => v.iter().for_each(|&x| out.extend(&narrow_bits(x as u32, dtype).to_le_bytes()[..size])),
+        Data::F(v) => v.iter().for_each(|x| out.extend(&scalar::narrow_f32(*x, dtype).to_le_bytes()[..size])),
+        Data::I(v) => v.iter().for_each(|&x| out.extend(&scalar::narrow_i32(x, dtype).to_le_bytes()[..size])),
     }
     out
 }

@@ -9,7 +9,7 @@ use super::op::{Arg, Combiner, MapNode, Op, ReduceOp, compute_dtype, free_axes};
 use super::{IndexMap, TensorIr, Type, ValueId};
 use crate::error::CompileError;
 use lockstep_graph::EntityId;
-use lockstep_isa::{AluOp, DType};
+use lockstep_isa::{AluOp, DType, scalar};
 
 /// Elements in row-major order.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,7 +128,7 @@ pub fn eval_op(op: &Op, operands: &[&Tensor], ty: &Type, maps: &MapTable) -> Ten
         Op::Transfer => operands[0].clone(),
         Op::Move { parts, fill } => {
             let parts: Vec<&IndexMap> = parts.iter().map(|&p| maps.get(p)).collect();
-            eval_move(&parts, operands, widen_bits(*fill, ty.dtype), ty)
+            eval_move(&parts, operands, scalar::widen(*fill, ty.dtype), ty)
         }
         Op::Map { nodes } => eval_map(nodes, operands, ty),
         Op::Reduce { op, axes } => eval_reduce(*op, axes, operands[0], ty),
@@ -165,27 +165,6 @@ fn rows(ty: &Type) -> (usize, usize) {
 /// The row that an index addresses; a table has a row wherever an index exists.
 fn clamp(index: u32, n: usize) -> usize {
     (index as usize).min(n.saturating_sub(1))
-}
-
-/// Bits of an element of `dtype` as bits of the f32 or i32 that it widens to.
-pub fn widen_bits(bits: u32, dtype: DType) -> u32 {
-    match dtype {
-        DType::F16 => half::f16::from_bits(bits as u16).to_f32().to_bits(),
-        DType::BF16 => half::bf16::from_bits(bits as u16).to_f32().to_bits(),
-        DType::I8 => bits as u8 as i8 as i32 as u32,
-        DType::U8 => bits & 0xff,
-        _ => bits,
-    }
-}
-
-/// Bits of an f32 or i32 as bits of an element of `dtype`, in the low bytes.
-pub fn narrow_bits(bits: u32, dtype: DType) -> u32 {
-    match dtype {
-        DType::F16 => u32::from(half::f16::from_f32(f32::from_bits(bits)).to_bits()),
-        DType::BF16 => u32::from(half::bf16::from_f32(f32::from_bits(bits)).to_bits()),
-        DType::I8 | DType::U8 => bits & 0xff,
-        _ => bits,
-    }
 }
 
 fn eval_move(parts: &[&IndexMap], operands: &[&Tensor], fill: u32, ty: &Type) -> Tensor {
@@ -287,7 +266,7 @@ fn eval_reduce(op: ReduceOp, axes: &[u8], x: &Tensor, ty: &Type) -> Tensor {
     let wide = Type { dtype: ty.dtype.widened(), shape: ty.shape.clone() };
     let mut result = Tensor::from_bits(wide, data);
     if let Data::F(values) = &mut result.data {
-        values.iter_mut().for_each(|v| *v = round_to(*v, ty.dtype));
+        values.iter_mut().for_each(|v| *v = f32::from_bits(scalar::widen(scalar::narrow_f32(*v, ty.dtype), ty.dtype)));
     }
     result.ty = ty.clone();
     result
@@ -368,110 +347,10 @@ fn eval_sort(axis: usize, descending: bool, key: &Tensor, payload: &Tensor, ty: 
     Tensor::from_bits(ty.clone(), out)
 }
 
-/// An f32 rounded to a float dtype, as f32.
-pub fn round_to(v: f32, dtype: DType) -> f32 {
-    match dtype {
-        DType::F16 => half::f16::from_f32(v).to_f32(),
-        DType::BF16 => half::bf16::from_f32(v).to_f32(),
-        _ => v,
-    }
-}
-
-/// One ALU operation on bits of f32 or i32 (`compute`), with a result of `dtype` widened.
+/// One ALU operation on bits of f32 or i32 (`compute`), with a result of `dtype` widened: the definition of the ISA.
 pub fn alu(op: AluOp, compute: DType, dtype: DType, args: [u32; 3]) -> u32 {
-    let [a, b, c] = args;
     match op {
-        AluOp::Select => return if a != 0 { b } else { c },
-        AluOp::And => return a & b,
-        AluOp::Or => return a | b,
-        AluOp::Xor => return a ^ b,
-        AluOp::Shl => return a.wrapping_shl(b),
-        AluOp::Shr => return a.wrapping_shr(b),
-        AluOp::Shra => return (a as i32).wrapping_shr(b) as u32,
-        AluOp::Copy => return a,
-        AluOp::Iota => return 0,
-        AluOp::Cvt => return cvt(compute, dtype, a),
-        _ => {}
+        AluOp::Cvt => scalar::widen(scalar::convert(args[0], compute, dtype), dtype),
+        _ => scalar::alu(op, compute, args[0], args[1], args[2]),
     }
-    if compute.is_float() {
-        alu_f32(op, f32::from_bits(a), f32::from_bits(b), f32::from_bits(c))
-    } else {
-        alu_i32(op, a as i32, b as i32, c as i32)
-    }
-}
-
-fn cvt(from: DType, to: DType, bits: u32) -> u32 {
-    let float = f32::from_bits(bits);
-    match (from.is_float(), to) {
-        (true, DType::I32) => float as i32 as u32,
-        (true, DType::I8) => (float as i8) as i32 as u32,
-        (true, DType::U8) => u32::from(float as u8),
-        (true, _) => round_to(float, to).to_bits(),
-        (false, DType::I8) => (bits as i32).clamp(-128, 127) as u32,
-        (false, DType::U8) => (bits as i32).clamp(0, 255) as u32,
-        (false, _) if to.is_float() => round_to(bits as i32 as f32, to).to_bits(),
-        (false, _) => bits,
-    }
-}
-
-fn alu_f32(op: AluOp, a: f32, b: f32, c: f32) -> u32 {
-    let truth = |t: bool| u32::from(t);
-    let value = match op {
-        AluOp::Add => a + b,
-        AluOp::Sub => a - b,
-        AluOp::Mul => a * b,
-        AluOp::Fma => a.mul_add(b, c),
-        AluOp::Div => a / b,
-        AluOp::Min | AluOp::Max if a.is_nan() || b.is_nan() => f32::NAN,
-        AluOp::Min => {
-            if a < b || (a == b && a.is_sign_negative()) { a } else { b }
-        }
-        AluOp::Max => {
-            if a > b || (a == b && b.is_sign_negative()) { a } else { b }
-        }
-        AluOp::Eq => return truth(a == b),
-        AluOp::Ne => return truth(a != b),
-        AluOp::Lt => return truth(a < b),
-        AluOp::Le => return truth(a <= b),
-        AluOp::Gt => return truth(a > b),
-        AluOp::Ge => return truth(a >= b),
-        AluOp::Abs => a.abs(),
-        AluOp::Neg => -a,
-        AluOp::Floor => a.floor(),
-        AluOp::Ceil => a.ceil(),
-        AluOp::Round => a.round_ties_even(),
-        AluOp::Trunc => a.trunc(),
-        AluOp::Sqrt => a.sqrt(),
-        AluOp::Rsqrt => 1.0 / a.sqrt(),
-        AluOp::Exp => libm::expf(a),
-        AluOp::Log => libm::logf(a),
-        AluOp::Tanh => libm::tanhf(a),
-        AluOp::Erf => libm::erff(a),
-        AluOp::Sin => libm::sinf(a),
-        AluOp::Cos => libm::cosf(a),
-        _ => a,
-    };
-    value.to_bits()
-}
-
-fn alu_i32(op: AluOp, a: i32, b: i32, c: i32) -> u32 {
-    let value = match op {
-        AluOp::Add => a.wrapping_add(b),
-        AluOp::Sub => a.wrapping_sub(b),
-        AluOp::Mul => a.wrapping_mul(b),
-        AluOp::Fma => a.wrapping_mul(b).wrapping_add(c),
-        AluOp::Div => a.checked_div(b).unwrap_or(if b == 0 { 0 } else { i32::MIN }),
-        AluOp::Min => a.min(b),
-        AluOp::Max => a.max(b),
-        AluOp::Eq => i32::from(a == b),
-        AluOp::Ne => i32::from(a != b),
-        AluOp::Lt => i32::from(a < b),
-        AluOp::Le => i32::from(a <= b),
-        AluOp::Gt => i32::from(a > b),
-        AluOp::Ge => i32::from(a >= b),
-        AluOp::Abs => a.wrapping_abs(),
-        AluOp::Neg => a.wrapping_neg(),
-        _ => a,
-    };
-    value as u32
 }

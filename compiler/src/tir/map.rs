@@ -8,7 +8,10 @@
 use lockstep_graph::{EntityId, entity_id};
 use std::collections::BTreeMap;
 
-entity_id!(pub MapId, "m");
+entity_id!(
+    /// An interned map.
+    pub MapId, "m"
+);
 
 /// Most views of one map.
 pub const MAX_VIEWS: usize = 3;
@@ -227,6 +230,23 @@ impl IndexMap {
         self.shape() == shape && self.is_reshape(shape.iter().product())
     }
 
+    /// The permutation, if it transposes a tensor of this shape (unit axes in ascending order).
+    pub fn as_transpose(&self, shape: &[usize]) -> Option<Vec<usize>> {
+        let [view] = self.views.as_slice() else { return None };
+        let whole = View::contiguous(shape);
+        let mut units = (0..shape.len()).filter(|&a| shape[a] == 1);
+        let mut perm = Vec::with_capacity(view.shape.len());
+        for (&n, &stride) in view.shape.iter().zip(&view.strides) {
+            perm.push(match n {
+                1 => units.next()?,
+                n => (0..shape.len()).find(|&a| shape[a] == n && whole.strides[a] == stride)?,
+            });
+        }
+        let mut seen = perm.clone();
+        seen.sort_unstable();
+        (seen == (0..shape.len()).collect::<Vec<_>>() && *self == IndexMap::transpose(shape, &perm)).then_some(perm)
+    }
+
     /// Output shape.
     pub fn shape(&self) -> &[usize] {
         self.views.last().map_or(&[], |v| &v.shape)
@@ -298,6 +318,16 @@ impl MapTable {
         self.maps.push(map.clone());
         self.ids.insert(map, id);
         id
+    }
+
+    /// Number of maps.
+    pub fn len(&self) -> usize {
+        self.maps.len()
+    }
+
+    /// Whether there is no map.
+    pub fn is_empty(&self) -> bool {
+        self.maps.is_empty()
     }
 
     /// The map with this id.

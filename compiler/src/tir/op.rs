@@ -311,6 +311,9 @@ fn infer_map(nodes: &[MapNode], inputs: &[&Type], stored: &Type) -> Result<Type,
                 return Err(format!("argument {n} of node {at} ({}) is {found}, expected {expected}", node.op.name()));
             }
         }
+        if !lockstep_isa::scalar::is_defined(node.op, compute) {
+            return Err(format!("node {at}: {} is not defined on {compute}", node.op.name()));
+        }
         let result = match node.op {
             AluOp::Cvt => node.dtype,
             AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge | AluOp::Iota => DType::I32,

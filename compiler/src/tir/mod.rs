@@ -6,19 +6,38 @@
 //! Dtypes are those that chips compute (`isa::DType` without `U16`); truth values are i32 0 or 1. What a model holds in
 //! i64, f64 or bool is converted by `lower/`; the host dtype survives in [`Port`].
 
+pub mod build;
+mod compose;
+pub mod consteval;
+pub mod eval;
+pub mod expr;
 pub mod map;
 pub mod op;
+pub mod print;
+pub mod verify;
 
-pub use map::{IndexMap, MapId, View};
+pub use build::TirBuilder;
+pub use compose::compose;
+pub use map::{IndexMap, MapId, View, Windows};
 pub use op::{Arg, Combiner, MapNode, Op, ReduceOp};
+pub use verify::Phase;
 
 use lockstep_graph::{IdVec, Origin, OriginId, entity_id};
 use lockstep_isa::DType;
 use lockstep_isa::artifact::HostDType;
 
-entity_id!(pub ValueId, "v");
-entity_id!(pub ConstId, "k");
-entity_id!(pub StateId, "state");
+entity_id!(
+    /// A value and the operation that computes it.
+    pub ValueId, "v"
+);
+entity_id!(
+    /// A constant tensor.
+    pub ConstId, "k"
+);
+entity_id!(
+    /// A tensor that persists between runs.
+    pub StateId, "state"
+);
 
 /// Shape and element type of a value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

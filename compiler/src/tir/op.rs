@@ -1,6 +1,7 @@
 //! The primitives, and the type that each one gives.
 
-use super::{ConstId, MapId, StateId};
+use super::map::MapTable;
+use super::{ConstId, MapId, StateId, Type};
 use lockstep_isa::{AluOp, DType};
 
 /// Associative operator of a reduce.
@@ -132,4 +133,220 @@ impl Op {
             Op::Transfer => "transfer",
         }
     }
+}
+
+impl ReduceOp {
+    /// All operators.
+    pub const ALL: [ReduceOp; 4] = [ReduceOp::Add, ReduceOp::Mul, ReduceOp::Min, ReduceOp::Max];
+
+    /// Keyword in the text format.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ReduceOp::Add => "add",
+            ReduceOp::Mul => "mul",
+            ReduceOp::Min => "min",
+            ReduceOp::Max => "max",
+        }
+    }
+
+    /// The ALU operation that combines two elements.
+    pub const fn alu(self) -> AluOp {
+        match self {
+            ReduceOp::Add => AluOp::Add,
+            ReduceOp::Mul => AluOp::Mul,
+            ReduceOp::Min => AluOp::Min,
+            ReduceOp::Max => AluOp::Max,
+        }
+    }
+}
+
+/// Axes of an operand of rank `rank` that a contract neither batches nor contracts, ascending; `left` picks the side.
+pub fn free_axes(rank: usize, batch: &[(u8, u8)], contracted: &[(u8, u8)], left: bool) -> Vec<usize> {
+    let used = |axis: usize| {
+        batch.iter().chain(contracted).any(|&(l, r)| usize::from(if left { l } else { r }) == axis)
+    };
+    (0..rank).filter(|&axis| !used(axis)).collect()
+}
+
+/// What an argument of a map expression holds: a float, an integer, or (an immediate) either.
+pub fn arg_dtype(arg: Arg, nodes: &[MapNode], operands: &[DType]) -> Option<DType> {
+    match arg {
+        Arg::Operand(i) => operands.get(i as usize).map(|d| d.widened()),
+        Arg::Node(i) => nodes.get(i as usize).map(|n| n.dtype.widened()),
+        Arg::Imm(_) => None,
+    }
+}
+
+/// In what type (f32 or i32) node `at` computes: the type of its arguments, for an operation on immediates alone i32.
+pub fn compute_dtype(nodes: &[MapNode], at: usize, operands: &[DType]) -> DType {
+    let node = &nodes[at];
+    match node.op {
+        AluOp::Iota => DType::I32,
+        AluOp::Select => node.dtype.widened(),
+        AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge | AluOp::Cvt => node.args[..node.op.arity()]
+            .iter()
+            .find_map(|&arg| arg_dtype(arg, nodes, operands))
+            .unwrap_or(DType::I32),
+        _ => node.dtype.widened(),
+    }
+}
+
+/// The type that an operation gives.
+///
+/// `stored` is the type on record: input, const, state and transfer have it from elsewhere, a map takes its shape from it (operands
+/// may all be smaller), a reduce whether the result is narrowed.
+///
+/// # Errors
+/// One line saying what was found and what is allowed.
+pub fn infer(op: &Op, inputs: &[&Type], stored: &Type, maps: &MapTable) -> Result<Type, String> {
+    let arity = |n: usize| {
+        if inputs.len() == n { Ok(()) } else { Err(format!("has {} operands, allowed: {n}", inputs.len())) }
+    };
+    match op {
+        Op::Input | Op::Const(_) | Op::State(_) => {
+            arity(0)?;
+            Ok(stored.clone())
+        }
+        Op::Transfer => {
+            arity(1)?;
+            Ok(inputs[0].clone())
+        }
+        Op::Move { parts, .. } => infer_move(parts, inputs, maps),
+        Op::Map { nodes } => infer_map(nodes, inputs, stored),
+        Op::Reduce { axes, .. } => {
+            arity(1)?;
+            let mut ty = inputs[0].clone();
+            if axes.windows(2).any(|w| w[0] >= w[1]) || axes.iter().any(|&a| usize::from(a) >= ty.rank()) {
+                return Err(format!("axes {axes:?} are not ascending axes of rank {}", ty.rank()));
+            }
+            axes.iter().for_each(|&a| ty.shape[usize::from(a)] = 1);
+            if stored.dtype == ty.dtype.widened() {
+                ty.dtype = stored.dtype;
+            }
+            Ok(ty)
+        }
+        Op::Contract { batch, contracted, acc } => {
+            arity(2)?;
+            infer_contract(batch, contracted, *acc, inputs[0], inputs[1])
+        }
+        Op::Gather => {
+            arity(2)?;
+            let (table, indices) = (inputs[0], inputs[1]);
+            if table.rank() == 0 || indices.dtype != DType::I32 {
+                return Err("operands must be a table of rank 1 or more and i32 indices".into());
+            }
+            let shape = [&indices.shape[..], &table.shape[1..]].concat();
+            Ok(Type { dtype: table.dtype, shape })
+        }
+        Op::Scatter { .. } => {
+            arity(3)?;
+            let (table, indices, updates) = (inputs[0], inputs[1], inputs[2]);
+            if table.rank() == 0 || indices.dtype != DType::I32 || updates.dtype != table.dtype {
+                return Err("operands must be a tensor of rank 1 or more, i32 indices and updates of the tensor's dtype".into());
+            }
+            let shape = [&indices.shape[..], &table.shape[1..]].concat();
+            if updates.shape != shape {
+                return Err(format!("updates have shape {:?}, expected {shape:?}", updates.shape));
+            }
+            Ok(table.clone())
+        }
+        Op::Sort { axis, .. } => {
+            arity(2)?;
+            if inputs[0].shape != inputs[1].shape || usize::from(*axis) >= inputs[0].rank() {
+                return Err("key and payload must have one shape with the sorted axis".into());
+            }
+            Ok(inputs[1].clone())
+        }
+    }
+}
+
+fn infer_move(parts: &[MapId], inputs: &[&Type], maps: &MapTable) -> Result<Type, String> {
+    if parts.is_empty() || parts.len() != inputs.len() {
+        return Err(format!("has {} operands and {} maps, allowed: one map per operand, at least one", inputs.len(), parts.len()));
+    }
+    let shape = maps.get(parts[0]).shape().to_vec();
+    for (&part, ty) in parts.iter().zip(inputs) {
+        let map = maps.get(part);
+        if map.shape() != shape || ty.dtype != inputs[0].dtype {
+            return Err("parts differ in dtype or shape".into());
+        }
+        if map.views.is_empty() || map.views.len() > super::map::MAX_VIEWS {
+            return Err(format!("a map has {} views, allowed: 1 to {}", map.views.len(), super::map::MAX_VIEWS));
+        }
+        let mut limit = ty.elements() as i64;
+        for view in &map.views {
+            if view.span().is_some_and(|(min, max)| min < 0 || max >= limit) {
+                return Err("a map leaves its operand".into());
+            }
+            limit = view.shape.iter().product::<usize>() as i64;
+        }
+    }
+    Ok(Type { dtype: inputs[0].dtype, shape })
+}
+
+fn infer_map(nodes: &[MapNode], inputs: &[&Type], stored: &Type) -> Result<Type, String> {
+    let Some(last) = nodes.last() else { return Err("the expression is empty".into()) };
+    for ty in inputs {
+        let fits = ty.rank() == stored.rank() && ty.shape.iter().zip(&stored.shape).all(|(&a, &b)| a == b || a == 1);
+        if !fits {
+            return Err(format!("operand of shape {:?} does not broadcast to {:?}", ty.shape, stored.shape));
+        }
+    }
+    let operands: Vec<DType> = inputs.iter().map(|t| t.dtype).collect();
+    for (at, node) in nodes.iter().enumerate() {
+        let compute = compute_dtype(nodes, at, &operands);
+        for (n, &arg) in node.args[..node.op.arity()].iter().enumerate() {
+            let known = match arg {
+                Arg::Operand(i) => (i as usize) < inputs.len(),
+                Arg::Node(i) => (i as usize) < at,
+                Arg::Imm(_) => true,
+            };
+            if !known {
+                return Err(format!("node {at} ({}) has an argument that is not defined", node.op.name()));
+            }
+            let expected = if node.op == AluOp::Select && n == 0 { DType::I32 } else { compute };
+            if let Some(found) = arg_dtype(arg, nodes, &operands)
+                && found != expected
+            {
+                return Err(format!("argument {n} of node {at} ({}) is {found}, expected {expected}", node.op.name()));
+            }
+        }
+        if !lockstep_isa::scalar::is_defined(node.op, compute) {
+            return Err(format!("node {at}: {} is not defined on {compute}", node.op.name()));
+        }
+        let result = match node.op {
+            AluOp::Cvt => node.dtype,
+            AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge | AluOp::Iota => DType::I32,
+            _ => compute,
+        };
+        if node.dtype != result {
+            return Err(format!("node {at} ({}) has type {}, expected {result}", node.op.name(), node.dtype));
+        }
+        if node.op == AluOp::Iota && usize::from(node.axis) >= stored.rank() {
+            return Err(format!("iota over axis {} of rank {}", node.axis, stored.rank()));
+        }
+    }
+    Ok(Type { dtype: last.dtype, shape: stored.shape.clone() })
+}
+
+fn infer_contract(batch: &[(u8, u8)], contracted: &[(u8, u8)], acc: DType, a: &Type, b: &Type) -> Result<Type, String> {
+    if a.dtype != b.dtype || acc != a.dtype.widened() {
+        return Err(format!("operands {} and {} with accumulation in {acc} are not allowed", a.dtype, b.dtype));
+    }
+    for (side, ty) in [(true, a), (false, b)] {
+        let mut axes: Vec<u8> = batch.iter().chain(contracted).map(|&(l, r)| if side { l } else { r }).collect();
+        axes.sort_unstable();
+        if axes.windows(2).any(|w| w[0] == w[1]) || axes.last().is_some_and(|&axis| usize::from(axis) >= ty.rank()) {
+            return Err(format!("axis pairs name an axis twice or beyond rank {}", ty.rank()));
+        }
+    }
+    for &(l, r) in batch.iter().chain(contracted) {
+        if a.shape[usize::from(l)] != b.shape[usize::from(r)] {
+            return Err(format!("paired axes {l} and {r} have extents {} and {}", a.shape[usize::from(l)], b.shape[usize::from(r)]));
+        }
+    }
+    let mut shape: Vec<usize> = batch.iter().map(|&(l, _)| a.shape[usize::from(l)]).collect();
+    shape.extend(free_axes(a.rank(), batch, contracted, true).iter().map(|&axis| a.shape[axis]));
+    shape.extend(free_axes(b.rank(), batch, contracted, false).iter().map(|&axis| b.shape[axis]));
+    Ok(Type { dtype: acc, shape })
 }

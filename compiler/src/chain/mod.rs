@@ -26,6 +26,10 @@ use lockstep_isa::{AluOp, DType, Dir};
 use std::sync::Arc;
 
 pub mod build;
+#[cfg(test)]
+mod eval;
+#[cfg(test)]
+mod tests;
 
 entity_id!(pub BufId, "b");
 entity_id!(pub ChainId, "h");

@@ -19,7 +19,7 @@ use crate::error::CompileError;
 use crate::layout::choose::Rows;
 use crate::layout::{Layout, Part};
 use crate::tir::{Op, TensorIr, ValueId, consteval};
-use lockstep_graph::{EntityId, IdVec, SideTable};
+use lockstep_graph::{EntityId, SideTable};
 use lockstep_isa::artifact::OriginInfo;
 use lockstep_isa::{DType, Dir, Target};
 use std::collections::BTreeMap;

@@ -205,8 +205,17 @@ impl Kernel {
         self.push_dims(op, dtype, self.dims, 0, hi, args)
     }
 
-    /// Appends a node.
+    /// Appends a node. The live lanes of an ALU node are those that all its operands share, whatever `lo` and `hi` say.
     pub fn push_dims(&mut self, op: NodeOp, dtype: DType, dims: [u32; 3], lo: u16, hi: u16, args: Vec<NodeArg>) -> NodeArg {
+        let shared = args.iter().filter_map(|a| match a {
+            NodeArg::Node { node, .. } => self.nodes.get(*node as usize).map(|n| (n.lo, n.hi)),
+            NodeArg::Imm(_) => None,
+        });
+        let shared = shared.reduce(|a, b| (a.0.max(b.0), a.1.min(b.1)));
+        let (lo, hi) = match (&op, shared) {
+            (NodeOp::Alu(_), Some(shared)) => shared,
+            _ => (lo, hi),
+        };
         self.nodes.push(Node { op, dtype, dims, lo, hi, args });
         NodeArg::Node { node: self.nodes.len() as u32 - 1, first: 0 }
     }

@@ -32,7 +32,7 @@ mod target_file;
 pub mod timing;
 pub mod topology;
 
-pub use artifact::Artifact;
+pub use artifact::{Artifact, ArtifactError, WeightsBuilder};
 pub use figures::{Figure, TargetError};
 pub use id::{Cycle, Cycles, DType, Dir, Place, Stream};
 pub use op::{AluOp, Opcode};

@@ -31,6 +31,7 @@ pub mod target;
 mod target_file;
 pub mod timing;
 pub mod topology;
+pub mod verify;
 
 pub use artifact::{Artifact, ArtifactError, WeightsBuilder};
 pub use figures::{Figure, TargetError};

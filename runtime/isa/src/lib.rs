@@ -19,9 +19,12 @@ pub mod artifact;
 pub mod check;
 pub mod claim;
 pub mod decode;
+pub mod disasm;
 pub mod encode;
 pub mod figures;
 pub mod id;
+#[cfg(feature = "toml")]
+pub mod manual;
 pub mod math;
 pub mod op;
 pub mod run;

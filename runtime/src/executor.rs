@@ -90,6 +90,10 @@ pub const NAMES: [&str; 3] = ["cpu", "sim", "opencl"];
 /// # Errors
 /// [`ExecError::NotBuilt`] for one that this build leaves out, [`ExecError::UnknownExecutor`] for any other name.
 pub fn lookup(name: &str) -> Result<Box<dyn Executor>, ExecError> {
+    #[cfg(feature = "sim")]
+    if name == "sim" {
+        return Ok(Box::new(crate::sim::Sim));
+    }
     match NAMES.iter().find(|&&n| n == name) {
         Some(name) => Err(ExecError::NotBuilt { name }),
         None => Err(ExecError::UnknownExecutor {

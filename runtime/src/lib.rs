@@ -12,7 +12,10 @@ pub mod executor;
 pub mod host_convert;
 pub mod host_io;
 pub mod host_tensor;
+mod kernels;
 pub mod memory;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use error::ExecError;
 pub use executor::{Executor, LoadOptions, Outputs, Session, Simd, lookup};

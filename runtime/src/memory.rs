@@ -22,11 +22,12 @@ const MAX_BANKS: usize = 1 << 24;
 #[repr(C, align(64))]
 struct Line([u8; LINE]);
 
-/// Consecutive words `[first, end)` of one bank, at byte `offset`.
+/// Consecutive words `[first, end)` of one bank, at byte `offset`; `index` numbers them over all spans.
 struct Span {
     first: u32,
     end: u32,
     offset: usize,
+    index: usize,
 }
 
 /// The used rows of all chips.
@@ -40,6 +41,7 @@ pub struct Memory {
     /// Spans of (chip, place) are `index[chip * n_places + place] .. index[.. + 1]`.
     index: Vec<u32>,
     states: Vec<Range<usize>>,
+    n_words: usize,
 }
 
 impl Memory {
@@ -88,6 +90,7 @@ impl Memory {
                         first,
                         end,
                         offset: 0,
+                        index: 0,
                     });
                     index[slot + 1] += 1;
                     last_slot = Some(slot);
@@ -98,7 +101,10 @@ impl Memory {
             index[i] += index[i - 1];
         }
         let mut bytes = 0u64;
+        let mut n_words = 0usize;
         for s in &mut spans {
+            s.index = n_words;
+            n_words += (s.end - s.first) as usize;
             s.offset = usize::try_from(bytes).unwrap_or(usize::MAX);
             bytes += ((s.end - s.first) as u64 * lanes as u64).next_multiple_of(LINE as u64);
         }
@@ -124,6 +130,7 @@ impl Memory {
             spans,
             index,
             states: Vec::new(),
+            n_words,
         };
         memory.load_constants(artifact, tiles)?;
         memory.find_states(artifact);
@@ -137,6 +144,25 @@ impl Memory {
 
     /// Byte range of consecutive words; `None` where no span holds them all.
     pub fn span(&self, chip: u16, place: Place, word: u32, words: u32) -> Option<Range<usize>> {
+        let s = self.find(chip, place, word, words)?;
+        let start = s.offset + (word - s.first) as usize * self.lanes;
+        Some(start..start + words as usize * self.lanes)
+    }
+
+    /// Number of the first of consecutive words, counted over all rows of this memory without gaps; `None` where no span
+    /// holds them all.
+    pub fn word(&self, chip: u16, place: Place, word: u32, words: u32) -> Option<usize> {
+        let s = self.find(chip, place, word, words)?;
+        Some(s.index + (word - s.first) as usize)
+    }
+
+    /// Number of words over all rows.
+    pub fn n_words(&self) -> usize {
+        self.n_words
+    }
+
+    /// The span that holds all of these words.
+    fn find(&self, chip: u16, place: Place, word: u32, words: u32) -> Option<&Span> {
         let dense = place.dense(self.groups, self.banks);
         if dense >= self.n_places {
             return None;
@@ -146,9 +172,7 @@ impl Memory {
         let spans = self.spans.get(a as usize..b as usize)?;
         let at = spans.partition_point(|s| s.end <= word);
         let s = spans.get(at).filter(|s| s.first <= word)?;
-        let end = word.checked_add(words).filter(|&e| e <= s.end)?;
-        let byte = |w: u32| s.offset + (w - s.first) as usize * self.lanes;
-        Some(byte(word)..byte(end))
+        word.checked_add(words).filter(|&e| e <= s.end).map(|_| s)
     }
 
     /// Byte range of all vectors of a value; `None` where it has no memory.

@@ -1,12 +1,25 @@
 //! The artifact in memory: what the compiler hands to the encoder, and what the decoder hands to executors.
 //!
-//! The file format is described in docs/ARTIFACT.md; `encode` and `decode` convert between this and bytes.
+//! The file format is described in docs/ARTIFACT.md. [`Artifact::to_bytes`] and [`Artifact::from_bytes`] convert between
+//! this and bytes; [`Artifact::check`] states what every index and bound must satisfy, and both of them demand it.
+
+pub(crate) mod check;
+pub mod container;
+pub mod error;
+mod read;
+pub(crate) mod record;
+pub mod weights;
+mod write;
 
 use crate::claim::{ChainId, Claims, ValueId};
 use crate::id::{DType, Place};
 use crate::run::Run;
 use crate::target::Target;
 use std::sync::Arc;
+
+pub use container::{SectionInfo, check_hashes, sections};
+pub use error::{ArtifactError, ArtifactErrorKind, At};
+pub use weights::WeightsBuilder;
 
 /// Bytes behind a reference count: a memory map or a vector. The artifact owns its bytes through it.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;

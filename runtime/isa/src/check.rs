@@ -341,6 +341,11 @@ impl Run {
     /// The first field that is out of bounds.
     pub fn check(&self, target: &Target) -> Checked {
         self.check_shape()?;
+        self.check_bounds(target)
+    }
+
+    /// The bounds of a run whose shape is known to be right.
+    pub(crate) fn check_bounds(&self, target: &Target) -> Checked {
         self.check_queue(target)?;
         if self.hi > target.lanes {
             let allowed = format!("at most {} lanes", target.lanes);

@@ -3,7 +3,7 @@
 use crate::check::RunError;
 use crate::encode::{
     EXTENDED, Extension, RECORD_BYTES, Record, SRC_ALU, SRC_IMM, SRC_NONE, SRC_STREAM,
-    encode_unchecked, mul_holds_addr2,
+    mul_holds_addr2, records,
 };
 use crate::id::{DType, Dir, Place, Stream};
 use crate::op::{AluOp, Opcode, UnitKind};
@@ -64,15 +64,19 @@ pub fn decode_run(bytes: &[u8]) -> Result<(Run, usize), DecodeError> {
     };
     let run = convert(&r, &x)?;
     run.check_shape()?;
-    let mut again = Vec::with_capacity(2 * RECORD_BYTES);
-    encode_unchecked(&run, &mut again);
-    let differ = again.iter().zip(bytes).position(|(a, b)| a != b);
-    if let Some(at) = differ {
+    let (r2, x2) = records(&run);
+    let again = r2.as_bytes().iter().chain(x2.as_bytes());
+    if let Some((at, (&allowed, &found))) = again
+        .zip(&bytes[..len])
+        .enumerate()
+        .find(|(_, (a, b))| a != b)
+    {
+        let op = run.op.mnemonic();
         return Err(DecodeError::NotCanonical {
             at,
-            op: run.op.mnemonic(),
-            found: bytes[at],
-            allowed: again[at],
+            op,
+            found,
+            allowed,
         });
     }
     Ok((run, len))

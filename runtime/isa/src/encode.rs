@@ -101,7 +101,8 @@ pub(crate) fn mul_holds_addr2(run: &Run) -> bool {
     run.op == Opcode::Mul && run.acc_in != AccIn::Row
 }
 
-fn records(run: &Run) -> (Record, Extension) {
+/// Both halves of the encoded run; the opcode byte says whether the second counts.
+pub(crate) fn records(run: &Run) -> (Record, Extension) {
     let mut r = Record {
         op: run.op as u8,
         dtype: run.dtype as u8,

@@ -200,6 +200,51 @@ impl Row<'_> {
         }
     }
 
+    /// The row as one word, as it is stored in an artifact.
+    pub(crate) fn word(&self) -> u64 {
+        match &self.slot {
+            Slot::U64(v) => **v,
+            Slot::U16(v) => **v as u64,
+            Slot::U8(v) => **v as u64,
+            Slot::F64(v) => v.to_bits(),
+            Slot::Rate(None) => 0,
+            Slot::Rate(Some(r)) => (r.planes as u64) << 16 | r.cycles_per_vector as u64,
+            Slot::Topology(Topology::Ring) => 0,
+            Slot::Topology(Topology::Nodes { node }) => *node as u64,
+        }
+    }
+
+    /// Sets the row from a stored word; `false` where the word does not fit.
+    pub(crate) fn set_word(&mut self, word: u64) -> bool {
+        match &mut self.slot {
+            Slot::U64(v) => **v = word,
+            Slot::U16(v) => match u16::try_from(word) {
+                Ok(w) => **v = w,
+                Err(_) => return false,
+            },
+            Slot::U8(v) => match u8::try_from(word) {
+                Ok(w) => **v = w,
+                Err(_) => return false,
+            },
+            Slot::F64(v) => **v = f64::from_bits(word),
+            Slot::Rate(v) => {
+                let Ok(planes) = u8::try_from(word >> 16) else {
+                    return false;
+                };
+                **v = (word != 0).then_some(MxmRate {
+                    planes,
+                    cycles_per_vector: word as u16,
+                });
+            }
+            Slot::Topology(v) => match u8::try_from(word) {
+                Ok(0) => **v = Topology::Ring,
+                Ok(node) => **v = Topology::Nodes { node },
+                Err(_) => return false,
+            },
+        }
+        true
+    }
+
     /// Checks the row's own range; the error names field, value and range.
     fn check(&self) -> Result<(), TargetErrorKind> {
         let (min, max) = (self.min, self.max);

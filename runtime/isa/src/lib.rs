@@ -19,9 +19,12 @@ pub mod artifact;
 pub mod check;
 pub mod claim;
 pub mod decode;
+pub mod disasm;
 pub mod encode;
 pub mod figures;
 pub mod id;
+#[cfg(feature = "toml")]
+pub mod manual;
 pub mod math;
 pub mod op;
 pub mod run;
@@ -31,8 +34,9 @@ pub mod target;
 mod target_file;
 pub mod timing;
 pub mod topology;
+pub mod verify;
 
-pub use artifact::Artifact;
+pub use artifact::{Artifact, ArtifactError, WeightsBuilder};
 pub use figures::{Figure, TargetError};
 pub use id::{Cycle, Cycles, DType, Dir, Place, Stream};
 pub use op::{AluOp, Opcode};

@@ -1,5 +1,7 @@
 //! Runs to bytes and back: every opcode, every byte.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use lockstep_isa::decode::{DecodeError, decode_run};

@@ -1,8 +1,13 @@
 //! Random runs for the tests: valid on a target, every optional field in use now and then.
 
+#![allow(clippy::unwrap_used, dead_code)]
+
+use lockstep_isa::artifact::*;
+use lockstep_isa::claim::{Block, Claims, MemClaim, Producer};
 use lockstep_isa::op::UnitKind;
 use lockstep_isa::run::{AccIn, Addr, Src, Window};
 use lockstep_isa::{AluOp, DType, Dim, Dir, Opcode, Operand, Place, Queue, Run, Stream, Target};
+use std::sync::Arc;
 
 /// A small generator of random numbers: xorshift64*.
 pub struct Rng(u64);
@@ -227,4 +232,178 @@ pub fn run(rng: &mut Rng, op: Opcode, t: &Target) -> Run {
 
 fn rng_dtype(any: &[DType], i: usize) -> DType {
     any[i % any.len()]
+}
+
+/// A small artifact on `toy` that has every kind of record: two chips, two entries, all opcodes, constants in both
+/// forms, a state, a transfer. It passes `check`; its programs mean nothing.
+pub fn artifact(seed: u64) -> Artifact {
+    let rng = &mut Rng::new(seed);
+    let target = Target::builtin("toy").unwrap().unwrap();
+    let mut programs = Vec::new();
+    for _ in 0..2 {
+        let mut runs: Vec<Run> = (0..2)
+            .flat_map(|_| Opcode::ALL.iter())
+            .map(|&op| run(rng, op, &target))
+            .collect();
+        runs.sort_by_key(|r| (r.queue, r.cycle));
+        runs.dedup_by_key(|r| (r.queue, r.cycle));
+        programs.push(Program { runs });
+    }
+    let mut weights = WeightsBuilder::new();
+    let rows = weights.push_rows(&[1; 3 * 32 * 4]);
+    let tile = weights.push_tile(8, 0, 32, DType::F32, |k, out| out.fill(k as u8));
+    let tile_rows = weights.push_tile_rows(tile, 1, 2);
+    let (consts, tiles, bytes) = weights.finish();
+    let entries = ["a", "b"].map(|name| entry(rng, name, &programs, &target, rows, tile_rows));
+    let weights_range = (0, bytes.len() as u64);
+    Artifact {
+        name: "sample".into(),
+        target,
+        n_chips: 2,
+        programs,
+        entries: entries.into(),
+        states: vec![State {
+            name: "kv".into(),
+            from: "kv_out".into(),
+        }],
+        consts,
+        tiles,
+        weights: Arc::new(bytes),
+        weights_range,
+        report: "{\"bound\":12}".into(),
+    }
+}
+
+fn entry(
+    rng: &mut Rng,
+    name: &str,
+    programs: &[Program],
+    t: &Target,
+    rows: u32,
+    tile_rows: u32,
+) -> Entry {
+    let mut values = Vec::new();
+    for chip in 0..2u16 {
+        for place in t.places() {
+            values.push(Value {
+                chip,
+                place,
+                base: 16,
+                n_vectors: 3,
+                dtype: DType::F32,
+                lo: 0,
+                hi: 32,
+                kind: match place.dense(t.groups, t.banks) {
+                    0 => ValueKind::Const(rows),
+                    1 => ValueKind::Const(tile_rows),
+                    2 => ValueKind::State(0),
+                    3 => ValueKind::Computed,
+                    _ => ValueKind::Input,
+                },
+            });
+        }
+    }
+    let next = Value {
+        kind: ValueKind::NextState(2),
+        ..values[2].clone()
+    };
+    values.push(next);
+    let chips = programs.iter().enumerate().map(|(chip, p)| {
+        let claims = p.runs.iter().map(|r| Claims {
+            chain: chip as u32,
+            operands: (0..r.n_producers())
+                .map(|i| Producer {
+                    run: rng.below(4) as u32,
+                    first: i as u32,
+                })
+                .collect(),
+            blocks: if r.op == Opcode::Mul {
+                vec![Block {
+                    load: 1,
+                    window: Window {
+                        n0: 0,
+                        n1: 8,
+                        k0: 2,
+                        k1: 9,
+                    },
+                }]
+            } else {
+                Vec::new()
+            },
+            acc: (r.acc_in == AccIn::Row).then_some(Producer { run: 2, first: 9 }),
+            mem: match r.queue {
+                Queue::Mem(place) => Some(MemClaim {
+                    value: (chip * t.n_places() + place.dense(t.groups, t.banks)) as u32,
+                    base: 1,
+                    strides: [0; 3],
+                    limit: 2,
+                    row_stride: 1,
+                }),
+                _ => None,
+            },
+        });
+        ChipProgram {
+            program: chip as u32,
+            start: 7 * chip as u64,
+            claims: claims.collect(),
+            origins: p.runs.iter().map(|_| rng.below(2) as u32).collect(),
+        }
+    });
+    let chips = chips.collect();
+    let tensor = |name: &str, value| HostTensor {
+        name: name.into(),
+        dtype: HostDType::F32,
+        shape: vec![2, 16],
+        fill: 0,
+        nests: vec![HostNest {
+            value,
+            element: 15,
+            vector: 0,
+            lane: 3,
+            dims: vec![
+                HostDim {
+                    count: 2,
+                    element: 16,
+                    vector: 1,
+                    lane: 0,
+                },
+                HostDim {
+                    count: 16,
+                    element: -1,
+                    vector: 0,
+                    lane: 1,
+                },
+            ],
+        }],
+    };
+    Entry {
+        name: name.into(),
+        values,
+        chips,
+        chains: vec![
+            ChainInfo {
+                chip: 0,
+                to: None,
+                origin: 0,
+            },
+            ChainInfo {
+                chip: 0,
+                to: Some(1),
+                origin: 1,
+            },
+        ],
+        origins: vec![
+            OriginInfo {
+                op: "contract v3".into(),
+                nodes: vec!["MatMul_1".into(), "Add_2".into()],
+            },
+            OriginInfo {
+                op: "transfer v4".into(),
+                nodes: Vec::new(),
+            },
+        ],
+        inputs: vec![tensor("x", 5)],
+        outputs: vec![tensor("y", 3), tensor("kv_out", 2)],
+        makespan: 1 << 22,
+    }
 }

@@ -9,6 +9,20 @@ use crate::{
 use half::{bf16, f16};
 use std::collections::BTreeSet;
 
+/// A constant operand of a node about to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct ConstRef<'a> {
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions.
+    pub shape: &'a Shape,
+    /// Row-major little-endian elements, at any alignment.
+    pub bytes: &'a [u8],
+}
+
+/// Evaluates an operator on constants of checked types into the data of its results, or declines.
+pub type FoldFn = fn(&Op, &[ConstRef<'_>], &[(DType, Shape)]) -> Option<Vec<Weights>>;
+
 /// A graph under construction. Values get unique names; [`GraphBuilder::finish`] drops what no output needs.
 #[derive(Debug, Default)]
 pub struct GraphBuilder {
@@ -16,6 +30,7 @@ pub struct GraphBuilder {
     origin: Option<OriginId>,
     names: BTreeSet<String>,
     named: BTreeSet<ValueId>,
+    fold: Option<FoldFn>,
 }
 
 type Built = Result<ValueId, OpError>;
@@ -31,6 +46,12 @@ impl GraphBuilder {
             },
             ..Self::default()
         }
+    }
+
+    /// Offers every node whose operands are all constants to `fold` first; what it evaluates becomes constants.
+    pub fn fold_with(mut self, fold: FoldFn) -> Self {
+        self.fold = Some(fold);
+        self
     }
 
     /// Sets the place that the nodes made from now on come from.
@@ -152,6 +173,12 @@ impl GraphBuilder {
             .map(|&value| (self.dtype(value), &self.graph.values[value].shape))
             .collect();
         let types = infer(&op, &operands)?;
+        if let Some(folded) = self.folded(&op, inputs, &types) {
+            let consts = types.into_iter().zip(folded);
+            return consts
+                .map(|((dtype, shape), data)| self.constant("", dtype, shape, data))
+                .collect();
+        }
         let origin = match self.origin {
             Some(origin) => origin,
             None => self.set_origin(Origin::default()),
@@ -319,6 +346,30 @@ impl GraphBuilder {
         let mut graph = self.graph;
         graph.compact();
         graph
+    }
+
+    /// The results' data if every operand is a constant and the folder takes the operator.
+    fn folded(
+        &self,
+        op: &Op,
+        inputs: &[ValueId],
+        types: &[(DType, Shape)],
+    ) -> Option<Vec<Weights>> {
+        let fold = self.fold?;
+        let operands: Option<Vec<ConstRef<'_>>> =
+            inputs.iter().map(|&value| self.const_ref(value)).collect();
+        fold(op, &operands?, types).filter(|results| results.len() == types.len())
+    }
+
+    /// Type and data of a value that is a constant.
+    pub fn const_ref(&self, value: ValueId) -> Option<ConstRef<'_>> {
+        let data = &self.graph.values[value];
+        let bytes = self.graph.consts.get(&value)?.data.bytes();
+        Some(ConstRef {
+            dtype: data.dtype,
+            shape: &data.shape,
+            bytes,
+        })
     }
 
     fn value(&mut self, name: Option<&str>, dtype: DType, shape: Shape, def: ValueDef) -> ValueId {

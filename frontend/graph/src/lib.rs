@@ -21,7 +21,7 @@ mod verified;
 pub mod verify;
 mod weights;
 
-pub use build::GraphBuilder;
+pub use build::{ConstRef, FoldFn, GraphBuilder};
 pub use dtype::DType;
 pub use entity::{EntityId, IdSet, IdVec, SideTable};
 pub use graph::{Const, Graph, Input, Node, NodeId, Output, State, ValueData, ValueDef, ValueId};

@@ -1,0 +1,181 @@
+//! What architectures share: weights by name, linear layers, bound inputs, places for messages.
+
+use crate::ImportOptions;
+use crate::bind::{Bound, Declared, bind_states, resolve};
+use crate::error::{ImportError, ImportErrorKind};
+use crate::fold::fold;
+use crate::safetensors::Tensors;
+use lockstep_graph::op::Binary;
+use lockstep_graph::{Graph, GraphBuilder, Op, OpError, Origin, Shape, ValueId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A model under construction.
+pub(super) struct Net {
+    pub b: GraphBuilder,
+    file: Arc<str>,
+    tensors: Tensors,
+    /// Weights made so far, so that a shared one is one constant.
+    made: BTreeMap<String, ValueId>,
+    prefix: String,
+    place: String,
+}
+
+impl Net {
+    /// An empty model; names of weights that start with `prefix` may leave it out.
+    pub fn new(name: &str, options: &ImportOptions, tensors: Tensors, prefix: &str) -> Self {
+        let entry = if options.entry.is_empty() {
+            "main"
+        } else {
+            &options.entry
+        };
+        let stem = name
+            .trim_end_matches('/')
+            .rsplit('/')
+            .next()
+            .unwrap_or("model");
+        let prefix = if tensors.keys().any(|key| key.starts_with(prefix)) {
+            prefix
+        } else {
+            ""
+        };
+        Self {
+            b: GraphBuilder::new(stem, entry).fold_with(fold),
+            file: name.into(),
+            tensors,
+            made: BTreeMap::new(),
+            prefix: prefix.into(),
+            place: String::new(),
+        }
+    }
+
+    /// Says which module the next operators belong to.
+    pub fn at(&mut self, module: &str, kind: &str) {
+        self.place = module.into();
+        let origin = Origin {
+            file: self.file.clone(),
+            node_name: module.into(),
+            op_type: kind.into(),
+            node_index: None,
+        };
+        self.b.set_origin(origin);
+    }
+
+    /// Adds the model's inputs.
+    pub fn inputs(
+        &mut self,
+        declared: &[Declared],
+        options: &ImportOptions,
+    ) -> Result<Vec<ValueId>, ImportError> {
+        let mut values = Vec::new();
+        for input in resolve(declared, options, &self.file)? {
+            let value = match input {
+                Bound::Argument { name, dtype, shape } => self.b.input(&name, dtype, shape),
+                Bound::Constant {
+                    name,
+                    dtype,
+                    shape,
+                    data,
+                } => self.b.constant(&name, dtype, shape, data),
+            };
+            values.push(value.map_err(|error| self.fail(error))?);
+        }
+        Ok(values)
+    }
+
+    /// An error at the current module.
+    pub fn error(&self, kind: ImportErrorKind) -> ImportError {
+        ImportError::new(
+            kind,
+            Origin {
+                file: self.file.clone(),
+                node_name: self.place.clone(),
+                ..Origin::default()
+            },
+        )
+    }
+
+    /// An operator that does not fit is a config that does not fit the weights.
+    pub fn fail(&self, error: OpError) -> ImportError {
+        self.error(ImportErrorKind::Malformed(error.to_string()))
+    }
+
+    /// A weight of the current module with the shape that the config implies.
+    pub fn weight(&mut self, name: &str, shape: &[usize]) -> Result<ValueId, ImportError> {
+        let full = format!("{}{name}", self.prefix);
+        if let Some(&value) = self.made.get(&full) {
+            return Ok(value);
+        }
+        let malformed = |message: String| ImportErrorKind::Malformed(message);
+        let Some(stored) = self.tensors.get(&full) else {
+            return Err(self.error(malformed(format!(
+                "the weight \"{}\" is missing",
+                full.escape_debug()
+            ))));
+        };
+        let Some(dtype) = stored.dtype else {
+            return Err(self.error(malformed(format!(
+                "the weight \"{}\" is {}, which is not supported",
+                full.escape_debug(),
+                stored.dtype_name
+            ))));
+        };
+        if stored.shape.0 != shape {
+            let expected = Shape::from(shape);
+            return Err(self.error(malformed(format!(
+                "the weight \"{}\" has shape {}, the config says {expected}",
+                full.escape_debug(),
+                stored.shape
+            ))));
+        }
+        let data = stored.data.clone();
+        let value = self
+            .b
+            .constant(&full, dtype, shape, data)
+            .map_err(|error| self.fail(error))?;
+        self.made.insert(full, value);
+        Ok(value)
+    }
+
+    /// x · weightᵀ + bias, with the weight stored as [outputs, inputs].
+    pub fn linear(
+        &mut self,
+        x: ValueId,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<ValueId, ImportError> {
+        self.at(name, "Linear");
+        let weight = self.weight(&format!("{name}.weight"), &[outputs, inputs])?;
+        let bias = self.weight(&format!("{name}.bias"), &[outputs])?;
+        let build = |b: &mut GraphBuilder| {
+            let weight = b.transpose(weight, &[1, 0])?;
+            let product = b.matmul(x, weight)?;
+            b.binary(Binary::Add, product, bias)
+        };
+        build(&mut self.b).map_err(|error| self.fail(error))
+    }
+
+    /// Layer normalisation over the last axis.
+    pub fn layer_norm(
+        &mut self,
+        x: ValueId,
+        name: &str,
+        size: usize,
+        eps: f32,
+    ) -> Result<ValueId, ImportError> {
+        self.at(name, "LayerNorm");
+        let scale = self.weight(&format!("{name}.weight"), &[size])?;
+        let bias = self.weight(&format!("{name}.bias"), &[size])?;
+        let axis = self.b.shape(x).rank().saturating_sub(1);
+        self.b
+            .op(Op::LayerNorm { axis, eps }, &[x, scale, bias])
+            .map_err(|error| self.fail(error))
+    }
+
+    /// The finished graph with the states of the options.
+    pub fn finish(mut self, options: &ImportOptions) -> Result<Graph, ImportError> {
+        bind_states(&mut self.b, options, &self.file)?;
+        Ok(self.b.finish())
+    }
+}

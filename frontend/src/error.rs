@@ -7,8 +7,8 @@ use std::fmt;
 /// An import that failed: what and where.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImportError {
-    /// What went wrong.
-    pub kind: ImportErrorKind,
+    /// What went wrong; boxed to keep results small.
+    pub kind: Box<ImportErrorKind>,
     /// Where in the model.
     pub at: Origin,
 }
@@ -93,12 +93,15 @@ pub struct UnboundDim {
 impl ImportError {
     /// An error at a place.
     pub fn new(kind: ImportErrorKind, at: Origin) -> Self {
-        Self { kind, at }
+        Self {
+            kind: Box::new(kind),
+            at,
+        }
     }
 
     /// Whose fault it is.
     pub fn class(&self) -> ErrorClass {
-        match &self.kind {
+        match &*self.kind {
             ImportErrorKind::Malformed(_) | ImportErrorKind::Unsupported(_) => ErrorClass::Model,
             ImportErrorKind::UnboundDims(_)
             | ImportErrorKind::BadOption(_)
@@ -121,7 +124,7 @@ impl fmt::Display for ImportError {
 
 impl std::error::Error for ImportError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        std::error::Error::source(&self.kind)
+        std::error::Error::source(&*self.kind)
     }
 }
 

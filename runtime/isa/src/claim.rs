@@ -61,7 +61,7 @@ pub struct Claims {
     /// Producers of stream and ALU operands in the order a, b, c; for a tile load, of its belt groups in order; for a
     /// recv, of its word. Immediates have none.
     pub operands: Vec<Producer>,
-    /// Tile blocks of a mul, by first column.
+    /// Tile blocks of a mul, by first column, then first row.
     pub blocks: Vec<Block>,
     /// For a mul that starts from accumulator rows: the run that wrote them.
     pub acc: Option<Producer>,

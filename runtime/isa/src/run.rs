@@ -143,6 +143,16 @@ pub struct Window {
     pub k1: u16,
 }
 
+impl Window {
+    /// Whether blocks with these windows may be in one tile: they share no column, or they have the same columns and share no row
+    /// (a product then takes them by ascending rows).
+    pub fn may_join(&self, other: &Window) -> bool {
+        let apart = |a0: u16, a1: u16, b0: u16, b1: u16| a1 <= b0 || b1 <= a0;
+        apart(self.n0, self.n1, other.n0, other.n1)
+            || ((self.n0, self.n1) == (other.n0, other.n1) && apart(self.k0, self.k1, other.k0, other.k1))
+    }
+}
+
 /// One instruction. Fields that the opcode does not use are at their default, and decode enforces it.
 ///
 /// | opcode | dtype | a | b | c | out | addr | addr2 | other |

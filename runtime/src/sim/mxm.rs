@@ -134,16 +134,15 @@ impl Hemisphere {
             }
         }
         let unit = &mut self.units[plane];
-        let Window { n0, n1, .. } = block.window;
         let taken = unit
             .shadow
             .iter()
-            .find(|b| b.dtype != block.dtype || (b.window.n0 < n1 && n0 < b.window.n1));
+            .find(|b| b.dtype != block.dtype || !b.window.may_join(&block.window));
         if let Some(b) = taken {
             let w = b.window;
             let what = format!(
-                "the shadow tile already holds {} columns {}..{}",
-                b.dtype, w.n0, w.n1
+                "the shadow tile already holds {} columns {}..{}, rows {}..{}",
+                b.dtype, w.n0, w.n1, w.k0, w.k1
             );
             return fault(HazardKind::Tile, what);
         }
@@ -185,6 +184,7 @@ impl Hemisphere {
         }
         let unit = &mut self.units[plane];
         std::mem::swap(&mut unit.shadow, &mut unit.active);
+        unit.active.sort_by_key(|b| (b.window.n0, b.window.k0));
         (unit.active_planes, unit.shadow_planes) = (planes, 0);
         Ok(())
     }

@@ -209,9 +209,7 @@ impl Engine {
             } else {
                 sim_mul::mul_i32(x, &b.data, out);
             }
-        }
-        for b in tile {
-            self.columns.insert(b.window.n0, b.window.n1);
+            self.columns.insert(n0, n1);
         }
         if let Some(l) = self
             .columns

@@ -83,10 +83,10 @@ fn load(cx: &ChipCx<'_>, state: &mut Planes, i: u32) -> Result<(), String> {
                 sound = Err(format!(
                     "the shadow tile holds r{other} of another unit or dtype"
                 ));
-            } else if run.window.n0 < o.window.n1 && o.window.n0 < run.window.n1 {
+            } else if !run.window.may_join(&o.window) {
                 sound = Err(format!(
-                    "columns [{}, {}) overlap [{}, {}) of r{other} in the shadow tile",
-                    run.window.n0, run.window.n1, o.window.n0, o.window.n1
+                    "window {:?} overlaps {:?} of r{other} in the shadow tile",
+                    run.window, o.window
                 ));
             }
         }
@@ -124,7 +124,7 @@ fn multiply(cx: &ChipCx<'_>, state: &mut Planes, used: &mut [bool], i: u32) -> R
             window: cx.runs[load as usize].window,
         })
         .collect();
-    held.sort_by_key(|b| b.window.n0);
+    held.sort_by_key(|b| (b.window.n0, b.window.k0));
     let split = range
         .clone()
         .any(|plane| state.active[plane] != state.active[first]);

@@ -30,7 +30,7 @@
 //!   is written over the version it replaces, by scatters only until it is first read; rows of other entries'
 //!   constants and states are left alone; values of outputs and the last version of each state are whole at the end.
 //! - **A13 tiles**: the blocks that a product claims are those in its active tile; a block is complete, its latency over,
-//!   before it is swapped in; blocks of a tile overlap in no column; every block loaded is multiplied by. A swap empties
+//!   before it is swapped in; blocks of a tile overlap in no column, or have the same columns and no row in common; every block loaded is multiplied by. A swap empties
 //!   the shadow tile; a load that starts in the cycle of a swap goes to the new shadow tile.
 //! - **A14 accumulators**: an accumulator row read holds the claimed result, after its latency; every result written to a
 //!   row is read before the row is written again. A row of a unit of several planes takes all of them.

@@ -67,6 +67,21 @@ fn round_trip() {
     }
 }
 
+/// A file of this version that an earlier build wrote is read, and written again byte for byte.
+/// `LOCKSTEP_BLESS=1` replaces it, which only a new version of the format may do.
+#[test]
+fn the_golden_file_is_read() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/v1.artifact");
+    if std::env::var_os("LOCKSTEP_BLESS").is_some() {
+        std::fs::write(&path, support::artifact(1).to_bytes().unwrap()).unwrap();
+    }
+    let bytes = std::fs::read(&path).unwrap();
+    let a = load(&bytes).unwrap();
+    assert!(a.to_bytes().unwrap() == bytes);
+    assert_eq!((a.name.as_str(), a.entries.len(), a.n_chips), ("sample", 2, 2));
+    check_hashes(&bytes).unwrap();
+}
+
 #[test]
 fn every_truncation_is_an_error() {
     let bytes = support::artifact(3).to_bytes().unwrap();

@@ -248,6 +248,13 @@ pub struct Program {
     pub runs: Vec<Run>,
 }
 
+impl Program {
+    /// Bytes of the program's instruction text, which is also what it takes of SRAM.
+    pub fn text_bytes(&self) -> u64 {
+        self.runs.iter().map(|r| r.encoded_len() as u64).sum()
+    }
+}
+
 /// What one chip does in one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChipProgram {

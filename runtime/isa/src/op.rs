@@ -30,7 +30,7 @@ macro_rules! define_opcodes {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         pub enum Opcode {
-            $(#[doc = $semantics] $variant = $code,)*
+            $(#[doc = concat!("`", $mnemonic, "`: `", $operands, "`")] $variant = $code,)*
         }
 
         impl Opcode {

@@ -6,7 +6,7 @@ mod support;
 
 use lockstep_isa::artifact::container::{HEADER_BYTES, Section};
 use lockstep_isa::artifact::{ArtifactErrorKind, check_hashes, sections};
-use lockstep_isa::{Artifact, ArtifactError};
+use lockstep_isa::{Artifact, ArtifactError, Target};
 use std::sync::Arc;
 use support::Rng;
 
@@ -65,6 +65,24 @@ fn round_trip() {
             assert!(!s.range.is_empty(), "the sample has {}", s.section.name());
         }
     }
+}
+
+/// A file of this version that an earlier build wrote is read, and written again byte for byte.
+/// `LOCKSTEP_BLESS=1` replaces it, which only a new version of the format may do.
+#[test]
+fn the_golden_file_is_read() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/v1.artifact");
+    if std::env::var_os("LOCKSTEP_BLESS").is_some() {
+        std::fs::write(&path, support::artifact(1).to_bytes().unwrap()).unwrap();
+    }
+    let bytes = std::fs::read(&path).unwrap();
+    let a = load(&bytes).unwrap();
+    assert!(a.to_bytes().unwrap() == bytes);
+    assert_eq!(
+        (a.name.as_str(), a.entries.len(), a.n_chips),
+        ("sample", 2, 2)
+    );
+    check_hashes(&bytes).unwrap();
 }
 
 #[test]
@@ -261,4 +279,30 @@ fn a_wrong_artifact_is_not_written() {
         let e = a.to_bytes().unwrap_err().to_string();
         assert!(e.contains(expect), "expected {expect}\n   found {e}");
     }
+}
+
+/// The hand-written programs of the verifier's cases pass the checks and survive the file.
+#[test]
+fn hand_written_programs_survive() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cases/verify");
+    let toy = Target::builtin("toy").unwrap().unwrap();
+    let mut n = 0;
+    for file in std::fs::read_dir(dir).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_none_or(|e| e != "lks-asm") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let a = lockstep_testkit::asm::assemble(&text, &toy)
+            .unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        let bytes = a.to_bytes().unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        let b = load(&bytes).unwrap();
+        assert_eq!((&a.programs, &a.entries), (&b.programs, &b.entries));
+        assert_eq!(
+            a.weight_bytes(),
+            &b.weight_bytes()[..a.weight_bytes().len()]
+        );
+        n += 1;
+    }
+    assert!(n >= 10);
 }

@@ -5,6 +5,7 @@
 pub mod chain;
 pub mod error;
 pub mod layout;
+pub mod lower;
 pub mod tir;
 
 pub use error::{CompileError, CompileErrorKind};

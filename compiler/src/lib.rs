@@ -1,12 +1,29 @@
 //! The compiler: Graph to Artifact.
 //!
-//! Stages: lower (Graph to TensorIr), passes and rewrites on it, partition, layout and chains, schedule, emit.
+//! | stage | module | result |
+//! |---|---|---|
+//! | lower | [`lower`] | [`tir::TensorIr`] |
+//! | optimize | `passes` | the same, smaller |
+//! | partition | [`partition`] | [`partition::Partitioned`] |
+//! | layout, chains | [`layout`], [`chain`] | [`chain::ChainProgram`] |
+//! | schedule | [`schedule`] | [`schedule::Schedule`] |
+//! | emit | [`emit`] | [`lockstep_isa::Artifact`] |
+//!
+//! [`compile`] runs them all; see `pipeline.rs`, which reads like this table.
 
 pub mod chain;
 pub mod emit;
 pub mod error;
 pub mod layout;
+pub mod lower;
+pub mod options;
+pub mod partition;
+pub mod pipeline;
+pub mod report;
 pub mod schedule;
 pub mod tir;
 
 pub use error::{CompileError, CompileErrorKind};
+pub use options::{Chips, Options};
+pub use pipeline::{Compiled, Observer, Silent, compile};
+pub use report::Report;

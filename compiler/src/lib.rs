@@ -11,6 +11,7 @@
 //!
 //! [`compile`] runs them all; see `pipeline.rs`, which reads like this table.
 
+pub mod bound;
 pub mod chain;
 pub mod emit;
 pub mod error;

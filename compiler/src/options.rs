@@ -1,0 +1,26 @@
+//! What a user may choose about a compile.
+
+use lockstep_isa::DType;
+
+pub use crate::partition::Chips;
+
+/// Options of [`crate::compile`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// How many chips.
+    pub chips: Chips,
+    /// Dtype of activations; as in the model where absent.
+    pub precision: Option<DType>,
+    /// Only rewrites and partitions that keep every rounding.
+    pub exact: bool,
+    /// Check the IR after every pass, not only at stage boundaries.
+    pub verify_passes: bool,
+    /// Check the artifact at the end.
+    pub verify: bool,
+    /// Dump the program after this pass or stage (see [`crate::Observer::dump`]); `all` for every one.
+    pub dump_after: Option<String>,
+    /// Stop after this pass or stage.
+    pub stop_after: Option<String>,
+    /// Place every chain after the one before it.
+    pub serial: bool,
+}

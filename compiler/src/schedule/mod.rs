@@ -1,0 +1,148 @@
+//! Schedule: every chain on its cycle.
+//!
+//! Stages: [`place`](self) gives every buffer a bank; each chain is split into rigid groups whose relative timing is
+//! solved once (`group`); the list scheduler puts each group at the earliest cycle at which its operands are there and
+//! the reservation tables are free; rows follow by lifetime (`alloc`).
+//!
+//! The *serial* scheduler is the same machinery with every group after everything before it: no overlap, hence nothing
+//! to get wrong but the groups themselves. It is the oracle of the tests, and what is left when overlapping lifetimes do
+//! not fit.
+//!
+//! # Invariants
+//! - Products of a plane issue in program order; a tile load starts after the swap before it.
+//! - A consumer issues after each of its rows is written, row by row.
+//! - Rows are shared by buffers whose lifetimes are disjoint, in the same order, both in cycles and in chains.
+//! - No hash map, clock or thread count: the same program gives the same schedule.
+
+mod alloc;
+mod group;
+mod list;
+mod place;
+mod report;
+mod reserve;
+mod run;
+mod transfer;
+
+#[cfg(test)]
+mod tests;
+
+use crate::CompileError;
+use crate::chain::{ChainId, ChainProgram};
+use lockstep_isa::claim::Claims;
+use lockstep_isa::{Place, Run, Target};
+
+pub use report::{Busy, ChainTiming, CriticalStep, Wait};
+
+/// Options of the scheduler.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScheduleOptions {
+    /// Every group after everything before it: the oracle.
+    pub serial: bool,
+}
+
+/// Where a buffer lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// The bank.
+    pub place: Place,
+    /// Word address of vector 0.
+    pub base: u16,
+}
+
+/// A run on its cycle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedRun {
+    /// The chip.
+    pub chip: u16,
+    /// The chain.
+    pub chain: ChainId,
+    /// The instruction; its cycle counts from the start of the entry.
+    pub run: Run,
+    /// Its claims; run ids are indices into [`Schedule::runs`].
+    pub claims: Claims,
+}
+
+/// A timed program.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    /// Home of each buffer.
+    pub homes: Vec<Home>,
+    /// Runs of all chips, by chain.
+    pub runs: Vec<PlacedRun>,
+    /// Cycles from 0 to the end of the last run.
+    pub makespan: u64,
+    /// When each chain runs, and what it waited for.
+    pub chains: Vec<ChainTiming>,
+    /// Busy cycles per kind of unit.
+    pub busy: Busy,
+    /// The chains that decide the makespan, last first.
+    pub critical: Vec<CriticalStep>,
+    /// Words of SRAM used per chip and kind.
+    pub sram: Vec<SramUse>,
+}
+
+/// Words of SRAM of one chip by use; the terms add up to `total`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SramUse {
+    /// Constants, live lanes only (bytes).
+    pub const_bytes: u64,
+    /// States, live lanes only (bytes).
+    pub state_bytes: u64,
+    /// Inputs and temporaries at their fullest, live lanes only (bytes).
+    pub scratch_bytes: u64,
+    /// Lanes of the above that hold nothing (bytes).
+    pub padding_bytes: u64,
+    /// Instruction text (bytes).
+    pub text_bytes: u64,
+    /// The chip's SRAM (bytes).
+    pub total_bytes: u64,
+}
+
+/// Schedules one entry.
+///
+/// # Errors
+/// `DoesNotFit` where a chip's SRAM does not hold the program; `Internal` where a chain breaks the rules of
+/// [`crate::chain`].
+pub fn schedule(
+    program: &ChainProgram,
+    target: &Target,
+    options: &ScheduleOptions,
+) -> Result<Schedule, CompileError> {
+    let mut schedules = schedule_entries(&[program], target, options)?;
+    schedules.pop().ok_or_else(|| CompileError::internal("schedule", "no entry"))
+}
+
+/// Schedules several entries over shared constants and states: these lie in the same rows in all of them. Constants are
+/// the same where their bytes are behind the same reference and their shape agrees; states where their index agrees.
+///
+/// # Errors
+/// As [`schedule`].
+pub fn schedule_entries(
+    programs: &[&ChainProgram],
+    target: &Target,
+    options: &ScheduleOptions,
+) -> Result<Vec<Schedule>, CompileError> {
+    let split = programs.iter().map(|p| place::split_all(p)).collect::<Result<Vec<_>, _>>()?;
+    let places = place::place(programs, &split, target)?;
+    // Overlap makes lifetimes longer than in chain order; where they do not fit, less of it is tried.
+    let windows: &[Option<usize>] = if options.serial { &[Some(0)] } else { &[None, Some(32), Some(4), Some(0)] };
+    let mut refused = None;
+    for &window in windows {
+        let mut timed = Vec::with_capacity(programs.len());
+        for ((program, split), places) in programs.iter().zip(&split).zip(&places.entries) {
+            timed.push(list::run(program, split, places, target, window)?);
+        }
+        match alloc::rows(programs, &places, &timed, target) {
+            Ok(homes) => {
+                return programs
+                    .iter()
+                    .zip(timed)
+                    .zip(homes)
+                    .map(|((program, timed), homes)| report::finish(program, target, timed, homes))
+                    .collect();
+            }
+            Err(error) => refused = Some(error),
+        }
+    }
+    Err(refused.unwrap_or_else(|| CompileError::internal("schedule", "no window")))
+}

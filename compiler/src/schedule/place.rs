@@ -1,0 +1,553 @@
+//! Banks: which bank of which slice group each buffer lies in, chosen before scheduling.
+//!
+//! A run holds its bank's queue from its first issue to its last, so buffers that one group of runs touches need banks of
+//! their own, and buffers that chains touch at about the same time should have them. The time is estimated by a schedule
+//! without resources. Constants and states come first, largest first, and keep their rows for all entries; temporaries
+//! follow in chain order, each where its estimated use overlaps least and its chain-order lifetime fits. Every bank gives
+//! up the same number of words to instruction text.
+//!
+//! An index that a gather takes from a read flows inward, so its buffer lies in the outermost group and the table
+//! further in, in the same hemisphere.
+
+use super::group::{self, Members};
+use crate::chain::{BufId, BufKind, Chain, ChainId, ChainKind, ChainProgram, Node, NodeArg, NodeOp};
+use crate::{CompileError, CompileErrorKind};
+use lockstep_graph::EntityId;
+use lockstep_isa::{Dir, Place, Target};
+use std::collections::BTreeMap;
+
+/// Cycles per bucket of the estimated use of a bank.
+const BUCKET: u64 = 256;
+/// Chains by which a lifetime is taken to be longer than in chain order, since chains overlap.
+const SLACK: usize = 16;
+/// Bytes reserved for the text of one run: the most that it takes.
+const TEXT_BYTES: u64 = 64;
+
+/// The banks.
+pub(super) struct Places {
+    /// Per entry and buffer.
+    pub entries: Vec<Vec<Place>>,
+    /// Word address of constants and states, per entry and buffer.
+    pub fixed: Vec<Vec<Option<u16>>>,
+    /// Words of constants and states per chip and bank.
+    pub used: Vec<Vec<u32>>,
+}
+
+/// Splits the chains of a program into groups; transfers have none.
+pub(super) fn split_all(program: &ChainProgram) -> Result<Vec<Vec<Members>>, CompileError> {
+    program
+        .chains
+        .iter()
+        .map(|(id, chain)| match &chain.kind {
+            ChainKind::Compute { nodes, .. } => group::split(id, nodes),
+            ChainKind::Transfer { .. } => Ok(Vec::new()),
+        })
+        .collect()
+}
+
+/// Words that a buffer takes.
+pub(super) fn words(program: &ChainProgram, buf: BufId) -> u64 {
+    program.bufs.get(buf).map_or(0, |b| b.n_vectors as u64 * b.dtype.words() as u64)
+}
+
+/// One use of a buffer.
+#[derive(Clone, Copy)]
+struct Access {
+    group: usize,
+    start: u64,
+    cycles: u64,
+}
+
+/// Where a buffer must lie for gathers and scatters to reach it.
+#[derive(Clone, Copy, Default)]
+struct Need {
+    hemi: Option<Dir>,
+    table: bool,
+    index: bool,
+}
+
+struct Uses {
+    accesses: Vec<Vec<Access>>,
+    first_chain: Vec<usize>,
+    last_chain: Vec<usize>,
+    needs: Vec<Need>,
+}
+
+struct Placer<'a> {
+    target: &'a Target,
+    /// Words left for values in a bank, per chip.
+    capacity: Vec<u32>,
+    /// Words of constants and states, per chip and bank.
+    used: Vec<Vec<u32>>,
+    /// Estimated busy cycles, per chip and bank, in buckets.
+    busy: Vec<Vec<Vec<u32>>>,
+    /// Banks taken by each group of runs.
+    groups: Vec<Vec<Place>>,
+}
+
+/// Places the buffers of all entries.
+pub(super) fn place(
+    programs: &[&ChainProgram],
+    split: &[Vec<Vec<Members>>],
+    target: &Target,
+) -> Result<Places, CompileError> {
+    let n_chips = programs.iter().map(|p| p.n_chips).max().unwrap_or(1).max(1) as usize;
+    let mut text = vec![0u64; n_chips];
+    for program in programs {
+        for chain in program.chains.values() {
+            match &chain.kind {
+                ChainKind::Compute { chip, nodes } => {
+                    if let Some(t) = text.get_mut(*chip as usize) {
+                        *t += nodes.len() as u64 * TEXT_BYTES;
+                    }
+                }
+                ChainKind::Transfer { from, to, .. } => {
+                    for buf in [from, to] {
+                        let chip = program.bufs.get(*buf).map_or(0, |b| b.chip as usize);
+                        if let Some(t) = text.get_mut(chip) {
+                            *t += 2 * TEXT_BYTES;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let per_bank = |bytes: u64| bytes.div_ceil(target.word_bytes() as u64 * target.n_places() as u64) as u32;
+    let mut placer = Placer {
+        target,
+        capacity: text.iter().map(|&t| target.bank_words().saturating_sub(per_bank(t))).collect(),
+        used: vec![vec![0; target.n_places()]; n_chips],
+        busy: vec![vec![Vec::new(); target.n_places()]; n_chips],
+        groups: Vec::new(),
+    };
+    let mut uses = Vec::with_capacity(programs.len());
+    for (program, split) in programs.iter().zip(split) {
+        check(program, n_chips)?;
+        let first = placer.groups.len();
+        let (u, n_groups) = uses_of(program, split, target, first)?;
+        placer.groups.resize(first + n_groups, Vec::new());
+        uses.push(u);
+    }
+    let default = Place { hemi: Dir::East, group: 0, bank: 0 };
+    let mut out = Places {
+        entries: programs.iter().map(|p| vec![default; p.bufs.len()]).collect(),
+        fixed: programs.iter().map(|p| vec![None; p.bufs.len()]).collect(),
+        used: Vec::new(),
+    };
+    place_permanent(programs, &uses, &mut placer, &mut out)?;
+    for (e, program) in programs.iter().enumerate() {
+        place_scratch(program, &uses[e], &mut placer, &mut out.entries[e])?;
+        for (id, buf) in program.bufs.iter() {
+            if let BufKind::NextState(state) = buf.kind {
+                out.entries[e][id.index()] = out.entries[e][state.index()];
+                out.fixed[e][id.index()] = out.fixed[e][state.index()];
+            }
+        }
+    }
+    out.used = placer.used;
+    Ok(out)
+}
+
+fn check(program: &ChainProgram, n_chips: usize) -> Result<(), CompileError> {
+    for (id, buf) in program.bufs.iter() {
+        let state_ok = match buf.kind {
+            BufKind::NextState(s) => program.bufs.get(s).is_some_and(|b| {
+                matches!(b.kind, BufKind::State(_))
+                    && (b.chip, b.dtype, b.n_vectors) == (buf.chip, buf.dtype, buf.n_vectors)
+            }),
+            BufKind::Tile { tile, .. } => program.tiles.get(tile).is_some(),
+            _ => true,
+        };
+        if buf.chip as usize >= n_chips || !state_ok {
+            return Err(CompileError::internal("schedule", format!("buffer {id} refers to what does not exist")));
+        }
+    }
+    Ok(())
+}
+
+/// Same constant or state in every entry.
+type Key = (u16, usize, [u64; 5], usize);
+
+fn key(program: &ChainProgram, id: BufId, seen: &mut BTreeMap<(u16, usize, [u64; 5]), usize>) -> Option<Key> {
+    let buf = program.bufs.get(id)?;
+    let shape = buf.n_vectors as u64 | (buf.lo as u64) << 32 | (buf.hi as u64) << 48;
+    let (data, detail) = match &buf.kind {
+        BufKind::Rows(bytes) => (bytes.as_ptr() as usize, [0, shape, buf.dtype as u64, 0, 0]),
+        BufKind::Tile { tile, first, step } => {
+            let data = program.tiles.get(*tile)?.data.as_ptr() as usize;
+            (data, [1, shape, buf.dtype as u64, *first as u64, *step as u64])
+        }
+        BufKind::State(index) => (*index as usize, [2, shape, buf.dtype as u64, 0, 0]),
+        _ => return None,
+    };
+    let n = seen.entry((buf.chip, data, detail)).or_insert(0);
+    *n += 1;
+    Some((buf.chip, data, detail, *n))
+}
+
+fn place_permanent(
+    programs: &[&ChainProgram],
+    uses: &[Uses],
+    placer: &mut Placer<'_>,
+    out: &mut Places,
+) -> Result<(), CompileError> {
+    let mut all: Vec<(u64, Vec<(usize, BufId)>)> = Vec::new();
+    let mut by_key: BTreeMap<Key, usize> = BTreeMap::new();
+    for (e, program) in programs.iter().enumerate() {
+        let mut seen = BTreeMap::new();
+        for id in program.bufs.ids() {
+            let Some(key) = key(program, id, &mut seen) else { continue };
+            let at = *by_key.entry(key).or_insert_with(|| {
+                all.push((words(program, id), Vec::new()));
+                all.len() - 1
+            });
+            all[at].1.push((e, id));
+        }
+    }
+    all.sort_by_key(|(words, _)| std::cmp::Reverse(*words));
+    for (size, members) in &all {
+        let Some(&(e, id)) = members.first() else { continue };
+        let Some(buf) = programs[e].bufs.get(id) else { continue };
+        let chip = buf.chip as usize;
+        let width = buf.dtype.words() as u64;
+        let accesses: Vec<Access> =
+            members.iter().flat_map(|&(e, id)| uses[e].accesses[id.index()].iter().copied()).collect();
+        let capacity = placer.capacity[chip] as u64;
+        let used = placer.used[chip].clone();
+        let fits = |place: usize| {
+            let base = (used[place] as u64).next_multiple_of(width);
+            (base + size <= capacity).then(|| base * 1000 / capacity.max(1))
+        };
+        let tile = matches!(buf.kind, BufKind::Tile { .. });
+        let Some(place) = placer.best(chip, &accesses, uses[e].needs[id.index()], buf.side, tile, &fits) else {
+            return Err(does_not_fit(programs, placer.target, chip, *size, "constants and states"));
+        };
+        let dense = place.dense(placer.target.groups, placer.target.banks);
+        let base = (used[dense] as u64).next_multiple_of(width);
+        placer.used[chip][dense] = (base + size) as u32;
+        placer.take(chip, place, &accesses);
+        for &(e, id) in members {
+            out.entries[e][id.index()] = place;
+            out.fixed[e][id.index()] = u16::try_from(base).ok();
+        }
+    }
+    Ok(())
+}
+
+fn place_scratch(
+    program: &ChainProgram,
+    uses: &Uses,
+    placer: &mut Placer<'_>,
+    places: &mut [Place],
+) -> Result<(), CompileError> {
+    let n_chains = program.chains.len();
+    let mut output = vec![false; program.bufs.len()];
+    for nest in program.outputs.iter().flat_map(|t| &t.nests) {
+        if let Some(o) = output.get_mut(nest.value as usize) {
+            *o = true;
+        }
+    }
+    let mut order: Vec<BufId> = program
+        .bufs
+        .iter()
+        .filter(|(_, b)| matches!(b.kind, BufKind::Temp | BufKind::Input))
+        .map(|(id, _)| id)
+        .collect();
+    order.sort_by_key(|id| (uses.first_chain[id.index()], *id));
+    let mut live: Vec<Vec<Vec<u32>>> =
+        vec![vec![vec![0; n_chains + 1]; placer.target.n_places()]; program.n_chips as usize];
+    for id in order {
+        let Some(buf) = program.bufs.get(id) else { continue };
+        let (i, chip, size) = (id.index(), buf.chip as usize, words(program, id));
+        let from = if matches!(buf.kind, BufKind::Input) { 0 } else { uses.first_chain[i].saturating_sub(SLACK) };
+        let to = if output[i] { n_chains } else { (uses.last_chain[i] + SLACK).min(n_chains) };
+        let from = from.min(to);
+        let capacity = placer.capacity[chip] as u64;
+        let used = &placer.used[chip];
+        let chip_live = &live[chip];
+        let fits = |place: usize| {
+            let peak = chip_live[place][from..=to].iter().max().copied().unwrap_or(0) as u64;
+            let after = used[place] as u64 + peak + size;
+            (after <= capacity).then(|| (used[place] as u64 + peak) * 500 / capacity.max(1))
+        };
+        let Some(place) = placer.best(chip, &uses.accesses[i], uses.needs[i], buf.side, false, &fits) else {
+            return Err(does_not_fit(&[program], placer.target, chip, size, "temporaries"));
+        };
+        let dense = place.dense(placer.target.groups, placer.target.banks);
+        live[chip][dense][from..=to].iter_mut().for_each(|w| *w += size as u32);
+        placer.take(chip, place, &uses.accesses[i]);
+        places[i] = place;
+    }
+    Ok(())
+}
+
+impl Placer<'_> {
+    /// The cheapest bank that `fits` accepts (it returns how full the bank is, per mille).
+    fn best(
+        &self,
+        chip: usize,
+        accesses: &[Access],
+        need: Need,
+        side: Option<Dir>,
+        tile: bool,
+        fits: &dyn Fn(usize) -> Option<u64>,
+    ) -> Option<Place> {
+        let t = self.target;
+        let total: u64 = accesses.iter().map(|a| a.cycles).sum::<u64>().max(1);
+        let mut best: Option<(u64, Place)> = None;
+        for (dense, place) in t.places().enumerate() {
+            let outermost = place.group + 1 == t.groups;
+            if need.hemi.is_some_and(|h| h != place.hemi) || need.table && outermost || need.index && !outermost {
+                continue;
+            }
+            let Some(full) = fits(dense) else { continue };
+            let clash = accesses.iter().any(|a| self.groups.get(a.group).is_some_and(|g| g.contains(&place)));
+            let busy = &self.busy[chip][dense];
+            let overlap: u64 = accesses
+                .iter()
+                .flat_map(|a| {
+                    let (first, last) = (a.start / BUCKET, (a.start + a.cycles) / BUCKET);
+                    (first..=last).map(|b| busy.get(b as usize).copied().unwrap_or(0) as u64)
+                })
+                .sum();
+            // Weights lie near the matrix units, scratch near the centre: either takes the shorter stretch of belt.
+            let distance = if tile { t.groups - 1 - place.group } else { place.group } as u64;
+            let wrong_side = side.is_some_and(|s| s != place.hemi) as u64;
+            let cost = clash as u64 * 1_000_000 + (overlap * 1000 / total).min(100_000) + wrong_side * 400 + full + distance * 4;
+            if best.is_none_or(|(c, _)| cost < c) {
+                best = Some((cost, place));
+            }
+        }
+        best.map(|(_, place)| place)
+    }
+
+    fn take(&mut self, chip: usize, place: Place, accesses: &[Access]) {
+        let busy = &mut self.busy[chip][place.dense(self.target.groups, self.target.banks)];
+        for a in accesses {
+            let (first, last) = (a.start / BUCKET, (a.start + a.cycles) / BUCKET);
+            if busy.len() <= last as usize {
+                busy.resize(last as usize + 1, 0);
+            }
+            for b in first..=last {
+                let low = a.start.max(b * BUCKET);
+                let high = (a.start + a.cycles).min((b + 1) * BUCKET);
+                busy[b as usize] += high.saturating_sub(low) as u32;
+            }
+            if let Some(group) = self.groups.get_mut(a.group) {
+                group.push(place);
+            }
+        }
+    }
+}
+
+/// Buffers of a compute node.
+fn buffer(op: &NodeOp) -> Option<BufId> {
+    match op {
+        NodeOp::Read(buf, _) | NodeOp::Write(buf, _) => Some(*buf),
+        NodeOp::Gather { buf, .. } | NodeOp::Scatter { buf, .. } => Some(*buf),
+        _ => None,
+    }
+}
+
+/// When each buffer is used, by a schedule that knows only dependences and the matrix units.
+fn uses_of(
+    program: &ChainProgram,
+    split: &[Vec<Members>],
+    target: &Target,
+    first_group: usize,
+) -> Result<(Uses, usize), CompileError> {
+    let n = program.bufs.len();
+    let mut uses = Uses {
+        accesses: vec![Vec::new(); n],
+        first_chain: vec![usize::MAX; n],
+        last_chain: vec![0; n],
+        needs: vec![Need::default(); n],
+    };
+    let storage = |buf: BufId| match program.bufs.get(buf).map(|b| &b.kind) {
+        Some(BufKind::NextState(state)) => state.index(),
+        _ => buf.index(),
+    };
+    let exists = |chain: ChainId, buf: BufId| match program.bufs.get(buf) {
+        Some(_) => Ok(()),
+        None => Err(group::bad(chain, format_args!("buffer {buf} does not exist"))),
+    };
+    let mut ready = vec![0u64; n];
+    let mut clocks: BTreeMap<(u16, Dir, u8), u64> = BTreeMap::new();
+    let mut groups = 0;
+    for ((id, chain), split) in program.chains.iter().zip(split) {
+        let mut note = |uses: &mut Uses, buf: usize, access: Access| {
+            uses.accesses[buf].push(access);
+            uses.first_chain[buf] = uses.first_chain[buf].min(id.index());
+            uses.last_chain[buf] = uses.last_chain[buf].max(id.index());
+        };
+        match &chain.kind {
+            ChainKind::Transfer { from, to, n_vectors, .. } => {
+                exists(id, *from)?;
+                exists(id, *to)?;
+                let cycles = *n_vectors as u64 * 4 * target.c2c.cycles_per_word as u64;
+                let start = ready[storage(*from)];
+                for buf in [from, to] {
+                    note(&mut uses, storage(*buf), Access { group: first_group + groups, start, cycles });
+                    groups += 1;
+                }
+                ready[storage(*to)] = start + cycles.min(1024) + target.c2c.latency as u64;
+            }
+            ChainKind::Compute { chip, nodes } => {
+                if *chip >= program.n_chips {
+                    return Err(group::bad(id, format_args!("runs on chip {chip} of {}", program.n_chips)));
+                }
+                needs(program, chain, nodes, &storage, &mut uses.needs)?;
+                let mut load_after = 0u64;
+                for members in split {
+                    for &v in &members.nodes {
+                        if let Some(buf) = buffer(&nodes[v as usize].op) {
+                            exists(id, buf)?;
+                        }
+                    }
+                    let of = |v: &u32| nodes.get(*v as usize);
+                    let issues = members.nodes.iter().filter_map(of).map(Node::issues).max().unwrap_or(1) as u64;
+                    let mut start = members
+                        .nodes
+                        .iter()
+                        .filter_map(of)
+                        .filter_map(|node| buffer(&node.op))
+                        .map(|b| ready[storage(b)])
+                        .max()
+                        .unwrap_or(0);
+                    let mut cycles = issues;
+                    if let Some(NodeOp::Mul { hemi, plane, .. }) =
+                        members.mul.and_then(|m| of(&m)).map(|node| &node.op)
+                    {
+                        let dtype = members.mul.and_then(|m| of(&m)).map_or(lockstep_isa::DType::F32, |m| m.dtype);
+                        cycles *= target.occupancy(lockstep_isa::Opcode::Mul, dtype) as u64;
+                        let clock = clocks.entry((*chip, *hemi, *plane)).or_insert(0);
+                        load_after = *clock;
+                        start = start.max(*clock);
+                        *clock = start + cycles;
+                    } else if members.load.is_some() {
+                        // Loads come first in the list; they run under the product before theirs.
+                        let unit = members.load.and_then(|l| of(&l)).and_then(|node| match node.op {
+                            NodeOp::Load { hemi, plane, .. } => Some((*chip, hemi, plane)),
+                            _ => None,
+                        });
+                        let clock = unit.and_then(|u| clocks.get(&u)).copied().unwrap_or(load_after);
+                        start = start.max(clock.saturating_sub(1024).max(load_after.min(clock)));
+                    }
+                    for &v in &members.nodes {
+                        let Some(buf) = buffer(&nodes[v as usize].op) else { continue };
+                        note(&mut uses, storage(buf), Access { group: first_group + groups, start, cycles });
+                        if matches!(nodes[v as usize].op, NodeOp::Write(..) | NodeOp::Scatter { .. }) {
+                            let done = start + 150;
+                            ready[storage(buf)] = ready[storage(buf)].max(done);
+                        }
+                    }
+                    groups += 1;
+                }
+            }
+        }
+    }
+    Ok((uses, groups))
+}
+
+/// Notes which buffers are tables of gathers and scatters, and which are their indices.
+fn needs(
+    program: &ChainProgram,
+    chain: &Chain,
+    nodes: &[Node],
+    storage: &dyn Fn(BufId) -> usize,
+    needs: &mut [Need],
+) -> Result<(), CompileError> {
+    let _ = chain;
+    let mut next = 0usize;
+    for node in nodes {
+        let (buf, index, gather) = match &node.op {
+            NodeOp::Gather { buf, .. } => (*buf, node.args.first(), true),
+            NodeOp::Scatter { buf, .. } => (*buf, node.args.get(1), false),
+            _ => continue,
+        };
+        if program.bufs.get(buf).is_none() {
+            continue;
+        }
+        let Some(NodeArg::Node { node: source, .. }) = index else { continue };
+        let Some(source) = nodes.get(*source as usize) else { continue };
+        let table = storage(buf);
+        match &source.op {
+            NodeOp::Read(index, _) if program.bufs.get(*index).is_some() => {
+                let index = storage(*index);
+                if gather {
+                    let wish = |b: usize| program.bufs.as_slice().get(b).and_then(|b| b.side);
+                    let known = needs[index].hemi.or(needs[table].hemi);
+                    let hemi = known.or(wish(table)).or(wish(index)).unwrap_or_else(|| {
+                        next += 1;
+                        Dir::BOTH[(table + next) % 2]
+                    });
+                    needs[index].hemi = Some(hemi);
+                    needs[table].hemi = Some(hemi);
+                }
+                needs[index].index = true;
+                needs[table].table = true;
+            }
+            NodeOp::Permute { hemi, .. } | NodeOp::Transpose { hemi, .. } | NodeOp::Reduce { hemi, .. } if gather => {
+                needs[table].hemi = Some(*hemi);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The error that a chip's SRAM is too small, with terms that add up to the demand.
+pub(super) fn does_not_fit(
+    programs: &[&ChainProgram],
+    target: &Target,
+    chip: usize,
+    size: u64,
+    what: &str,
+) -> CompileError {
+    let lanes = target.lanes.max(1) as u64;
+    let (mut weights, mut states, mut scratch, mut padding, mut text) = (0u64, 0u64, 0u64, 0u64, 0u64);
+    let mut by_key = BTreeMap::new();
+    for program in programs {
+        let mut seen = BTreeMap::new();
+        for (id, buf) in program.bufs.iter() {
+            if buf.chip as usize != chip {
+                continue;
+            }
+            if let Some(key) = key(program, id, &mut seen)
+                && by_key.insert(key, ()).is_some()
+            {
+                continue;
+            }
+            let live = buf.n_vectors as u64 * (buf.hi.saturating_sub(buf.lo)) as u64 * buf.dtype.bytes() as u64;
+            let all = words(program, id) * lanes;
+            match buf.kind {
+                BufKind::Rows(_) | BufKind::Tile { .. } => weights += live,
+                BufKind::State(_) => states += live,
+                BufKind::NextState(_) => continue,
+                BufKind::Temp | BufKind::Input => scratch += live,
+            }
+            padding += all.saturating_sub(live);
+        }
+        for chain in program.chains.values() {
+            if let ChainKind::Compute { chip: c, nodes } = &chain.kind
+                && *c as usize == chip
+            {
+                text += nodes.len() as u64 * TEXT_BYTES;
+            }
+        }
+    }
+    let demand = weights + states + scratch + padding + text;
+    let available = target.sram_bytes();
+    CompileError {
+        kind: CompileErrorKind::DoesNotFit {
+            summary: format!(
+                "chip c{chip} has no bank with room for {} bytes of {what}: at most {demand} bytes needed in all, {available} available; use more chips or narrower weights",
+                size * lanes
+            ),
+            report: format!(
+                "weights        {weights} bytes\nstates         {states} bytes\ntemporaries    {scratch} bytes (before rows are shared)\nlane padding   {padding} bytes\ninstructions   {text} bytes (at most)\ndemand         {demand} bytes\navailable      {available} bytes"
+            ),
+        },
+        at: None,
+    }
+}

@@ -1,0 +1,275 @@
+//! Reservation tables of one chip: queues as held intervals, belt slots as bitmaps, matrix planes.
+
+use lockstep_isa::{Dir, Queue, Target};
+
+/// Intervals `[start, end)` during which something is held, disjoint and ascending.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Intervals {
+    held: Vec<(u64, u64)>,
+}
+
+impl Intervals {
+    /// The first cycle at or after `start` from which `len` cycles are free.
+    pub fn next_free(&self, start: u64, len: u64) -> u64 {
+        let mut start = start;
+        let first = self.held.partition_point(|&(_, end)| end <= start);
+        for &(from, end) in &self.held[first..] {
+            if from >= start + len {
+                break;
+            }
+            start = end;
+        }
+        start
+    }
+
+    /// Holds `[start, start + len)`, which must be free.
+    pub fn hold(&mut self, start: u64, len: u64) {
+        let at = self.held.partition_point(|&(from, _)| from < start);
+        self.held.insert(at, (start, start + len));
+    }
+
+    /// End of the last interval.
+    pub fn end(&self) -> u64 {
+        self.held.last().map_or(0, |&(_, end)| end)
+    }
+}
+
+/// A regular set of belt slots: what one run's results take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slots {
+    /// Direction.
+    pub dir: Dir,
+    /// Cycle of the first result at `from`.
+    pub cycle: u64,
+    /// Cycles between results.
+    pub period: u64,
+    /// Number of results.
+    pub count: u32,
+    /// Producer's position.
+    pub from: i32,
+    /// Farthest consumer's position.
+    pub to: i32,
+}
+
+/// The belts of a chip. A slot is (stream, diagonal); it is taken over the stretch of positions from the producer to its
+/// farthest consumer, kept as one bit per stretch between neighbouring units.
+#[derive(Clone, Debug)]
+pub(super) struct Belts {
+    /// Words per bookkeeping unit: no vector in the program is narrower.
+    unit: u8,
+    /// Units per direction.
+    units: usize,
+    /// Positions of units, ascending.
+    positions: Vec<i32>,
+    /// Bits of 64 per stretch; several stretches share a bit where there are more than 64.
+    share: usize,
+    /// Distance added to a diagonal so that it is not negative.
+    origin: i64,
+    /// Per direction: `diagonal * units + unit`.
+    taken: [Vec<u64>; 2],
+}
+
+impl Belts {
+    /// Empty belts for vectors of at least `unit` words.
+    pub fn new(target: &Target, unit: u8) -> Belts {
+        let mut positions: Vec<i32> = target.places().map(|p| target.mem_position(p)).collect();
+        positions.push(0);
+        for hemi in Dir::BOTH {
+            positions.push(target.sxm_position(hemi));
+            positions.push(target.mxm_position(hemi));
+            positions.push(hemi.sign() * target.position.c2c as i32);
+        }
+        positions.sort_unstable();
+        positions.dedup();
+        let origin = positions.iter().map(|p| p.unsigned_abs()).max().unwrap_or(0) as i64;
+        let unit = unit.max(1);
+        Belts {
+            unit,
+            units: (target.streams / unit) as usize,
+            share: positions.len().div_ceil(64),
+            positions,
+            origin,
+            taken: [Vec::new(), Vec::new()],
+        }
+    }
+
+    fn stretch(&self, a: i32, b: i32) -> u64 {
+        let (low, high) = (a.min(b), a.max(b));
+        let first = self.positions.partition_point(|&p| p < low) / self.share;
+        let last = self.positions.partition_point(|&p| p < high).div_ceil(self.share);
+        let ones = |n: usize| if n >= 64 { u64::MAX } else { (1u64 << n) - 1 };
+        ones(last) & !ones(first)
+    }
+
+    fn diagonal(&self, s: &Slots) -> usize {
+        let d = match s.dir {
+            Dir::East => s.cycle as i64 - s.from as i64,
+            Dir::West => s.cycle as i64 + s.from as i64,
+        };
+        (d + self.origin).max(0) as usize
+    }
+
+    /// Streams that are free for all of `slots`, one bit per `unit` words, as a mask over units.
+    pub fn free(&self, slots: &Slots) -> u64 {
+        let all = if self.units >= 64 { u64::MAX } else { (1u64 << self.units) - 1 };
+        let stretch = self.stretch(slots.from, slots.to);
+        let taken = &self.taken[slots.dir as usize];
+        let mut blocked = 0u64;
+        let mut d = self.diagonal(slots);
+        for _ in 0..slots.count {
+            let Some(row) = taken.get(d * self.units..(d + 1) * self.units) else { break };
+            for (u, &bits) in row.iter().enumerate() {
+                blocked |= ((bits & stretch != 0) as u64) << u;
+            }
+            if blocked == all {
+                return 0;
+            }
+            d += slots.period as usize;
+        }
+        all & !blocked
+    }
+
+    /// Takes (or gives back) `words` streams from `stream` on.
+    pub fn set(&mut self, slots: &Slots, stream: u8, words: u16, take: bool) {
+        let stretch = self.stretch(slots.from, slots.to);
+        let first = (stream / self.unit) as usize;
+        let n = (words as usize).div_ceil(self.unit as usize);
+        let mut d = self.diagonal(slots);
+        let last = d + slots.period as usize * (slots.count.max(1) as usize - 1);
+        let units = self.units;
+        let taken = &mut self.taken[slots.dir as usize];
+        if taken.len() < (last + 1) * units {
+            taken.resize((last + 1 + 1024) * units, 0);
+        }
+        for _ in 0..slots.count {
+            for bits in &mut taken[d * units + first..d * units + first + n] {
+                *bits = if take { *bits | stretch } else { *bits & !stretch };
+            }
+            d += slots.period as usize;
+        }
+    }
+
+    /// The lowest aligned stream at which `groups` consecutive vectors of `words` words are free, given the free units of
+    /// each.
+    pub fn choose(&self, free: &[u64], words: u16) -> Option<u8> {
+        let per = (words as usize).div_ceil(self.unit as usize).max(1);
+        let ones = if per >= 64 { u64::MAX } else { (1u64 << per) - 1 };
+        let fits = |mask: u64, at: usize| at + per <= self.units && (mask >> at) & ones == ones;
+        (0..self.units)
+            .step_by(per)
+            .find(|&at| free.iter().enumerate().all(|(g, &mask)| fits(mask, at + g * per)))
+            .map(|at| at as u8 * self.unit)
+    }
+}
+
+/// A matrix plane: products run in program order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plane {
+    /// First cycle at which the next mul may issue.
+    pub mul_free: u64,
+    /// First cycle at which the shadow tile may be loaded: after the last swap.
+    pub shadow_free: u64,
+}
+
+/// What a chip has reserved.
+#[derive(Clone, Debug)]
+pub(super) struct Chip {
+    queues: Vec<Intervals>,
+    /// Belts.
+    pub belts: Belts,
+    /// Planes by hemisphere.
+    pub planes: [Vec<Plane>; 2],
+    /// Tile loads per hemisphere: (start, end, words per cycle).
+    loads: [Vec<(u64, u64, u32)>; 2],
+    /// Nothing is held from this cycle on.
+    pub horizon: u64,
+    layout: QueueLayout,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct QueueLayout {
+    groups: u8,
+    banks: u8,
+    planes: usize,
+    alus: usize,
+    links: usize,
+}
+
+impl QueueLayout {
+    fn index(&self, queue: Queue) -> usize {
+        let mem = 2 * self.groups as usize * self.banks as usize;
+        let load = mem + 2 * self.planes;
+        let mul = load + 2 * self.planes;
+        let alu = mul + self.alus;
+        let sxm = alu + 2;
+        match queue {
+            Queue::Mem(place) => place.dense(self.groups, self.banks),
+            Queue::MxmLoad(hemi, plane) => mem + hemi as usize * self.planes + plane as usize,
+            Queue::MxmMul(hemi, plane) => load + hemi as usize * self.planes + plane as usize,
+            Queue::Alu(i) => mul + i as usize,
+            Queue::Sxm(hemi) => alu + hemi as usize,
+            Queue::Send(link) => sxm + link as usize,
+            Queue::Recv(link) => sxm + self.links + link as usize,
+        }
+    }
+}
+
+impl Chip {
+    /// A chip on which nothing runs.
+    pub fn new(target: &Target, unit: u8) -> Chip {
+        let planes = target.mxm.planes_per_hemisphere as usize;
+        let layout = QueueLayout {
+            groups: target.groups,
+            banks: target.banks,
+            planes,
+            alus: target.vxm.alus as usize,
+            links: target.n_links() as usize,
+        };
+        let n = target.n_places() + 4 * planes + layout.alus + 2 + 2 * layout.links;
+        Chip {
+            queues: vec![Intervals::default(); n],
+            belts: Belts::new(target, unit),
+            planes: [vec![Plane::default(); planes], vec![Plane::default(); planes]],
+            loads: [Vec::new(), Vec::new()],
+            horizon: 0,
+            layout,
+        }
+    }
+
+    /// The queue's intervals; `None` where the chip has no such queue.
+    pub fn queue(&self, queue: Queue) -> Option<&Intervals> {
+        self.queues.get(self.layout.index(queue))
+    }
+
+    /// Holds a queue.
+    pub fn hold(&mut self, queue: Queue, start: u64, len: u64) {
+        let index = self.layout.index(queue);
+        if let Some(q) = self.queues.get_mut(index) {
+            q.hold(start, len);
+            self.horizon = self.horizon.max(q.end());
+        }
+    }
+
+    /// The first cycle at or after `start` at which a load of `words` words a cycle keeps within `limit` words a cycle.
+    pub fn load_free(&self, hemi: Dir, start: u64, len: u64, words: u32, limit: u32) -> u64 {
+        let loads = &self.loads[hemi as usize];
+        let mut start = start;
+        loop {
+            let overlapping = loads.iter().filter(|(s, e, _)| *s < start + len && start < *e);
+            let (sum, first_end) =
+                overlapping.fold((0u32, u64::MAX), |(sum, first), (_, e, w)| (sum + w, first.min(*e)));
+            if sum + words <= limit || sum == 0 {
+                return start;
+            }
+            start = first_end;
+        }
+    }
+
+    /// Records a load; forgets those that ended before `oldest`, since none is placed earlier any more.
+    pub fn hold_load(&mut self, hemi: Dir, start: u64, len: u64, words: u32) {
+        let oldest = self.planes[hemi as usize].iter().map(|p| p.shadow_free).min().unwrap_or(0);
+        let loads = &mut self.loads[hemi as usize];
+        loads.retain(|(_, end, _)| *end > oldest);
+        loads.push((start, start + len, words));
+    }
+}

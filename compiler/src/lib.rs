@@ -3,8 +3,10 @@
 //! Stages: lower (Graph to TensorIr), passes and rewrites on it, partition, layout and chains, schedule, emit.
 
 pub mod chain;
+pub mod emit;
 pub mod error;
 pub mod layout;
+pub mod schedule;
 pub mod tir;
 
 pub use error::{CompileError, CompileErrorKind};

@@ -26,7 +26,7 @@ impl Life {
 
 /// Bytes of instruction text of a run.
 pub(super) fn text_bytes(run: &Run) -> u64 {
-    lockstep_isa::encode::run_bytes(run) as u64
+    run.encoded_len() as u64
 }
 
 /// Gives every buffer of every entry its rows; also the SRAM use per chip.

@@ -357,14 +357,13 @@ impl<'a> Lister<'a> {
             let Some((buf, writes)) = memory(step) else { continue };
             let rows = &self.rows[self.storage(buf).index()];
             // The vectors' range must be checked even where nothing has been written.
-            self.touch(group.chain, step, &mut |first, last, v| {
+            self.touch(group.chain, step, &mut |first, _, v| {
                 let Some(&ready) = rows.ready.get(v) else { return };
                 let wait = Wait::Rows(ChainId::from_index(rows.writer[v] as usize));
                 bound.raise(ready.saturating_sub(step.offset + first), wait);
                 if writes {
                     bound.raise(rows.writable[v].saturating_sub(step.offset + first), wait);
                 }
-                let _ = last;
             })?;
         }
         Ok(bound)
@@ -435,9 +434,10 @@ impl<'a> Lister<'a> {
                 let chip = &self.chips[step.chip as usize];
                 let mut later = u64::MAX;
                 let cost = cost as usize;
-                let mut first = used.len() / cost * cost;
-                while first >= cost {
-                    first -= cost;
+                // Wide operations from the low end, single ones from the high end.
+                let n = used.len() / cost;
+                for slot in 0..n {
+                    let first = if wide { slot } else { n - 1 - slot } * cost;
                     if used[first..first + cost].contains(&true) {
                         continue;
                     }

@@ -26,12 +26,15 @@ mod transfer;
 #[cfg(test)]
 mod tests;
 
-use crate::CompileError;
+use crate::{CompileError, CompileErrorKind};
 use crate::chain::{ChainId, ChainProgram};
 use lockstep_isa::claim::Claims;
 use lockstep_isa::{Place, Run, Target};
 
 pub use report::{Busy, ChainTiming, CriticalStep, Wait};
+
+/// Chains by which lifetimes are stretched when banks are chosen, and chains by which a chain may overtake (0: none).
+const ATTEMPTS: &[(usize, Option<usize>)] = &[(16, None), (16, Some(16)), (4, Some(4)), (1, Some(1)), (0, Some(0))];
 
 /// Options of the scheduler.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,25 +126,24 @@ pub fn schedule_entries(
     options: &ScheduleOptions,
 ) -> Result<Vec<Schedule>, CompileError> {
     let split = programs.iter().map(|p| place::split_all(p)).collect::<Result<Vec<_>, _>>()?;
-    let places = place::place(programs, &split, target)?;
     // Overlap makes lifetimes longer than in chain order; where they do not fit, less of it is tried.
-    let windows: &[Option<usize>] = if options.serial { &[Some(0)] } else { &[None, Some(32), Some(4), Some(0)] };
+    let attempts = if options.serial { &ATTEMPTS[ATTEMPTS.len() - 1..] } else { ATTEMPTS };
     let mut refused = None;
-    for &window in windows {
-        let mut timed = Vec::with_capacity(programs.len());
-        for ((program, split), places) in programs.iter().zip(&split).zip(&places.entries) {
-            timed.push(list::run(program, split, places, target, window)?);
-        }
-        match alloc::rows(programs, &places, &timed, target) {
-            Ok(homes) => {
-                return programs
-                    .iter()
-                    .zip(timed)
-                    .zip(homes)
-                    .map(|((program, timed), homes)| report::finish(program, target, timed, homes))
-                    .collect();
+    for &(slack, window) in attempts {
+        let placed = place::place(programs, &split, target, slack).and_then(|places| {
+            let mut timed = Vec::with_capacity(programs.len());
+            for ((program, split), places) in programs.iter().zip(&split).zip(&places.entries) {
+                timed.push(list::run(program, split, places, target, window)?);
             }
-            Err(error) => refused = Some(error),
+            let homes = alloc::rows(programs, &places, &timed, target)?;
+            Ok((timed, homes))
+        });
+        match placed {
+            Ok((timed, homes)) => {
+                return timed.into_iter().zip(homes).map(|(timed, homes)| report::finish(target, timed, homes)).collect();
+            }
+            Err(error) if matches!(error.kind, CompileErrorKind::DoesNotFit { .. }) => refused = Some(error),
+            Err(error) => return Err(error),
         }
     }
     Err(refused.unwrap_or_else(|| CompileError::internal("schedule", "no window")))

@@ -10,7 +10,7 @@
 //! further in, in the same hemisphere.
 
 use super::group::{self, Members};
-use crate::chain::{BufId, BufKind, Chain, ChainId, ChainKind, ChainProgram, Node, NodeArg, NodeOp};
+use crate::chain::{BufId, BufKind, ChainId, ChainKind, ChainProgram, Node, NodeArg, NodeOp};
 use crate::{CompileError, CompileErrorKind};
 use lockstep_graph::EntityId;
 use lockstep_isa::{Dir, Place, Target};
@@ -18,8 +18,6 @@ use std::collections::BTreeMap;
 
 /// Cycles per bucket of the estimated use of a bank.
 const BUCKET: u64 = 256;
-/// Chains by which a lifetime is taken to be longer than in chain order, since chains overlap.
-const SLACK: usize = 16;
 /// Bytes reserved for the text of one run: the most that it takes.
 const TEXT_BYTES: u64 = 64;
 
@@ -85,11 +83,13 @@ struct Placer<'a> {
     groups: Vec<Vec<Place>>,
 }
 
-/// Places the buffers of all entries.
+/// Places the buffers of all entries; lifetimes of temporaries are taken to be `slack` chains longer at either end than
+/// in chain order, since chains overlap.
 pub(super) fn place(
     programs: &[&ChainProgram],
     split: &[Vec<Vec<Members>>],
     target: &Target,
+    slack: usize,
 ) -> Result<Places, CompileError> {
     let n_chips = programs.iter().map(|p| p.n_chips).max().unwrap_or(1).max(1) as usize;
     let mut text = vec![0u64; n_chips];
@@ -136,7 +136,7 @@ pub(super) fn place(
     };
     place_permanent(programs, &uses, &mut placer, &mut out)?;
     for (e, program) in programs.iter().enumerate() {
-        place_scratch(program, &uses[e], &mut placer, &mut out.entries[e])?;
+        place_scratch(program, &uses[e], slack, &mut placer, &mut out.entries[e])?;
         for (id, buf) in program.bufs.iter() {
             if let BufKind::NextState(state) = buf.kind {
                 out.entries[e][id.index()] = out.entries[e][state.index()];
@@ -237,6 +237,7 @@ fn place_permanent(
 fn place_scratch(
     program: &ChainProgram,
     uses: &Uses,
+    slack: usize,
     placer: &mut Placer<'_>,
     places: &mut [Place],
 ) -> Result<(), CompileError> {
@@ -259,8 +260,8 @@ fn place_scratch(
     for id in order {
         let Some(buf) = program.bufs.get(id) else { continue };
         let (i, chip, size) = (id.index(), buf.chip as usize, words(program, id));
-        let from = if matches!(buf.kind, BufKind::Input) { 0 } else { uses.first_chain[i].saturating_sub(SLACK) };
-        let to = if output[i] { n_chains } else { (uses.last_chain[i] + SLACK).min(n_chains) };
+        let from = if matches!(buf.kind, BufKind::Input) { 0 } else { uses.first_chain[i].saturating_sub(slack) };
+        let to = if output[i] { n_chains } else { (uses.last_chain[i] + slack).min(n_chains) };
         let from = from.min(to);
         let capacity = placer.capacity[chip] as u64;
         let used = &placer.used[chip];
@@ -375,7 +376,7 @@ fn uses_of(
     let mut clocks: BTreeMap<(u16, Dir, u8), u64> = BTreeMap::new();
     let mut groups = 0;
     for ((id, chain), split) in program.chains.iter().zip(split) {
-        let mut note = |uses: &mut Uses, buf: usize, access: Access| {
+        let note = |uses: &mut Uses, buf: usize, access: Access| {
             uses.accesses[buf].push(access);
             uses.first_chain[buf] = uses.first_chain[buf].min(id.index());
             uses.last_chain[buf] = uses.last_chain[buf].max(id.index());
@@ -396,7 +397,7 @@ fn uses_of(
                 if *chip >= program.n_chips {
                     return Err(group::bad(id, format_args!("runs on chip {chip} of {}", program.n_chips)));
                 }
-                needs(program, chain, nodes, &storage, &mut uses.needs)?;
+                needs(program, nodes, &storage, &mut uses.needs);
                 let mut load_after = 0u64;
                 for members in split {
                     for &v in &members.nodes {
@@ -452,12 +453,10 @@ fn uses_of(
 /// Notes which buffers are tables of gathers and scatters, and which are their indices.
 fn needs(
     program: &ChainProgram,
-    chain: &Chain,
     nodes: &[Node],
     storage: &dyn Fn(BufId) -> usize,
     needs: &mut [Need],
-) -> Result<(), CompileError> {
-    let _ = chain;
+) {
     let mut next = 0usize;
     for node in nodes {
         let (buf, index, gather) = match &node.op {
@@ -493,7 +492,6 @@ fn needs(
             _ => {}
         }
     }
-    Ok(())
 }
 
 /// The error that a chip's SRAM is too small, with terms that add up to the demand.

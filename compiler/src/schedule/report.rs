@@ -3,7 +3,7 @@
 use super::list::Timed;
 use super::{Home, PlacedRun, Schedule, SramUse};
 use crate::CompileError;
-use crate::chain::{ChainId, ChainProgram};
+use crate::chain::ChainId;
 use lockstep_graph::EntityId;
 use lockstep_isa::op::UnitKind;
 use lockstep_isa::{Opcode, Queue, Target};
@@ -72,7 +72,6 @@ pub struct CriticalStep {
 
 /// Rows, makespan and figures of a timed program.
 pub(super) fn finish(
-    program: &ChainProgram,
     target: &Target,
     timed: Timed,
     (homes, sram): (Vec<Home>, Vec<SramUse>),
@@ -98,13 +97,13 @@ pub(super) fn finish(
             UnitKind::C2cRecv => {}
         }
     }
-    blame_queues(target, &runs, &mut chains);
+    blame_queues(&runs, &mut chains);
     let critical = critical_path(&chains);
     Ok(Schedule { homes, runs, makespan, chains, busy, critical, sram })
 }
 
 /// Finds for each chain that waited for a queue the chain that held it last before.
-fn blame_queues(target: &Target, runs: &[PlacedRun], chains: &mut [ChainTiming]) {
+fn blame_queues(runs: &[PlacedRun], chains: &mut [ChainTiming]) {
     let mut by_queue: std::collections::BTreeMap<(u16, Queue), Vec<(u64, ChainId)>> = Default::default();
     for placed in runs {
         let end = placed.run.cycle as u64 + placed.run.last_offset() as u64;
@@ -132,7 +131,6 @@ fn blame_queues(target: &Target, runs: &[PlacedRun], chains: &mut [ChainTiming])
             timing.unit = list[..at].iter().rev().map(|&(_, chain)| chain).find(|chain| chain.index() != c);
         }
     }
-    let _ = target;
 }
 
 /// Walks back from the chain that ends last.

@@ -44,7 +44,11 @@ pub fn emit(
             .chains
             .values()
             .map(|chain| match chain.kind {
-                ChainKind::Compute { chip, .. } => ChainInfo { chip, to: None, origin: chain.origin },
+                ChainKind::Compute { chip, .. } => ChainInfo {
+                    chip,
+                    to: None,
+                    origin: chain.origin,
+                },
                 ChainKind::Transfer { from, to, .. } => ChainInfo {
                     chip: program.bufs.get(from).map_or(0, |b| b.chip),
                     to: program.bufs.get(to).map(|b| b.chip),
@@ -71,7 +75,10 @@ pub fn emit(
         n_chips: entries.iter().map(|(p, _)| p.n_chips).max().unwrap_or(1),
         programs: programs.list,
         entries: out,
-        states: entries.first().map(|(p, _)| p.states.clone()).unwrap_or_default(),
+        states: entries
+            .first()
+            .map(|(p, _)| p.states.clone())
+            .unwrap_or_default(),
         consts,
         tiles,
         weights: Arc::new(bytes),
@@ -96,7 +103,10 @@ fn values(
     let mut out = Vec::with_capacity(program.bufs.len());
     for (id, buf) in program.bufs.iter() {
         let Some(home) = schedule.homes.get(id.index()) else {
-            return Err(CompileError::internal("emit", format!("buffer {id} has no home")));
+            return Err(CompileError::internal(
+                "emit",
+                format!("buffer {id} has no home"),
+            ));
         };
         let lanes = (buf.lo as u64) << 16 | buf.hi as u64;
         let kind = match &buf.kind {
@@ -105,14 +115,19 @@ fn values(
             BufKind::State(state) => ValueKind::State(*state),
             BufKind::NextState(state) => ValueKind::NextState(state.index() as u32),
             BufKind::Rows(bytes) => {
-                let expected = buf.n_vectors as usize * buf.hi.saturating_sub(buf.lo) as usize * buf.dtype.bytes();
+                let expected = buf.n_vectors as usize
+                    * buf.hi.saturating_sub(buf.lo) as usize
+                    * buf.dtype.bytes();
                 if bytes.len() != expected {
                     return Err(CompileError::internal(
                         "emit",
                         format!("buffer {id} has {} bytes of {expected}", bytes.len()),
                     ));
                 }
-                let key = (bytes.as_ptr() as usize, [0, buf.n_vectors as u64, lanes, buf.dtype as u64]);
+                let key = (
+                    bytes.as_ptr() as usize,
+                    [0, buf.n_vectors as u64, lanes, buf.dtype as u64],
+                );
                 let index = match weights.consts.get(&key) {
                     Some(&index) => index,
                     None => weights.builder.push_rows(bytes),
@@ -122,27 +137,51 @@ fn values(
             }
             BufKind::Tile { tile, first, step } => {
                 let Some(t) = program.tiles.get(*tile) else {
-                    return Err(CompileError::internal("emit", format!("buffer {id} is part of no tile")));
+                    return Err(CompileError::internal(
+                        "emit",
+                        format!("buffer {id} is part of no tile"),
+                    ));
                 };
                 let width = t.columns as usize * t.dtype.bytes();
                 let last = *first as u64 + buf.n_vectors.saturating_sub(1) as u64 * *step as u64;
                 if t.data.len() != t.rows as usize * width || last >= t.rows as u64 {
                     return Err(CompileError::internal(
                         "emit",
-                        format!("tile {tile} has {} bytes and {} rows; buffer {id} takes row {last}", t.data.len(), t.rows),
+                        format!(
+                            "tile {tile} has {} bytes and {} rows; buffer {id} takes row {last}",
+                            t.data.len(),
+                            t.rows
+                        ),
                     ));
                 }
                 let at = t.data.as_ptr() as usize;
-                let shape = (t.rows as u64) << 48 | (t.lo as u64) << 32 | (t.columns as u64) << 16 | t.dtype as u64;
+                let shape = (t.rows as u64) << 48
+                    | (t.lo as u64) << 32
+                    | (t.columns as u64) << 16
+                    | t.dtype as u64;
                 let tile_key = (at, [shape, 0, 0, 0]);
                 let index = match weights.tiles.get(&tile_key) {
                     Some(&index) => index,
-                    None => weights.builder.push_tile(t.rows, t.lo, t.columns, t.dtype, |k, out| {
-                        out.copy_from_slice(&t.data[k as usize * width..(k as usize + 1) * width]);
-                    }),
+                    None => {
+                        weights
+                            .builder
+                            .push_tile(t.rows, t.lo, t.columns, t.dtype, |k, out| {
+                                out.copy_from_slice(
+                                    &t.data[k as usize * width..(k as usize + 1) * width],
+                                );
+                            })
+                    }
                 };
                 weights.tiles.insert(tile_key, index);
-                let key = (at, [shape, (*first as u64) << 16 | *step as u64 | 1 << 63, buf.n_vectors as u64, lanes]);
+                let key = (
+                    at,
+                    [
+                        shape,
+                        (*first as u64) << 16 | *step as u64 | 1 << 63,
+                        buf.n_vectors as u64,
+                        lanes,
+                    ],
+                );
                 let index = match weights.consts.get(&key) {
                     Some(&index) => index,
                     None => weights.builder.push_tile_rows(index, *first, *step),
@@ -196,7 +235,11 @@ fn chips(
     }
     let mut out = Vec::with_capacity(of_chip.len());
     for list in &of_chip {
-        let start = list.iter().map(|&i| schedule.runs[i as usize].run.cycle).min().unwrap_or(0);
+        let start = list
+            .iter()
+            .map(|&i| schedule.runs[i as usize].run.cycle)
+            .min()
+            .unwrap_or(0);
         let mut runs = Vec::with_capacity(list.len());
         let mut claims = Vec::with_capacity(list.len());
         let mut origins = Vec::with_capacity(list.len());
@@ -220,12 +263,20 @@ fn chips(
             claims.push(c);
             origins.push(program.chains[placed.chain].origin);
         }
-        let Programs { list: stored, index } = programs;
+        let Programs {
+            list: stored,
+            index,
+        } = programs;
         let id = *index.entry(text).or_insert_with(|| {
             stored.push(Program { runs });
             stored.len() as u32 - 1
         });
-        out.push(ChipProgram { program: id, start: start as u64, claims, origins });
+        out.push(ChipProgram {
+            program: id,
+            start: start as u64,
+            claims,
+            origins,
+        });
     }
     Ok(out)
 }

@@ -45,13 +45,24 @@ pub(super) fn rows(
         }
     }
     let share = target.word_bytes() as u64 * target.n_places() as u64;
-    let capacity: Vec<u32> =
-        text.iter().map(|t| target.bank_words().saturating_sub(t.div_ceil(share) as u32)).collect();
+    let capacity: Vec<u32> = text
+        .iter()
+        .map(|t| target.bank_words().saturating_sub(t.div_ceil(share) as u32))
+        .collect();
     let mut out = Vec::with_capacity(programs.len());
     for (e, (program, timed)) in programs.iter().zip(timed).enumerate() {
         let lives = lives(program, timed, target);
-        let mut homes: Vec<Home> = places.entries[e].iter().map(|&place| Home { place, base: 0 }).collect();
-        let mut sram = vec![SramUse { total_bytes: target.sram_bytes(), ..SramUse::default() }; n_chips];
+        let mut homes: Vec<Home> = places.entries[e]
+            .iter()
+            .map(|&place| Home { place, base: 0 })
+            .collect();
+        let mut sram = vec![
+            SramUse {
+                total_bytes: target.sram_bytes(),
+                ..SramUse::default()
+            };
+            n_chips
+        ];
         for (chip, s) in sram.iter_mut().enumerate() {
             s.text_bytes = text[chip];
         }
@@ -59,7 +70,9 @@ pub(super) fn rows(
         let mut banks: Vec<Vec<(i64, usize)>> = vec![Vec::new(); n_chips * n_banks];
         for (id, buf) in program.bufs.iter() {
             let i = id.index();
-            let bytes = buf.n_vectors as u64 * buf.hi.saturating_sub(buf.lo) as u64 * buf.dtype.bytes() as u64;
+            let bytes = buf.n_vectors as u64
+                * buf.hi.saturating_sub(buf.lo) as u64
+                * buf.dtype.bytes() as u64;
             let all = place::words(program, id) * target.word_bytes() as u64;
             let use_of = &mut sram[buf.chip as usize];
             match buf.kind {
@@ -84,7 +97,9 @@ pub(super) fn rows(
             let mut placed: Vec<(u64, u64, usize)> = Vec::new();
             let mut top = first;
             for &(_, i) in bank.iter() {
-                let Some(buf) = program.bufs.as_slice().get(i) else { continue };
+                let Some(buf) = program.bufs.as_slice().get(i) else {
+                    continue;
+                };
                 let width = buf.dtype.words() as u64;
                 let size = buf.n_vectors as u64 * width;
                 let mut base = first.next_multiple_of(width);
@@ -121,18 +136,31 @@ pub(super) fn rows(
 }
 
 fn lives(program: &ChainProgram, timed: &Timed, target: &Target) -> Vec<Life> {
-    let never = Life { cycles: (i64::MAX, -1), chains: (i64::MAX, -1) };
+    let never = Life {
+        cycles: (i64::MAX, -1),
+        chains: (i64::MAX, -1),
+    };
     let mut lives = vec![never; program.bufs.len()];
     for (id, buf) in program.bufs.iter() {
         if matches!(buf.kind, BufKind::Input) {
-            lives[id.index()] = Life { cycles: (-1, 0), chains: (-1, -1) };
+            lives[id.index()] = Life {
+                cycles: (-1, 0),
+                chains: (-1, -1),
+            };
         }
     }
     for placed in &timed.runs {
-        let Some(mem) = placed.claims.mem else { continue };
-        let Some(life) = lives.get_mut(mem.value as usize) else { continue };
+        let Some(mem) = placed.claims.mem else {
+            continue;
+        };
+        let Some(life) = lives.get_mut(mem.value as usize) else {
+            continue;
+        };
         let run = &placed.run;
-        let (first, mut last) = (run.cycle as i64, run.cycle as i64 + run.last_offset() as i64);
+        let (first, mut last) = (
+            run.cycle as i64,
+            run.cycle as i64 + run.last_offset() as i64,
+        );
         if matches!(run.op, Opcode::Write | Opcode::Scatter) {
             last += target.latency_of(run) as i64;
         }
@@ -147,7 +175,10 @@ fn lives(program: &ChainProgram, timed: &Timed, target: &Target) -> Vec<Life> {
     }
     for life in &mut lives {
         if life.cycles.0 == i64::MAX {
-            *life = Life { cycles: (0, 0), chains: (0, 0) };
+            *life = Life {
+                cycles: (0, 0),
+                chains: (0, 0),
+            };
         }
     }
     lives

@@ -48,7 +48,10 @@ pub(super) fn split(chain: ChainId, nodes: &[Node]) -> Result<Vec<Members>, Comp
             if let NodeArg::Node { node: u, .. } = arg {
                 let u = *u as usize;
                 if u >= v {
-                    return Err(bad(chain, format_args!("node {v} takes a result of the later node {u}")));
+                    return Err(bad(
+                        chain,
+                        format_args!("node {v} takes a result of the later node {u}"),
+                    ));
                 }
                 let (a, b) = (find(&mut root, u), find(&mut root, v));
                 root[a.max(b)] = a.min(b);
@@ -61,7 +64,11 @@ pub(super) fn split(chain: ChainId, nodes: &[Node]) -> Result<Vec<Members>, Comp
         let r = find(&mut root, v);
         if index[r] == usize::MAX {
             index[r] = groups.len();
-            groups.push(Members { nodes: Vec::new(), load: None, mul: None });
+            groups.push(Members {
+                nodes: Vec::new(),
+                load: None,
+                mul: None,
+            });
         }
         let group = &mut groups[index[r]];
         group.nodes.push(v as u32);
@@ -71,13 +78,25 @@ pub(super) fn split(chain: ChainId, nodes: &[Node]) -> Result<Vec<Members>, Comp
             _ => continue,
         };
         if slot.replace(v as u32).is_some() {
-            return Err(bad(chain, format_args!("node {v} shares its operands with another node on the MXM")));
+            return Err(bad(
+                chain,
+                format_args!("node {v} shares its operands with another node on the MXM"),
+            ));
         }
     }
     if let Some(g) = groups.iter().find(|g| g.load.is_some() && g.mul.is_some()) {
-        return Err(bad(chain, format_args!("tile load {:?} and mul {:?} share operands", g.load, g.mul)));
+        return Err(bad(
+            chain,
+            format_args!("tile load {:?} and mul {:?} share operands", g.load, g.mul),
+        ));
     }
-    groups.sort_by_key(|g| (g.mul.unwrap_or_else(|| g.nodes.first().copied().unwrap_or(0)), g.nodes.first().copied()));
+    groups.sort_by_key(|g| {
+        (
+            g.mul
+                .unwrap_or_else(|| g.nodes.first().copied().unwrap_or(0)),
+            g.nodes.first().copied(),
+        )
+    });
     Ok(groups)
 }
 
@@ -202,9 +221,14 @@ impl Step {
     /// Issues that make one result.
     fn folded(&self) -> u64 {
         match self.op {
-            StepOp::Node(NodeOp::Fold { dims, every: false, .. }) => {
-                self.dims.iter().take(dims as usize).map(|&d| d as u64).product()
-            }
+            StepOp::Node(NodeOp::Fold {
+                dims, every: false, ..
+            }) => self
+                .dims
+                .iter()
+                .take(dims as usize)
+                .map(|&d| d as u64)
+                .product(),
             _ => 1,
         }
     }
@@ -222,7 +246,11 @@ impl Step {
     }
 
     fn result_period(&self) -> u64 {
-        if self.is_transpose() { 1 } else { self.period * self.folded() }
+        if self.is_transpose() {
+            1
+        } else {
+            self.period * self.folded()
+        }
     }
 
     /// Cycles from its first issue to result `n` at its own position.
@@ -244,7 +272,9 @@ pub(super) fn opcode(op: &StepOp) -> Opcode {
             NodeOp::Write(..) => Opcode::Write,
             NodeOp::Gather { .. } => Opcode::Gather,
             NodeOp::Scatter { .. } => Opcode::Scatter,
-            NodeOp::Load { by_column: false, .. } => Opcode::LoadRow,
+            NodeOp::Load {
+                by_column: false, ..
+            } => Opcode::LoadRow,
             NodeOp::Load { .. } => Opcode::LoadCol,
             NodeOp::Mul { .. } => Opcode::Mul,
             NodeOp::Alu(_) => Opcode::Alu,
@@ -315,7 +345,11 @@ pub(super) fn build(
     chain: ChainId,
     members: &Members,
 ) -> Result<Group, CompileError> {
-    let Some(Chain { kind: ChainKind::Compute { chip, nodes }, .. }) = program.chains.get(chain) else {
+    let Some(Chain {
+        kind: ChainKind::Compute { chip, nodes },
+        ..
+    }) = program.chains.get(chain)
+    else {
         return Err(bad(chain, "is no compute chain"));
     };
     let mut local = vec![usize::MAX; nodes.len()];
@@ -326,28 +360,39 @@ pub(super) fn build(
             .args
             .iter()
             .map(|arg| match *arg {
-                NodeArg::Node { node, first } => {
-                    Arg::Step { step: local[node as usize], first, delay: 0, forward: false }
-                }
+                NodeArg::Node { node, first } => Arg::Step {
+                    step: local[node as usize],
+                    first,
+                    delay: 0,
+                    forward: false,
+                },
                 NodeArg::Imm(bits) => Arg::Imm(bits),
             })
             .collect();
         let home = |buf: crate::chain::BufId| {
-            homes.get(buf.index()).copied().ok_or_else(|| bad(chain, format_args!("buffer {buf} does not exist")))
+            homes
+                .get(buf.index())
+                .copied()
+                .ok_or_else(|| bad(chain, format_args!("buffer {buf} does not exist")))
         };
         let unit = match &node.op {
             NodeOp::Read(buf, _) | NodeOp::Write(buf, _) => Unit::Fixed(Queue::Mem(home(*buf)?)),
-            NodeOp::Gather { buf, .. } | NodeOp::Scatter { buf, .. } => Unit::Fixed(Queue::Mem(home(*buf)?)),
+            NodeOp::Gather { buf, .. } | NodeOp::Scatter { buf, .. } => {
+                Unit::Fixed(Queue::Mem(home(*buf)?))
+            }
             NodeOp::Load { hemi, plane, .. } => Unit::Fixed(Queue::MxmLoad(*hemi, *plane)),
             NodeOp::Mul { hemi, plane, .. } => Unit::Fixed(Queue::MxmMul(*hemi, *plane)),
             NodeOp::Alu(op) => Unit::Alu(op.cost()),
             NodeOp::Fold { .. } => Unit::Alu(1),
-            NodeOp::Permute { hemi, .. } | NodeOp::Transpose { hemi, .. } | NodeOp::Reduce { hemi, .. } => {
-                Unit::Fixed(Queue::Sxm(*hemi))
-            }
+            NodeOp::Permute { hemi, .. }
+            | NodeOp::Transpose { hemi, .. }
+            | NodeOp::Reduce { hemi, .. } => Unit::Fixed(Queue::Sxm(*hemi)),
         };
         if node.dims.contains(&0) {
-            return Err(bad(chain, format_args!("node {v} has a dimension of no steps")));
+            return Err(bad(
+                chain,
+                format_args!("node {v} has a dimension of no steps"),
+            ));
         }
         local[v as usize] = steps.len();
         steps.push(Step {
@@ -376,9 +421,21 @@ pub(super) fn build(
         insert_delay(target, chain, &mut steps)?;
     }
     belts(target, chain, &mut steps)?;
-    let alus: u32 = steps.iter().map(|s| if let Unit::Alu(cost) = s.unit { cost as u32 } else { 0 }).sum();
+    let alus: u32 = steps
+        .iter()
+        .map(|s| {
+            if let Unit::Alu(cost) = s.unit {
+                cost as u32
+            } else {
+                0
+            }
+        })
+        .sum();
     if alus > target.vxm.alus as u32 {
-        return Err(bad(chain, format_args!("needs {alus} ALUs, the target has {}", target.vxm.alus)));
+        return Err(bad(
+            chain,
+            format_args!("needs {alus} ALUs, the target has {}", target.vxm.alus),
+        ));
     }
     own_queues(target, chain, &steps)?;
     Ok(Group { chain, steps })
@@ -395,7 +452,10 @@ fn own_queues(target: &Target, chain: ChainId, steps: &[Step]) -> Result<(), Com
             {
                 return Err(bad(
                     chain,
-                    format_args!("nodes {:?} and {:?} need the queue {queue:?} at the same time", b.node, a.node),
+                    format_args!(
+                        "nodes {:?} and {:?} need the queue {queue:?} at the same time",
+                        b.node, a.node
+                    ),
                 ));
             }
         }
@@ -407,7 +467,12 @@ fn own_queues(target: &Target, chain: ChainId, steps: &[Step]) -> Result<(), Com
 fn push_copy(steps: &mut Vec<Step>, of: usize, first: u32) -> usize {
     let p = &steps[of];
     let mut dims = p.dims;
-    if let StepOp::Node(NodeOp::Fold { dims: folded, every: false, .. }) = p.op {
+    if let StepOp::Node(NodeOp::Fold {
+        dims: folded,
+        every: false,
+        ..
+    }) = p.op
+    {
         dims = [1; 3];
         for (d, slot) in dims.iter_mut().zip(p.dims.iter().skip(folded as usize)) {
             *d = *slot;
@@ -424,7 +489,12 @@ fn push_copy(steps: &mut Vec<Step>, of: usize, first: u32) -> usize {
         dims,
         lo: p.lo,
         hi: p.hi,
-        args: vec![Arg::Step { step: of, first, delay: 0, forward: false }],
+        args: vec![Arg::Step {
+            step: of,
+            first,
+            delay: 0,
+            forward: false,
+        }],
         unit: Unit::Alu(1),
         offset: 0,
         period: 1,
@@ -435,13 +505,19 @@ fn push_copy(steps: &mut Vec<Step>, of: usize, first: u32) -> usize {
 }
 
 /// Gives every VXM result that is wanted on both sides a `copy` that drives the second side.
-fn split_directions(target: &Target, chain: ChainId, steps: &mut Vec<Step>) -> Result<(), CompileError> {
+fn split_directions(
+    target: &Target,
+    chain: ChainId,
+    steps: &mut Vec<Step>,
+) -> Result<(), CompileError> {
     for u in 0..steps.len() {
         let from = position(target, &steps[u]);
         let mut sides: [Vec<(usize, usize)>; 2] = [Vec::new(), Vec::new()];
         for (v, step) in steps.iter().enumerate() {
             for (a, arg) in step.args.iter().enumerate() {
-                let Arg::Step { step: producer, .. } = *arg else { continue };
+                let Arg::Step { step: producer, .. } = *arg else {
+                    continue;
+                };
                 if producer != u || (steps[u].on_vxm() && step.on_vxm()) {
                     continue;
                 }
@@ -450,7 +526,10 @@ fn split_directions(target: &Target, chain: ChainId, steps: &mut Vec<Step>) -> R
                     None => {
                         return Err(bad(
                             chain,
-                            format_args!("nodes {:?} and {:?} share a position", steps[u].node, step.node),
+                            format_args!(
+                                "nodes {:?} and {:?} share a position",
+                                steps[u].node, step.node
+                            ),
                         ));
                     }
                 }
@@ -463,13 +542,21 @@ fn split_directions(target: &Target, chain: ChainId, steps: &mut Vec<Step>) -> R
         if !steps[u].on_vxm() {
             return Err(bad(
                 chain,
-                format_args!("the result of node {:?} is wanted in both directions", steps[u].node),
+                format_args!(
+                    "the result of node {:?} is wanted in both directions",
+                    steps[u].node
+                ),
             ));
         }
         let writes = |side: &[(usize, usize)]| {
-            side.iter().all(|&(v, _)| matches!(steps[v].op, StepOp::Node(NodeOp::Write(..))))
+            side.iter()
+                .all(|&(v, _)| matches!(steps[v].op, StepOp::Node(NodeOp::Write(..))))
         };
-        let moved = if writes(east) && !writes(west) { east.clone() } else { west.clone() };
+        let moved = if writes(east) && !writes(west) {
+            east.clone()
+        } else {
+            west.clone()
+        };
         let dtype = steps[u].dtype;
         let copy = push_copy(steps, u, 0);
         steps[copy].dtype = dtype;
@@ -486,7 +573,10 @@ fn mark_forwards(steps: &mut [Step]) {
     let vxm: Vec<bool> = steps.iter().map(Step::on_vxm).collect();
     for (v, step) in steps.iter_mut().enumerate() {
         for arg in &mut step.args {
-            if let Arg::Step { step: u, forward, .. } = arg {
+            if let Arg::Step {
+                step: u, forward, ..
+            } = arg
+            {
                 *forward = vxm[*u] && vxm[v];
             }
         }
@@ -523,14 +613,19 @@ fn periods(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<(), Co
         let mut next = 0;
         while let Some(&at) = component.get(next) {
             next += 1;
-            let Some((num, den)) = scale[at] else { continue };
+            let Some((num, den)) = scale[at] else {
+                continue;
+            };
             for &(u, v, _, _) in &edges {
                 if (u != at && v != at) || steps[u].is_transpose() {
                     continue;
                 }
                 let folded = steps[u].folded();
-                let (other, (n, d)) =
-                    if u == at { (v, (num * folded, den)) } else { (u, (num, den * folded)) };
+                let (other, (n, d)) = if u == at {
+                    (v, (num * folded, den))
+                } else {
+                    (u, (num, den * folded))
+                };
                 let g = gcd(n, d).max(1);
                 let value = (n / g, d / g);
                 match scale[other] {
@@ -540,13 +635,25 @@ fn periods(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<(), Co
                     }
                     Some(old) if old == value => {}
                     Some(_) => {
-                        return Err(bad(chain, format_args!("node {:?} has operands of different rates", steps[v].node)));
+                        return Err(bad(
+                            chain,
+                            format_args!(
+                                "node {:?} has operands of different rates",
+                                steps[v].node
+                            ),
+                        ));
                     }
                 }
             }
         }
-        let lcm = component.iter().filter_map(|&i| scale[i]).fold(1u64, |l, (_, d)| l / gcd(l, d).max(1) * d);
-        let ints: Vec<u64> = component.iter().map(|&i| scale[i].map_or(1, |(n, d)| n * (lcm / d))).collect();
+        let lcm = component
+            .iter()
+            .filter_map(|&i| scale[i])
+            .fold(1u64, |l, (_, d)| l / gcd(l, d).max(1) * d);
+        let ints: Vec<u64> = component
+            .iter()
+            .map(|&i| scale[i].map_or(1, |(n, d)| n * (lcm / d)))
+            .collect();
         let common = ints.iter().fold(0, |g, &s| gcd(g, s)).max(1);
         let base = component
             .iter()
@@ -565,7 +672,10 @@ fn periods(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<(), Co
         if steps[u].is_transpose() && steps[v].period != 1 {
             return Err(bad(
                 chain,
-                format_args!("node {:?} cannot take the results of a transpose every cycle", steps[v].node),
+                format_args!(
+                    "node {:?} cannot take the results of a transpose every cycle",
+                    steps[v].node
+                ),
             ));
         }
     }
@@ -578,7 +688,10 @@ fn check_counts(chain: ChainId, steps: &[Step]) -> Result<(), CompileError> {
         if need > have {
             return Err(bad(
                 chain,
-                format_args!("node {:?} takes {need} results of node {:?}, which has {have}", steps[v].node, steps[u].node),
+                format_args!(
+                    "node {:?} takes {need} results of node {:?}, which has {have}",
+                    steps[v].node, steps[u].node
+                ),
             ));
         }
     }
@@ -598,13 +711,18 @@ fn links(target: &Target, steps: &[Step]) -> Vec<Link> {
     edges(steps)
         .into_iter()
         .map(|(u, v, arg, first)| {
-            let distance = (position(target, &steps[u]) - position(target, &steps[v])).unsigned_abs() as i64;
+            let distance =
+                (position(target, &steps[u]) - position(target, &steps[v])).unsigned_abs() as i64;
             Link {
                 u,
                 v,
                 arg,
                 w: steps[u].result_offset(target, first) as i64 + distance,
-                slack: if steps[v].on_vxm() { target.vxm.max_delay as i64 } else { 0 },
+                slack: if steps[v].on_vxm() {
+                    target.vxm.max_delay as i64
+                } else {
+                    0
+                },
             }
         })
         .collect()
@@ -641,7 +759,9 @@ fn solve(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<bool, Co
     for l in &links {
         sink[l.u] = false;
     }
-    let mut late: Vec<i64> = (0..n).map(|i| if sink[i] { t[i] } else { i64::MAX / 4 }).collect();
+    let mut late: Vec<i64> = (0..n)
+        .map(|i| if sink[i] { t[i] } else { i64::MAX / 4 })
+        .collect();
     for _ in 0..2 * n + 2 {
         let mut changed = false;
         for l in &links {
@@ -667,7 +787,10 @@ fn solve(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<bool, Co
     for l in &links {
         let wait = late[l.v] - late[l.u] - l.w;
         if !(0..=l.slack).contains(&wait) {
-            return Err(bad(chain, format_args!("no timing for the operands of node {:?}", steps[l.v].node)));
+            return Err(bad(
+                chain,
+                format_args!("no timing for the operands of node {:?}", steps[l.v].node),
+            ));
         }
         if let Some(Arg::Step { delay, .. }) = steps[l.v].args.get_mut(l.arg) {
             *delay = wait as u8;
@@ -677,7 +800,11 @@ fn solve(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<bool, Co
 }
 
 /// Puts a `copy` before the VXM operand that would wait longest.
-fn insert_delay(target: &Target, chain: ChainId, steps: &mut Vec<Step>) -> Result<(), CompileError> {
+fn insert_delay(
+    target: &Target,
+    chain: ChainId,
+    steps: &mut Vec<Step>,
+) -> Result<(), CompileError> {
     let links = links(target, steps);
     let n = steps.len();
     let mut early = vec![0i64; n];
@@ -690,7 +817,9 @@ fn insert_delay(target: &Target, chain: ChainId, steps: &mut Vec<Step>) -> Resul
     for l in &links {
         sink[l.u] = false;
     }
-    let mut late: Vec<i64> = (0..n).map(|i| if sink[i] { early[i] } else { i64::MAX / 4 }).collect();
+    let mut late: Vec<i64> = (0..n)
+        .map(|i| if sink[i] { early[i] } else { i64::MAX / 4 })
+        .collect();
     for _ in 0..=n {
         for l in &links {
             late[l.u] = late[l.u].min(late[l.v] - l.w);
@@ -704,10 +833,16 @@ fn insert_delay(target: &Target, chain: ChainId, steps: &mut Vec<Step>) -> Resul
         .max_by_key(|(over, l)| (*over, std::cmp::Reverse((l.v, l.arg))));
     let copies = steps.iter().filter(|s| s.node.is_none()).count();
     let Some((_, link)) = worst.filter(|_| copies < target.vxm.alus as usize) else {
-        let vxm: Vec<_> = steps.iter().filter(|s| s.on_vxm()).filter_map(|s| s.node).collect();
+        let vxm: Vec<_> = steps
+            .iter()
+            .filter(|s| s.on_vxm())
+            .filter_map(|s| s.node)
+            .collect();
         return Err(bad(
             chain,
-            format_args!("its operands cannot meet: a value used twice at too great a distance (VXM nodes {vxm:?})"),
+            format_args!(
+                "its operands cannot meet: a value used twice at too great a distance (VXM nodes {vxm:?})"
+            ),
         ));
     };
     let (v, arg, u) = (link.v, link.arg, link.u);
@@ -718,7 +853,12 @@ fn insert_delay(target: &Target, chain: ChainId, steps: &mut Vec<Step>) -> Resul
     let issues = steps[v].dims;
     let copy = push_copy(steps, u, first);
     steps[copy].dims = issues;
-    steps[v].args[arg] = Arg::Step { step: copy, first: 0, delay: 0, forward: false };
+    steps[v].args[arg] = Arg::Step {
+        step: copy,
+        first: 0,
+        delay: 0,
+        forward: false,
+    };
     Ok(())
 }
 
@@ -731,7 +871,14 @@ fn belts(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<(), Comp
         let mut used = false;
         for step in steps.iter() {
             for arg in &step.args {
-                let Arg::Step { step: producer, forward, .. } = *arg else { continue };
+                let Arg::Step {
+                    step: producer,
+                    forward,
+                    ..
+                } = *arg
+                else {
+                    continue;
+                };
                 if producer != u {
                     continue;
                 }
@@ -753,7 +900,10 @@ fn belts(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<(), Comp
             StepOp::Node(NodeOp::Write(..) | NodeOp::Scatter { .. } | NodeOp::Load { .. })
         );
         if !used && !rows && !silent {
-            return Err(bad(chain, format_args!("the result of node {:?} is not used", step.node)));
+            return Err(bad(
+                chain,
+                format_args!("the result of node {:?} is not used", step.node),
+            ));
         }
         if let (Some(dir), StepOp::Node(NodeOp::Gather { .. })) = (dir, &step.op) {
             let index = step.args.iter().find_map(|a| match a {
@@ -763,7 +913,10 @@ fn belts(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<(), Comp
             if index.and_then(|p| Dir::between(p, from)) != Some(dir) {
                 return Err(bad(
                     chain,
-                    format_args!("the index and the result of gather {:?} do not flow in one direction", step.node),
+                    format_args!(
+                        "the index and the result of gather {:?} do not flow in one direction",
+                        step.node
+                    ),
                 ));
             }
         }

@@ -13,7 +13,9 @@ use super::run::{self, Placed};
 use super::transfer::{self, Transfer};
 use super::{PlacedRun, ScheduleOptions};
 use crate::CompileError;
-use crate::chain::{Acc, Affine, BufId, BufKind, Chain, ChainId, ChainKind, ChainProgram, Node, NodeOp};
+use crate::chain::{
+    Acc, Affine, BufId, BufKind, Chain, ChainId, ChainKind, ChainProgram, Node, NodeOp,
+};
 use lockstep_graph::EntityId;
 use lockstep_isa::{Dir, Opcode, Place, Queue, Target};
 
@@ -71,7 +73,10 @@ pub(super) fn run(
     for (id, chain) in program.chains.iter() {
         lister.chain(id, chain, split.get(id.index()).map_or(&[], Vec::as_slice))?;
     }
-    Ok(Timed { runs: lister.runs, chains: lister.timings })
+    Ok(Timed {
+        runs: lister.runs,
+        chains: lister.timings,
+    })
 }
 
 struct Lister<'a> {
@@ -91,9 +96,22 @@ struct Lister<'a> {
 }
 
 impl<'a> Lister<'a> {
-    fn new(program: &'a ChainProgram, places: &'a [Place], target: &'a Target, window: Option<usize>) -> Self {
-        let transfers = program.chains.values().any(|c| matches!(c.kind, ChainKind::Transfer { .. }));
-        let narrow = program.bufs.values().map(|b| b.dtype.words() as u8).min().unwrap_or(4);
+    fn new(
+        program: &'a ChainProgram,
+        places: &'a [Place],
+        target: &'a Target,
+        window: Option<usize>,
+    ) -> Self {
+        let transfers = program
+            .chains
+            .values()
+            .any(|c| matches!(c.kind, ChainKind::Transfer { .. }));
+        let narrow = program
+            .bufs
+            .values()
+            .map(|b| b.dtype.words() as u8)
+            .min()
+            .unwrap_or(4);
         let unit = if transfers { 1 } else { narrow };
         let planes = target.mxm.planes_per_hemisphere as usize;
         Lister {
@@ -101,7 +119,9 @@ impl<'a> Lister<'a> {
             places,
             target,
             window,
-            chips: (0..program.n_chips).map(|_| Chip::new(target, unit)).collect(),
+            chips: (0..program.n_chips)
+                .map(|_| Chip::new(target, unit))
+                .collect(),
             rows: vec![Rows::default(); program.bufs.len()],
             runs: Vec::new(),
             timings: Vec::new(),
@@ -116,15 +136,31 @@ impl<'a> Lister<'a> {
         match self.window {
             None => 0,
             Some(0) => self.end,
-            Some(w) => chain.index().checked_sub(w).and_then(|i| self.ends.get(i)).copied().unwrap_or(0),
+            Some(w) => chain
+                .index()
+                .checked_sub(w)
+                .and_then(|i| self.ends.get(i))
+                .copied()
+                .unwrap_or(0),
         }
     }
 
     fn chain(&mut self, id: ChainId, chain: &Chain, split: &[Members]) -> Result<(), CompileError> {
-        self.timings.push(ChainTiming { start: u64::MAX, end: 0, wait: Wait::Start, unit: None });
+        self.timings.push(ChainTiming {
+            start: u64::MAX,
+            end: 0,
+            wait: Wait::Start,
+            unit: None,
+        });
         match &chain.kind {
             ChainKind::Compute { chip, nodes } => self.compute(id, *chip, nodes, split)?,
-            ChainKind::Transfer { from, from_base, to, to_base, n_vectors } => {
+            ChainKind::Transfer {
+                from,
+                from_base,
+                to,
+                to_base,
+                n_vectors,
+            } => {
                 let t = Transfer {
                     from: *from,
                     from_base: *from_base,
@@ -146,11 +182,18 @@ impl<'a> Lister<'a> {
             }
         }
         let end = self.timings.last().map_or(0, |t| t.end);
-        self.ends.push(end.max(self.ends.last().copied().unwrap_or(0)));
+        self.ends
+            .push(end.max(self.ends.last().copied().unwrap_or(0)));
         Ok(())
     }
 
-    fn compute(&mut self, id: ChainId, chip: u16, nodes: &[Node], split: &[Members]) -> Result<(), CompileError> {
+    fn compute(
+        &mut self,
+        id: ChainId,
+        chip: u16,
+        nodes: &[Node],
+        split: &[Members],
+    ) -> Result<(), CompileError> {
         let acc_base = acc_rows(self.target, id, nodes)?;
         let windows = |node: u32| match nodes.get(node as usize).map(|n| &n.op) {
             Some(NodeOp::Load { window, .. }) => Some(*window),
@@ -165,17 +208,43 @@ impl<'a> Lister<'a> {
             }
         }
         for members in split.iter().filter(|m| m.load.is_none()) {
-            let mut loaded = Bound { cycle: 0, wait: Wait::Start };
+            let mut loaded = Bound {
+                cycle: 0,
+                wait: Wait::Start,
+            };
             let mut unit = None;
             if let Some(mul) = members.mul {
-                let NodeOp::Mul { loads, swap, hemi, plane, .. } = &nodes[mul as usize].op else { continue };
+                let NodeOp::Mul {
+                    loads,
+                    swap,
+                    hemi,
+                    plane,
+                    ..
+                } = &nodes[mul as usize].op
+                else {
+                    continue;
+                };
                 let planes = self.planes(id, nodes[mul as usize].dtype, *hemi, *plane)?;
                 if *swap {
                     for &load in loads {
-                        let Some(members) = load_group.get_mut(load as usize).and_then(Option::take) else {
-                            return Err(bad(id, format_args!("mul {mul} swaps in tile load {load}, which is none of its own")));
+                        let Some(members) =
+                            load_group.get_mut(load as usize).and_then(Option::take)
+                        else {
+                            return Err(bad(
+                                id,
+                                format_args!(
+                                    "mul {mul} swaps in tile load {load}, which is none of its own"
+                                ),
+                            ));
                         };
-                        let at = self.load(id, chip, members, (*hemi, &planes), &mut node_runs, &windows)?;
+                        let at = self.load(
+                            id,
+                            chip,
+                            members,
+                            (*hemi, &planes),
+                            &mut node_runs,
+                            &windows,
+                        )?;
                         loaded.raise(at.cycle, at.wait);
                     }
                 }
@@ -189,25 +258,44 @@ impl<'a> Lister<'a> {
                 for plane in planes.clone() {
                     let free = self.chips[chip as usize].planes[*hemi as usize][plane].mul_free;
                     let before = self.last_mul[chip as usize][*hemi as usize][plane];
-                    bound.raise(free.saturating_sub(offset), Wait::Unit(Opcode::Mul.unit(), ChainId::from_index(before as usize)));
+                    bound.raise(
+                        free.saturating_sub(offset),
+                        Wait::Unit(Opcode::Mul.unit(), ChainId::from_index(before as usize)),
+                    );
                 }
-                if let NodeOp::Mul { acc: Acc::Rows(before), .. } = nodes[*mul as usize].op {
-                    let (Some(b), Some(s)) = (node_runs.get(before as usize).copied().flatten(), step_of(&group, *mul))
-                    else {
-                        return Err(bad(id, format_args!("mul {mul} accumulates on mul {before}, which is not before it")));
+                if let NodeOp::Mul {
+                    acc: Acc::Rows(before),
+                    ..
+                } = nodes[*mul as usize].op
+                {
+                    let (Some(b), Some(s)) = (
+                        node_runs.get(before as usize).copied().flatten(),
+                        step_of(&group, *mul),
+                    ) else {
+                        return Err(bad(
+                            id,
+                            format_args!(
+                                "mul {mul} accumulates on mul {before}, which is not before it"
+                            ),
+                        ));
                     };
                     let run = &self.runs[b as usize].run;
                     let first = run.cycle as u64 + self.target.latency.mul as u64;
                     let last = first + run.last_offset() as u64;
                     let need = first.max((last).saturating_sub(s.last()));
-                    bound.raise(need.saturating_sub(offset), Wait::Unit(Opcode::Mul.unit(), id));
+                    bound.raise(
+                        need.saturating_sub(offset),
+                        Wait::Unit(Opcode::Mul.unit(), id),
+                    );
                 }
             }
             let fit = self.find(&group, bound)?;
             self.commit(&group, &fit, &node_runs, &windows, &base_of)?;
             self.name_runs(&group, &mut node_runs);
             if let Some((mul, hemi, planes, swap)) = unit {
-                let Some(step) = step_of(&group, mul) else { continue };
+                let Some(step) = step_of(&group, mul) else {
+                    continue;
+                };
                 let at = fit.at + step.offset;
                 for plane in planes {
                     let state = &mut self.chips[chip as usize].planes[hemi as usize][plane];
@@ -220,7 +308,10 @@ impl<'a> Lister<'a> {
             }
         }
         if let Some(load) = load_group.iter().flatten().next() {
-            return Err(bad(id, format_args!("tile load {:?} is not swapped in by any mul", load.load)));
+            return Err(bad(
+                id,
+                format_args!("tile load {:?} is not swapped in by any mul", load.load),
+            ));
         }
         Ok(())
     }
@@ -244,7 +335,10 @@ impl<'a> Lister<'a> {
         if words > self.target.mxm.load_words_per_cycle as u32 {
             return Err(bad(
                 id,
-                format_args!("a tile load of {words} words a cycle, the target takes {}", self.target.mxm.load_words_per_cycle),
+                format_args!(
+                    "a tile load of {words} words a cycle, the target takes {}",
+                    self.target.mxm.load_words_per_cycle
+                ),
             ));
         }
         for plane in planes.clone() {
@@ -259,7 +353,10 @@ impl<'a> Lister<'a> {
         self.commit(&group, &fit, node_runs, windows, &|_| 0)?;
         self.name_runs(&group, node_runs);
         let cycle = fit.at + step.offset + step.last() + self.target.latency.load as u64;
-        Ok(Bound { cycle, wait: fit.wait })
+        Ok(Bound {
+            cycle,
+            wait: fit.wait,
+        })
     }
 
     fn planes(
@@ -271,12 +368,18 @@ impl<'a> Lister<'a> {
     ) -> Result<std::ops::Range<usize>, CompileError> {
         let n = self.target.mxm.planes_per_hemisphere;
         let Some(rate) = self.target.mxm_rate(dtype) else {
-            return Err(bad(id, format_args!("the target does not multiply {dtype}")));
-        };
-        if rate.planes == 0 || plane % rate.planes != 0 || plane + rate.planes > n {
             return Err(bad(
                 id,
-                format_args!("no {dtype} matrix unit starts at plane {plane} of hemisphere {}", hemi.letter()),
+                format_args!("the target does not multiply {dtype}"),
+            ));
+        };
+        if rate.planes == 0 || !plane.is_multiple_of(rate.planes) || plane + rate.planes > n {
+            return Err(bad(
+                id,
+                format_args!(
+                    "no {dtype} matrix unit starts at plane {plane} of hemisphere {}",
+                    hemi.letter()
+                ),
             ));
         }
         Ok(plane as usize..(plane + rate.planes) as usize)
@@ -302,11 +405,27 @@ impl<'a> Lister<'a> {
 
     /// Calls `f(offset in cycles from the step's first issue, vector)` for every vector the step touches: with the first
     /// and the last issue for rows chosen at run time.
-    fn touch(&self, id: ChainId, step: &Step, f: &mut dyn FnMut(u64, u64, usize)) -> Result<(), CompileError> {
+    fn touch(
+        &self,
+        id: ChainId,
+        step: &Step,
+        f: &mut dyn FnMut(u64, u64, usize),
+    ) -> Result<(), CompileError> {
         let (buf, at, width, rows) = match &step.op {
             StepOp::Node(NodeOp::Read(buf, at) | NodeOp::Write(buf, at)) => (*buf, at, 1, None),
             StepOp::Node(
-                NodeOp::Gather { buf, at, row_stride, limit } | NodeOp::Scatter { buf, at, row_stride, limit },
+                NodeOp::Gather {
+                    buf,
+                    at,
+                    row_stride,
+                    limit,
+                }
+                | NodeOp::Scatter {
+                    buf,
+                    at,
+                    row_stride,
+                    limit,
+                },
             ) => (*buf, at, 1, Some((*row_stride, *limit))),
             StepOp::Words { buf, at, .. } => (*buf, at, step.dtype.words() as i64, None),
             _ => return Ok(()),
@@ -324,7 +443,13 @@ impl<'a> Lister<'a> {
                         + i2 * s.strides[2] as i64;
                     let vector = element.div_euclid(width);
                     if vector < 0 || vector >= n {
-                        return Err(bad(id, format_args!("node {:?} touches vector {vector} of {buf}, which has {n}", step.node)));
+                        return Err(bad(
+                            id,
+                            format_args!(
+                                "node {:?} touches vector {vector} of {buf}, which has {n}",
+                                step.node
+                            ),
+                        ));
                     }
                     match rows {
                         None => f(issue * step.period, issue * step.period, vector as usize),
@@ -340,7 +465,13 @@ impl<'a> Lister<'a> {
             for first in seen {
                 let last = first + limit.max(1).saturating_sub(1) as i64 * stride as i64;
                 if limit == 0 || last >= n {
-                    return Err(bad(id, format_args!("node {:?} may touch vector {last} of {buf}, which has {n}", step.node)));
+                    return Err(bad(
+                        id,
+                        format_args!(
+                            "node {:?} may touch vector {last} of {buf}, which has {n}",
+                            step.node
+                        ),
+                    ));
                 }
                 for row in 0..limit as i64 {
                     f(0, step.last(), (first + row * stride as i64) as usize);
@@ -352,13 +483,20 @@ impl<'a> Lister<'a> {
 
     /// Earliest anchor by the rows that the group reads and writes.
     fn bound(&self, group: &Group) -> Result<Bound, CompileError> {
-        let mut bound = Bound { cycle: self.floor(group.chain), wait: Wait::Start };
+        let mut bound = Bound {
+            cycle: self.floor(group.chain),
+            wait: Wait::Start,
+        };
         for step in &group.steps {
-            let Some((buf, writes)) = memory(step) else { continue };
+            let Some((buf, writes)) = memory(step) else {
+                continue;
+            };
             let rows = &self.rows[self.storage(buf).index()];
             // The vectors' range must be checked even where nothing has been written.
             self.touch(group.chain, step, &mut |first, _, v| {
-                let Some(&ready) = rows.ready.get(v) else { return };
+                let Some(&ready) = rows.ready.get(v) else {
+                    return;
+                };
                 let wait = Wait::Rows(ChainId::from_index(rows.writer[v] as usize));
                 bound.raise(ready.saturating_sub(step.offset + first), wait);
                 if writes {
@@ -377,17 +515,30 @@ impl<'a> Lister<'a> {
         let order = stream_order(group);
         'search: loop {
             for step in &group.steps {
-                let Unit::Fixed(queue) = step.unit else { continue };
+                let Unit::Fixed(queue) = step.unit else {
+                    continue;
+                };
                 let start = at + step.offset;
                 let len = group::hold(self.target, step);
                 let chip = &self.chips[step.chip as usize];
                 let Some(held) = chip.queue(queue) else {
-                    return Err(bad(group.chain, format_args!("the target has no queue {queue:?}")));
+                    return Err(bad(
+                        group.chain,
+                        format_args!("the target has no queue {queue:?}"),
+                    ));
                 };
                 let mut free = held.next_free(start, len);
-                if let (StepOp::Node(NodeOp::Load { .. }), Queue::MxmLoad(hemi, _)) = (&step.op, queue) {
+                if let (StepOp::Node(NodeOp::Load { .. }), Queue::MxmLoad(hemi, _)) =
+                    (&step.op, queue)
+                {
                     let words = step.args.len() as u32 * step.dtype.words() as u32;
-                    free = chip.load_free(hemi, free, len, words, self.target.mxm.load_words_per_cycle as u32);
+                    free = chip.load_free(
+                        hemi,
+                        free,
+                        len,
+                        words,
+                        self.target.mxm.load_words_per_cycle as u32,
+                    );
                 }
                 if free > start {
                     at += free - start;
@@ -404,9 +555,19 @@ impl<'a> Lister<'a> {
                 }
             };
             match self.streams(group, at, &order) {
-                Some(streams) => return Ok(Fit { at, alus, streams, wait }),
+                Some(streams) => {
+                    return Ok(Fit {
+                        at,
+                        alus,
+                        streams,
+                        wait,
+                    });
+                }
                 None if at > limit.max(bound.cycle) => {
-                    return Err(bad(group.chain, "needs more streams at a time than the target has"));
+                    return Err(bad(
+                        group.chain,
+                        "needs more streams at a time than the target has",
+                    ));
                 }
                 None => {
                     at += 1;
@@ -417,7 +578,12 @@ impl<'a> Lister<'a> {
     }
 
     fn horizon(&self, group: &Group) -> u64 {
-        group.steps.iter().map(|s| self.chips[s.chip as usize].horizon).max().unwrap_or(0)
+        group
+            .steps
+            .iter()
+            .map(|s| self.chips[s.chip as usize].horizon)
+            .max()
+            .unwrap_or(0)
     }
 
     /// An ALU for each VXM step, or the next anchor to try.
@@ -486,7 +652,9 @@ impl<'a> Lister<'a> {
                 let step = &group.steps[i];
                 let index = stream + (g as u16 * words) as u8;
                 if let Some(slots) = slots(step, at) {
-                    self.chips[step.chip as usize].belts.set(&slots, index, words, true);
+                    self.chips[step.chip as usize]
+                        .belts
+                        .set(&slots, index, words, true);
                     taken.push((step.chip as usize, slots, index, words));
                     out[i] = Some(index);
                 }
@@ -520,7 +688,12 @@ impl<'a> Lister<'a> {
         };
         for index in 0..group.steps.len() {
             let (run, claims) = run::make(&placed, index)?;
-            self.runs.push(PlacedRun { chip: group.steps[index].chip, chain: group.chain, run, claims });
+            self.runs.push(PlacedRun {
+                chip: group.steps[index].chip,
+                chain: group.chain,
+                run,
+                claims,
+            });
         }
         let mut end = 0;
         for (i, step) in group.steps.iter().enumerate() {
@@ -533,10 +706,19 @@ impl<'a> Lister<'a> {
                 }
                 (Unit::Alu(_), None) => {}
             }
-            if let (StepOp::Node(NodeOp::Load { .. }), Unit::Fixed(Queue::MxmLoad(hemi, _))) = (&step.op, step.unit) {
-                chip.hold_load(hemi, start, len, step.args.len() as u32 * step.dtype.words() as u32);
+            if let (StepOp::Node(NodeOp::Load { .. }), Unit::Fixed(Queue::MxmLoad(hemi, _))) =
+                (&step.op, step.unit)
+            {
+                chip.hold_load(
+                    hemi,
+                    start,
+                    len,
+                    step.args.len() as u32 * step.dtype.words() as u32,
+                );
             }
-            if let (Some(slots), Some(stream), Some(belt)) = (slots(step, fit.at), fit.streams[i], step.belt) {
+            if let (Some(slots), Some(stream), Some(belt)) =
+                (slots(step, fit.at), fit.streams[i], step.belt)
+            {
                 chip.belts.set(&slots, stream, belt.words, true);
             }
             end = end.max(fit.at + step.offset + group::end(self.target, step));
@@ -557,12 +739,19 @@ impl<'a> Lister<'a> {
 
     /// Records what a step reads or writes.
     fn note_rows(&mut self, chain: ChainId, step: &Step, at: u64) -> Result<(), CompileError> {
-        let Some((buf, writes)) = memory(step) else { return Ok(()) };
+        let Some((buf, writes)) = memory(step) else {
+            return Ok(());
+        };
         let storage = self.storage(buf);
-        let Some(data) = self.program.bufs.get(storage) else { return Ok(()) };
+        let Some(data) = self.program.bufs.get(storage) else {
+            return Ok(());
+        };
         match data.kind {
             BufKind::Rows(_) | BufKind::Tile { .. } if writes => {
-                return Err(bad(chain, format_args!("node {:?} writes the constant {buf}", step.node)));
+                return Err(bad(
+                    chain,
+                    format_args!("node {:?} writes the constant {buf}", step.node),
+                ));
             }
             BufKind::Rows(_) | BufKind::Tile { .. } => return Ok(()),
             _ => {}
@@ -570,7 +759,11 @@ impl<'a> Lister<'a> {
         let mut rows = std::mem::take(&mut self.rows[storage.index()]);
         if rows.ready.is_empty() {
             let n = data.n_vectors as usize;
-            rows = Rows { ready: vec![0; n], writable: vec![0; n], writer: vec![0; n] };
+            rows = Rows {
+                ready: vec![0; n],
+                writable: vec![0; n],
+                writer: vec![0; n],
+            };
         }
         let latency = group::latency(self.target, step);
         let result = self.touch(chain, step, &mut |_, last, v| {
@@ -613,7 +806,10 @@ fn slots(step: &Step, at: u64) -> Option<Slots> {
 
 /// Sets of steps whose streams are chosen together: the belts of a tile load, everything else alone; wide vectors first.
 fn stream_order(group: &Group) -> Vec<Vec<usize>> {
-    let load = group.steps.iter().find(|s| matches!(s.op, StepOp::Node(NodeOp::Load { .. })));
+    let load = group
+        .steps
+        .iter()
+        .find(|s| matches!(s.op, StepOp::Node(NodeOp::Load { .. })));
     if let Some(load) = load {
         let belts = load
             .args
@@ -625,7 +821,9 @@ fn stream_order(group: &Group) -> Vec<Vec<usize>> {
             .collect();
         return vec![belts];
     }
-    let mut order: Vec<usize> = (0..group.steps.len()).filter(|&i| group.steps[i].belt.is_some()).collect();
+    let mut order: Vec<usize> = (0..group.steps.len())
+        .filter(|&i| group.steps[i].belt.is_some())
+        .collect();
     order.sort_by_key(|&i| std::cmp::Reverse(group.steps[i].belt.map_or(0, |b| b.words)));
     order.into_iter().map(|i| vec![i]).collect()
 }
@@ -641,22 +839,39 @@ fn acc_rows(target: &Target, id: ChainId, nodes: &[Node]) -> Result<Vec<u16>, Co
     let mut sequences: Vec<Sequence> = Vec::new();
     let mut of = vec![usize::MAX; nodes.len()];
     for (m, node) in nodes.iter().enumerate() {
-        let NodeOp::Mul { acc, to_rows, .. } = &node.op else { continue };
+        let NodeOp::Mul { acc, to_rows, .. } = &node.op else {
+            continue;
+        };
         match acc {
             Acc::Rows(before) => {
                 let s = of.get(*before as usize).copied().unwrap_or(usize::MAX);
                 let Some(sequence) = sequences.get_mut(s) else {
-                    return Err(bad(id, format_args!("mul {m} accumulates on node {before}, which fills no rows")));
+                    return Err(bad(
+                        id,
+                        format_args!("mul {m} accumulates on node {before}, which fills no rows"),
+                    ));
                 };
                 sequence.last = m;
                 if node.issues() != sequence.rows {
-                    return Err(bad(id, format_args!("mul {m} has {} rows, its accumulator {}", node.issues(), sequence.rows)));
+                    return Err(bad(
+                        id,
+                        format_args!(
+                            "mul {m} has {} rows, its accumulator {}",
+                            node.issues(),
+                            sequence.rows
+                        ),
+                    ));
                 }
                 of[m] = s;
             }
             Acc::Zero if *to_rows => {
                 of[m] = sequences.len();
-                sequences.push(Sequence { first: m, last: m, rows: node.issues(), base: 0 });
+                sequences.push(Sequence {
+                    first: m,
+                    last: m,
+                    rows: node.issues(),
+                    base: 0,
+                });
             }
             Acc::Zero => {}
         }
@@ -680,12 +895,19 @@ fn acc_rows(target: &Target, id: ChainId, nodes: &[Node]) -> Result<Vec<u16>, Co
         if base + rows > target.mxm.acc_rows as u32 {
             return Err(bad(
                 id,
-                format_args!("needs {} accumulator rows, a matrix unit has {}", base + rows, target.mxm.acc_rows),
+                format_args!(
+                    "needs {} accumulator rows, a matrix unit has {}",
+                    base + rows,
+                    target.mxm.acc_rows
+                ),
             ));
         }
         sequences[s].base = base;
     }
-    Ok(of.into_iter().map(|s| sequences.get(s).map_or(0, |s| s.base as u16)).collect())
+    Ok(of
+        .into_iter()
+        .map(|s| sequences.get(s).map_or(0, |s| s.base as u16))
+        .collect())
 }
 
 impl ScheduleOptions {

@@ -26,15 +26,21 @@ mod transfer;
 #[cfg(test)]
 mod tests;
 
-use crate::{CompileError, CompileErrorKind};
 use crate::chain::{ChainId, ChainProgram};
+use crate::{CompileError, CompileErrorKind};
 use lockstep_isa::claim::Claims;
 use lockstep_isa::{Place, Run, Target};
 
 pub use report::{Busy, ChainTiming, CriticalStep, Wait};
 
 /// Chains by which lifetimes are stretched when banks are chosen, and chains by which a chain may overtake (0: none).
-const ATTEMPTS: &[(usize, Option<usize>)] = &[(16, None), (16, Some(16)), (4, Some(4)), (1, Some(1)), (0, Some(0))];
+const ATTEMPTS: &[(usize, Option<usize>)] = &[
+    (16, None),
+    (16, Some(16)),
+    (4, Some(4)),
+    (1, Some(1)),
+    (0, Some(0)),
+];
 
 /// Options of the scheduler.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,7 +118,9 @@ pub fn schedule(
     options: &ScheduleOptions,
 ) -> Result<Schedule, CompileError> {
     let mut schedules = schedule_entries(&[program], target, options)?;
-    schedules.pop().ok_or_else(|| CompileError::internal("schedule", "no entry"))
+    schedules
+        .pop()
+        .ok_or_else(|| CompileError::internal("schedule", "no entry"))
 }
 
 /// Schedules several entries over shared constants and states: these lie in the same rows in all of them. Constants are
@@ -125,9 +133,16 @@ pub fn schedule_entries(
     target: &Target,
     options: &ScheduleOptions,
 ) -> Result<Vec<Schedule>, CompileError> {
-    let split = programs.iter().map(|p| place::split_all(p)).collect::<Result<Vec<_>, _>>()?;
+    let split = programs
+        .iter()
+        .map(|p| place::split_all(p))
+        .collect::<Result<Vec<_>, _>>()?;
     // Overlap makes lifetimes longer than in chain order; where they do not fit, less of it is tried.
-    let attempts = if options.serial { &ATTEMPTS[ATTEMPTS.len() - 1..] } else { ATTEMPTS };
+    let attempts = if options.serial {
+        &ATTEMPTS[ATTEMPTS.len() - 1..]
+    } else {
+        ATTEMPTS
+    };
     let mut refused = None;
     for &(slack, window) in attempts {
         let placed = place::place(programs, &split, target, slack).and_then(|places| {
@@ -140,9 +155,15 @@ pub fn schedule_entries(
         });
         match placed {
             Ok((timed, homes)) => {
-                return timed.into_iter().zip(homes).map(|(timed, homes)| report::finish(target, timed, homes)).collect();
+                return timed
+                    .into_iter()
+                    .zip(homes)
+                    .map(|(timed, homes)| report::finish(target, timed, homes))
+                    .collect();
             }
-            Err(error) if matches!(error.kind, CompileErrorKind::DoesNotFit { .. }) => refused = Some(error),
+            Err(error) if matches!(error.kind, CompileErrorKind::DoesNotFit { .. }) => {
+                refused = Some(error)
+            }
             Err(error) => return Err(error),
         }
     }

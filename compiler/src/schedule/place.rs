@@ -45,7 +45,10 @@ pub(super) fn split_all(program: &ChainProgram) -> Result<Vec<Vec<Members>>, Com
 
 /// Words that a buffer takes.
 pub(super) fn words(program: &ChainProgram, buf: BufId) -> u64 {
-    program.bufs.get(buf).map_or(0, |b| b.n_vectors as u64 * b.dtype.words() as u64)
+    program
+        .bufs
+        .get(buf)
+        .map_or(0, |b| b.n_vectors as u64 * b.dtype.words() as u64)
 }
 
 /// One use of a buffer.
@@ -112,10 +115,14 @@ pub(super) fn place(
             }
         }
     }
-    let per_bank = |bytes: u64| bytes.div_ceil(target.word_bytes() as u64 * target.n_places() as u64) as u32;
+    let per_bank =
+        |bytes: u64| bytes.div_ceil(target.word_bytes() as u64 * target.n_places() as u64) as u32;
     let mut placer = Placer {
         target,
-        capacity: text.iter().map(|&t| target.bank_words().saturating_sub(per_bank(t))).collect(),
+        capacity: text
+            .iter()
+            .map(|&t| target.bank_words().saturating_sub(per_bank(t)))
+            .collect(),
         used: vec![vec![0; target.n_places()]; n_chips],
         busy: vec![vec![Vec::new(); target.n_places()]; n_chips],
         groups: Vec::new(),
@@ -128,9 +135,16 @@ pub(super) fn place(
         placer.groups.resize(first + n_groups, Vec::new());
         uses.push(u);
     }
-    let default = Place { hemi: Dir::East, group: 0, bank: 0 };
+    let default = Place {
+        hemi: Dir::East,
+        group: 0,
+        bank: 0,
+    };
     let mut out = Places {
-        entries: programs.iter().map(|p| vec![default; p.bufs.len()]).collect(),
+        entries: programs
+            .iter()
+            .map(|p| vec![default; p.bufs.len()])
+            .collect(),
         fixed: programs.iter().map(|p| vec![None; p.bufs.len()]).collect(),
         used: Vec::new(),
     };
@@ -159,7 +173,10 @@ fn check(program: &ChainProgram, n_chips: usize) -> Result<(), CompileError> {
             _ => true,
         };
         if buf.chip as usize >= n_chips || !state_ok {
-            return Err(CompileError::internal("schedule", format!("buffer {id} refers to what does not exist")));
+            return Err(CompileError::internal(
+                "schedule",
+                format!("buffer {id} refers to what does not exist"),
+            ));
         }
     }
     Ok(())
@@ -168,14 +185,21 @@ fn check(program: &ChainProgram, n_chips: usize) -> Result<(), CompileError> {
 /// Same constant or state in every entry.
 type Key = (u16, usize, [u64; 5], usize);
 
-fn key(program: &ChainProgram, id: BufId, seen: &mut BTreeMap<(u16, usize, [u64; 5]), usize>) -> Option<Key> {
+fn key(
+    program: &ChainProgram,
+    id: BufId,
+    seen: &mut BTreeMap<(u16, usize, [u64; 5]), usize>,
+) -> Option<Key> {
     let buf = program.bufs.get(id)?;
     let shape = buf.n_vectors as u64 | (buf.lo as u64) << 32 | (buf.hi as u64) << 48;
     let (data, detail) = match &buf.kind {
         BufKind::Rows(bytes) => (bytes.as_ptr() as usize, [0, shape, buf.dtype as u64, 0, 0]),
         BufKind::Tile { tile, first, step } => {
             let data = program.tiles.get(*tile)?.data.as_ptr() as usize;
-            (data, [1, shape, buf.dtype as u64, *first as u64, *step as u64])
+            (
+                data,
+                [1, shape, buf.dtype as u64, *first as u64, *step as u64],
+            )
         }
         BufKind::State(index) => (*index as usize, [2, shape, buf.dtype as u64, 0, 0]),
         _ => return None,
@@ -196,7 +220,9 @@ fn place_permanent(
     for (e, program) in programs.iter().enumerate() {
         let mut seen = BTreeMap::new();
         for id in program.bufs.ids() {
-            let Some(key) = key(program, id, &mut seen) else { continue };
+            let Some(key) = key(program, id, &mut seen) else {
+                continue;
+            };
             let at = *by_key.entry(key).or_insert_with(|| {
                 all.push((words(program, id), Vec::new()));
                 all.len() - 1
@@ -206,12 +232,18 @@ fn place_permanent(
     }
     all.sort_by_key(|(words, _)| std::cmp::Reverse(*words));
     for (size, members) in &all {
-        let Some(&(e, id)) = members.first() else { continue };
-        let Some(buf) = programs[e].bufs.get(id) else { continue };
+        let Some(&(e, id)) = members.first() else {
+            continue;
+        };
+        let Some(buf) = programs[e].bufs.get(id) else {
+            continue;
+        };
         let chip = buf.chip as usize;
         let width = buf.dtype.words() as u64;
-        let accesses: Vec<Access> =
-            members.iter().flat_map(|&(e, id)| uses[e].accesses[id.index()].iter().copied()).collect();
+        let accesses: Vec<Access> = members
+            .iter()
+            .flat_map(|&(e, id)| uses[e].accesses[id.index()].iter().copied())
+            .collect();
         let capacity = placer.capacity[chip] as u64;
         let used = placer.used[chip].clone();
         let fits = |place: usize| {
@@ -219,8 +251,21 @@ fn place_permanent(
             (base + size <= capacity).then(|| base * 1000 / capacity.max(1))
         };
         let tile = matches!(buf.kind, BufKind::Tile { .. });
-        let Some(place) = placer.best(chip, &accesses, uses[e].needs[id.index()], buf.side, tile, &fits) else {
-            return Err(does_not_fit(programs, placer.target, chip, *size, "constants and states"));
+        let Some(place) = placer.best(
+            chip,
+            &accesses,
+            uses[e].needs[id.index()],
+            buf.side,
+            tile,
+            &fits,
+        ) else {
+            return Err(does_not_fit(
+                programs,
+                placer.target,
+                chip,
+                *size,
+                "constants and states",
+            ));
         };
         let dense = place.dense(placer.target.groups, placer.target.banks);
         let base = (used[dense] as u64).next_multiple_of(width);
@@ -258,24 +303,53 @@ fn place_scratch(
     let mut live: Vec<Vec<Vec<u32>>> =
         vec![vec![vec![0; n_chains + 1]; placer.target.n_places()]; program.n_chips as usize];
     for id in order {
-        let Some(buf) = program.bufs.get(id) else { continue };
+        let Some(buf) = program.bufs.get(id) else {
+            continue;
+        };
         let (i, chip, size) = (id.index(), buf.chip as usize, words(program, id));
-        let from = if matches!(buf.kind, BufKind::Input) { 0 } else { uses.first_chain[i].saturating_sub(slack) };
-        let to = if output[i] { n_chains } else { (uses.last_chain[i] + slack).min(n_chains) };
+        let from = if matches!(buf.kind, BufKind::Input) {
+            0
+        } else {
+            uses.first_chain[i].saturating_sub(slack)
+        };
+        let to = if output[i] {
+            n_chains
+        } else {
+            (uses.last_chain[i] + slack).min(n_chains)
+        };
         let from = from.min(to);
         let capacity = placer.capacity[chip] as u64;
         let used = &placer.used[chip];
         let chip_live = &live[chip];
         let fits = |place: usize| {
-            let peak = chip_live[place][from..=to].iter().max().copied().unwrap_or(0) as u64;
+            let peak = chip_live[place][from..=to]
+                .iter()
+                .max()
+                .copied()
+                .unwrap_or(0) as u64;
             let after = used[place] as u64 + peak + size;
             (after <= capacity).then(|| (used[place] as u64 + peak) * 500 / capacity.max(1))
         };
-        let Some(place) = placer.best(chip, &uses.accesses[i], uses.needs[i], buf.side, false, &fits) else {
-            return Err(does_not_fit(&[program], placer.target, chip, size, "temporaries"));
+        let Some(place) = placer.best(
+            chip,
+            &uses.accesses[i],
+            uses.needs[i],
+            buf.side,
+            false,
+            &fits,
+        ) else {
+            return Err(does_not_fit(
+                &[program],
+                placer.target,
+                chip,
+                size,
+                "temporaries",
+            ));
         };
         let dense = place.dense(placer.target.groups, placer.target.banks);
-        live[chip][dense][from..=to].iter_mut().for_each(|w| *w += size as u32);
+        live[chip][dense][from..=to]
+            .iter_mut()
+            .for_each(|w| *w += size as u32);
         placer.take(chip, place, &uses.accesses[i]);
         places[i] = place;
     }
@@ -298,11 +372,16 @@ impl Placer<'_> {
         let mut best: Option<(u64, Place)> = None;
         for (dense, place) in t.places().enumerate() {
             let outermost = place.group + 1 == t.groups;
-            if need.hemi.is_some_and(|h| h != place.hemi) || need.table && outermost || need.index && !outermost {
+            if need.hemi.is_some_and(|h| h != place.hemi)
+                || need.table && outermost
+                || need.index && !outermost
+            {
                 continue;
             }
             let Some(full) = fits(dense) else { continue };
-            let clash = accesses.iter().any(|a| self.groups.get(a.group).is_some_and(|g| g.contains(&place)));
+            let clash = accesses
+                .iter()
+                .any(|a| self.groups.get(a.group).is_some_and(|g| g.contains(&place)));
             let busy = &self.busy[chip][dense];
             let overlap: u64 = accesses
                 .iter()
@@ -312,9 +391,17 @@ impl Placer<'_> {
                 })
                 .sum();
             // Weights lie near the matrix units, scratch near the centre: either takes the shorter stretch of belt.
-            let distance = if tile { t.groups - 1 - place.group } else { place.group } as u64;
+            let distance = if tile {
+                t.groups - 1 - place.group
+            } else {
+                place.group
+            } as u64;
             let wrong_side = side.is_some_and(|s| s != place.hemi) as u64;
-            let cost = clash as u64 * 1_000_000 + (overlap * 1000 / total).min(100_000) + wrong_side * 400 + full + distance * 4;
+            let cost = clash as u64 * 1_000_000
+                + (overlap * 1000 / total).min(100_000)
+                + wrong_side * 400
+                + full
+                + distance * 4;
             if best.is_none_or(|(c, _)| cost < c) {
                 best = Some((cost, place));
             }
@@ -370,7 +457,10 @@ fn uses_of(
     };
     let exists = |chain: ChainId, buf: BufId| match program.bufs.get(buf) {
         Some(_) => Ok(()),
-        None => Err(group::bad(chain, format_args!("buffer {buf} does not exist"))),
+        None => Err(group::bad(
+            chain,
+            format_args!("buffer {buf} does not exist"),
+        )),
     };
     let mut ready = vec![0u64; n];
     let mut clocks: BTreeMap<(u16, Dir, u8), u64> = BTreeMap::new();
@@ -382,20 +472,36 @@ fn uses_of(
             uses.last_chain[buf] = uses.last_chain[buf].max(id.index());
         };
         match &chain.kind {
-            ChainKind::Transfer { from, to, n_vectors, .. } => {
+            ChainKind::Transfer {
+                from,
+                to,
+                n_vectors,
+                ..
+            } => {
                 exists(id, *from)?;
                 exists(id, *to)?;
                 let cycles = *n_vectors as u64 * 4 * target.c2c.cycles_per_word as u64;
                 let start = ready[storage(*from)];
                 for buf in [from, to] {
-                    note(&mut uses, storage(*buf), Access { group: first_group + groups, start, cycles });
+                    note(
+                        &mut uses,
+                        storage(*buf),
+                        Access {
+                            group: first_group + groups,
+                            start,
+                            cycles,
+                        },
+                    );
                     groups += 1;
                 }
                 ready[storage(*to)] = start + cycles.min(1024) + target.c2c.latency as u64;
             }
             ChainKind::Compute { chip, nodes } => {
                 if *chip >= program.n_chips {
-                    return Err(group::bad(id, format_args!("runs on chip {chip} of {}", program.n_chips)));
+                    return Err(group::bad(
+                        id,
+                        format_args!("runs on chip {chip} of {}", program.n_chips),
+                    ));
                 }
                 needs(program, nodes, &storage, &mut uses.needs);
                 let mut load_after = 0u64;
@@ -406,7 +512,13 @@ fn uses_of(
                         }
                     }
                     let of = |v: &u32| nodes.get(*v as usize);
-                    let issues = members.nodes.iter().filter_map(of).map(Node::issues).max().unwrap_or(1) as u64;
+                    let issues = members
+                        .nodes
+                        .iter()
+                        .filter_map(of)
+                        .map(Node::issues)
+                        .max()
+                        .unwrap_or(1) as u64;
                     let mut start = members
                         .nodes
                         .iter()
@@ -419,7 +531,10 @@ fn uses_of(
                     if let Some(NodeOp::Mul { hemi, plane, .. }) =
                         members.mul.and_then(|m| of(&m)).map(|node| &node.op)
                     {
-                        let dtype = members.mul.and_then(|m| of(&m)).map_or(lockstep_isa::DType::F32, |m| m.dtype);
+                        let dtype = members
+                            .mul
+                            .and_then(|m| of(&m))
+                            .map_or(lockstep_isa::DType::F32, |m| m.dtype);
                         cycles *= target.occupancy(lockstep_isa::Opcode::Mul, dtype) as u64;
                         let clock = clocks.entry((*chip, *hemi, *plane)).or_insert(0);
                         load_after = *clock;
@@ -427,17 +542,37 @@ fn uses_of(
                         *clock = start + cycles;
                     } else if members.load.is_some() {
                         // Loads come first in the list; they run under the product before theirs.
-                        let unit = members.load.and_then(|l| of(&l)).and_then(|node| match node.op {
-                            NodeOp::Load { hemi, plane, .. } => Some((*chip, hemi, plane)),
-                            _ => None,
-                        });
-                        let clock = unit.and_then(|u| clocks.get(&u)).copied().unwrap_or(load_after);
+                        let unit =
+                            members
+                                .load
+                                .and_then(|l| of(&l))
+                                .and_then(|node| match node.op {
+                                    NodeOp::Load { hemi, plane, .. } => Some((*chip, hemi, plane)),
+                                    _ => None,
+                                });
+                        let clock = unit
+                            .and_then(|u| clocks.get(&u))
+                            .copied()
+                            .unwrap_or(load_after);
                         start = start.max(clock.saturating_sub(1024).max(load_after.min(clock)));
                     }
                     for &v in &members.nodes {
-                        let Some(buf) = buffer(&nodes[v as usize].op) else { continue };
-                        note(&mut uses, storage(buf), Access { group: first_group + groups, start, cycles });
-                        if matches!(nodes[v as usize].op, NodeOp::Write(..) | NodeOp::Scatter { .. }) {
+                        let Some(buf) = buffer(&nodes[v as usize].op) else {
+                            continue;
+                        };
+                        note(
+                            &mut uses,
+                            storage(buf),
+                            Access {
+                                group: first_group + groups,
+                                start,
+                                cycles,
+                            },
+                        );
+                        if matches!(
+                            nodes[v as usize].op,
+                            NodeOp::Write(..) | NodeOp::Scatter { .. }
+                        ) {
                             let done = start + 150;
                             ready[storage(buf)] = ready[storage(buf)].max(done);
                         }
@@ -467,8 +602,12 @@ fn needs(
         if program.bufs.get(buf).is_none() {
             continue;
         }
-        let Some(NodeArg::Node { node: source, .. }) = index else { continue };
-        let Some(source) = nodes.get(*source as usize) else { continue };
+        let Some(NodeArg::Node { node: source, .. }) = index else {
+            continue;
+        };
+        let Some(source) = nodes.get(*source as usize) else {
+            continue;
+        };
         let table = storage(buf);
         match &source.op {
             NodeOp::Read(index, _) if program.bufs.get(*index).is_some() => {
@@ -486,7 +625,11 @@ fn needs(
                 needs[index].index = true;
                 needs[table].table = true;
             }
-            NodeOp::Permute { hemi, .. } | NodeOp::Transpose { hemi, .. } | NodeOp::Reduce { hemi, .. } if gather => {
+            NodeOp::Permute { hemi, .. }
+            | NodeOp::Transpose { hemi, .. }
+            | NodeOp::Reduce { hemi, .. }
+                if gather =>
+            {
                 needs[table].hemi = Some(*hemi);
             }
             _ => {}
@@ -503,7 +646,8 @@ pub(super) fn does_not_fit(
     what: &str,
 ) -> CompileError {
     let lanes = target.lanes.max(1) as u64;
-    let (mut weights, mut states, mut scratch, mut padding, mut text) = (0u64, 0u64, 0u64, 0u64, 0u64);
+    let (mut weights, mut states, mut scratch, mut padding, mut text) =
+        (0u64, 0u64, 0u64, 0u64, 0u64);
     let mut by_key = BTreeMap::new();
     for program in programs {
         let mut seen = BTreeMap::new();
@@ -516,7 +660,9 @@ pub(super) fn does_not_fit(
             {
                 continue;
             }
-            let live = buf.n_vectors as u64 * (buf.hi.saturating_sub(buf.lo)) as u64 * buf.dtype.bytes() as u64;
+            let live = buf.n_vectors as u64
+                * (buf.hi.saturating_sub(buf.lo)) as u64
+                * buf.dtype.bytes() as u64;
             let all = words(program, id) * lanes;
             match buf.kind {
                 BufKind::Rows(_) | BufKind::Tile { .. } => weights += live,

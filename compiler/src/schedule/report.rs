@@ -76,7 +76,10 @@ pub(super) fn finish(
     timed: Timed,
     (homes, sram): (Vec<Home>, Vec<SramUse>),
 ) -> Result<Schedule, CompileError> {
-    let Timed { mut runs, mut chains } = timed;
+    let Timed {
+        mut runs,
+        mut chains,
+    } = timed;
     let mut makespan = 0u64;
     let mut busy = Busy::default();
     for placed in &mut runs {
@@ -99,15 +102,27 @@ pub(super) fn finish(
     }
     blame_queues(&runs, &mut chains);
     let critical = critical_path(&chains);
-    Ok(Schedule { homes, runs, makespan, chains, busy, critical, sram })
+    Ok(Schedule {
+        homes,
+        runs,
+        makespan,
+        chains,
+        busy,
+        critical,
+        sram,
+    })
 }
 
 /// Finds for each chain that waited for a queue the chain that held it last before.
 fn blame_queues(runs: &[PlacedRun], chains: &mut [ChainTiming]) {
-    let mut by_queue: std::collections::BTreeMap<(u16, Queue), Vec<(u64, ChainId)>> = Default::default();
+    let mut by_queue: std::collections::BTreeMap<(u16, Queue), Vec<(u64, ChainId)>> =
+        Default::default();
     for placed in runs {
         let end = placed.run.cycle as u64 + placed.run.last_offset() as u64;
-        by_queue.entry((placed.chip, placed.run.queue)).or_default().push((end, placed.chain));
+        by_queue
+            .entry((placed.chip, placed.run.queue))
+            .or_default()
+            .push((end, placed.chain));
     }
     for list in by_queue.values_mut() {
         list.sort_unstable();
@@ -128,7 +143,11 @@ fn blame_queues(runs: &[PlacedRun], chains: &mut [ChainTiming]) {
             && let Some(list) = by_queue.get(&(chip_of[c], queue))
         {
             let at = list.partition_point(|&(end, _)| end < first[c]);
-            timing.unit = list[..at].iter().rev().map(|&(_, chain)| chain).find(|chain| chain.index() != c);
+            timing.unit = list[..at]
+                .iter()
+                .rev()
+                .map(|&(_, chain)| chain)
+                .find(|chain| chain.index() != c);
         }
     }
 }
@@ -140,7 +159,12 @@ fn critical_path(chains: &[ChainTiming]) -> Vec<CriticalStep> {
     while let Some(c) = at {
         let t = chains[c];
         let id = ChainId::from_index(c);
-        out.push(CriticalStep { chain: id, start: t.start, end: t.end, wait: t.wait });
+        out.push(CriticalStep {
+            chain: id,
+            start: t.start,
+            end: t.end,
+            wait: t.wait,
+        });
         let next = match t.wait {
             Wait::Rows(chain) | Wait::Unit(_, chain) => Some(chain.index()),
             Wait::Queue(_) => t.unit.map(EntityId::index),

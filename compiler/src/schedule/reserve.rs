@@ -81,7 +81,11 @@ impl Belts {
         }
         positions.sort_unstable();
         positions.dedup();
-        let origin = positions.iter().map(|p| p.unsigned_abs()).max().unwrap_or(0) as i64;
+        let origin = positions
+            .iter()
+            .map(|p| p.unsigned_abs())
+            .max()
+            .unwrap_or(0) as i64;
         let unit = unit.max(1);
         Belts {
             unit,
@@ -96,7 +100,10 @@ impl Belts {
     fn stretch(&self, a: i32, b: i32) -> u64 {
         let (low, high) = (a.min(b), a.max(b));
         let first = self.positions.partition_point(|&p| p < low) / self.share;
-        let last = self.positions.partition_point(|&p| p < high).div_ceil(self.share);
+        let last = self
+            .positions
+            .partition_point(|&p| p < high)
+            .div_ceil(self.share);
         let ones = |n: usize| if n >= 64 { u64::MAX } else { (1u64 << n) - 1 };
         ones(last) & !ones(first)
     }
@@ -111,13 +118,19 @@ impl Belts {
 
     /// Streams that are free for all of `slots`, one bit per `unit` words, as a mask over units.
     pub fn free(&self, slots: &Slots) -> u64 {
-        let all = if self.units >= 64 { u64::MAX } else { (1u64 << self.units) - 1 };
+        let all = if self.units >= 64 {
+            u64::MAX
+        } else {
+            (1u64 << self.units) - 1
+        };
         let stretch = self.stretch(slots.from, slots.to);
         let taken = &self.taken[slots.dir as usize];
         let mut blocked = 0u64;
         let mut d = self.diagonal(slots);
         for _ in 0..slots.count {
-            let Some(row) = taken.get(d * self.units..(d + 1) * self.units) else { break };
+            let Some(row) = taken.get(d * self.units..(d + 1) * self.units) else {
+                break;
+            };
             for (u, &bits) in row.iter().enumerate() {
                 blocked |= ((bits & stretch != 0) as u64) << u;
             }
@@ -143,7 +156,11 @@ impl Belts {
         }
         for _ in 0..slots.count {
             for bits in &mut taken[d * units + first..d * units + first + n] {
-                *bits = if take { *bits | stretch } else { *bits & !stretch };
+                *bits = if take {
+                    *bits | stretch
+                } else {
+                    *bits & !stretch
+                };
             }
             d += slots.period as usize;
         }
@@ -153,11 +170,19 @@ impl Belts {
     /// each.
     pub fn choose(&self, free: &[u64], words: u16) -> Option<u8> {
         let per = (words as usize).div_ceil(self.unit as usize).max(1);
-        let ones = if per >= 64 { u64::MAX } else { (1u64 << per) - 1 };
+        let ones = if per >= 64 {
+            u64::MAX
+        } else {
+            (1u64 << per) - 1
+        };
         let fits = |mask: u64, at: usize| at + per <= self.units && (mask >> at) & ones == ones;
         (0..self.units)
             .step_by(per)
-            .find(|&at| free.iter().enumerate().all(|(g, &mask)| fits(mask, at + g * per)))
+            .find(|&at| {
+                free.iter()
+                    .enumerate()
+                    .all(|(g, &mask)| fits(mask, at + g * per))
+            })
             .map(|at| at as u8 * self.unit)
     }
 }
@@ -229,7 +254,10 @@ impl Chip {
         Chip {
             queues: vec![Intervals::default(); n],
             belts: Belts::new(target, unit),
-            planes: [vec![Plane::default(); planes], vec![Plane::default(); planes]],
+            planes: [
+                vec![Plane::default(); planes],
+                vec![Plane::default(); planes],
+            ],
             loads: [Vec::new(), Vec::new()],
             horizon: 0,
             layout,
@@ -255,9 +283,12 @@ impl Chip {
         let loads = &self.loads[hemi as usize];
         let mut start = start;
         loop {
-            let overlapping = loads.iter().filter(|(s, e, _)| *s < start + len && start < *e);
-            let (sum, first_end) =
-                overlapping.fold((0u32, u64::MAX), |(sum, first), (_, e, w)| (sum + w, first.min(*e)));
+            let overlapping = loads
+                .iter()
+                .filter(|(s, e, _)| *s < start + len && start < *e);
+            let (sum, first_end) = overlapping.fold((0u32, u64::MAX), |(sum, first), (_, e, w)| {
+                (sum + w, first.min(*e))
+            });
             if sum + words <= limit || sum == 0 {
                 return start;
             }
@@ -267,7 +298,11 @@ impl Chip {
 
     /// Records a load; forgets those that ended before `oldest`, since none is placed earlier any more.
     pub fn hold_load(&mut self, hemi: Dir, start: u64, len: u64, words: u32) {
-        let oldest = self.planes[hemi as usize].iter().map(|p| p.shadow_free).min().unwrap_or(0);
+        let oldest = self.planes[hemi as usize]
+            .iter()
+            .map(|p| p.shadow_free)
+            .min()
+            .unwrap_or(0);
         let loads = &mut self.loads[hemi as usize];
         loads.retain(|(_, end, _)| *end > oldest);
         loads.push((start, start + len, words));

@@ -49,9 +49,7 @@ fn nest(chain: ChainId, step: &Step, strides: [i32; 3], fold: u8) -> Result<Nest
         let same_side = inside || out.len() > inner;
         match out.last_mut() {
             Some((c, s))
-                if same_side
-                    && *s * *c as i64 == stride
-                    && *c * count <= u16::MAX as u64 =>
+                if same_side && *s * *c as i64 == stride && *c * count <= u16::MAX as u64 =>
             {
                 *c *= count;
             }
@@ -65,17 +63,27 @@ fn nest(chain: ChainId, step: &Step, strides: [i32; 3], fold: u8) -> Result<Nest
         out.insert(0, (1, 0));
         inner = 1;
     }
-    let mut result = Nest { dims: [Dim::ONE; 3], steps: [0; 3], fold: if fold > 0 { inner as u8 } else { 0 } };
+    let mut result = Nest {
+        dims: [Dim::ONE; 3],
+        steps: [0; 3],
+        fold: if fold > 0 { inner as u8 } else { 0 },
+    };
     let mut cycles = step.period;
     for (d, &(count, stride)) in out.iter().enumerate().take(3) {
         let (Ok(count16), Ok(cycles16)) = (u16::try_from(count), u16::try_from(cycles)) else {
             return Err(bad(
                 chain,
-                format_args!("dimensions {:?} at {} cycles an issue exceed a run's 16-bit counts and strides", step.dims, step.period),
+                format_args!(
+                    "dimensions {:?} at {} cycles an issue exceed a run's 16-bit counts and strides",
+                    step.dims, step.period
+                ),
             ));
         };
         if count > 1 {
-            result.dims[d] = Dim { count: count16, stride: cycles16 };
+            result.dims[d] = Dim {
+                count: count16,
+                stride: cycles16,
+            };
             result.steps[d] = stride;
         }
         cycles *= count;
@@ -84,7 +92,12 @@ fn nest(chain: ChainId, step: &Step, strides: [i32; 3], fold: u8) -> Result<Nest
 }
 
 fn words(chain: ChainId, value: i64) -> Result<i16, CompileError> {
-    i16::try_from(value).map_err(|_| bad(chain, format_args!("an address step of {value} words exceeds 16 bits")))
+    i16::try_from(value).map_err(|_| {
+        bad(
+            chain,
+            format_args!("an address step of {value} words exceeds 16 bits"),
+        )
+    })
 }
 
 /// The run and claims of step `index`. Addresses are left relative to their buffer: see [`resolve`].
@@ -97,8 +110,12 @@ pub(super) fn make(p: &Placed<'_>, index: usize) -> Result<(Run, Claims), Compil
         (Unit::Alu(_), None) => return Err(bad(chain, "an ALU operation has no ALU")),
     };
     let mut run = Run::new(opcode(&step.op), step.dtype, queue);
-    let mut claims = Claims { chain: chain.index() as u32, ..Claims::default() };
-    run.cycle = u32::try_from(p.at + step.offset).map_err(|_| bad(chain, "the schedule exceeds 2^32 cycles"))?;
+    let mut claims = Claims {
+        chain: chain.index() as u32,
+        ..Claims::default()
+    };
+    run.cycle = u32::try_from(p.at + step.offset)
+        .map_err(|_| bad(chain, "the schedule exceeds 2^32 cycles"))?;
     (run.lo, run.hi) = (step.lo, step.hi);
 
     let mut mem: Option<(BufId, Affine, u32, u32)> = None;
@@ -109,11 +126,27 @@ pub(super) fn make(p: &Placed<'_>, index: usize) -> Result<(Run, Claims), Compil
                 mem = Some((*buf, *at, 0, 0));
                 run.words = step.dtype.words() as u8;
             }
-            NodeOp::Gather { buf, at, row_stride, limit } | NodeOp::Scatter { buf, at, row_stride, limit } => {
+            NodeOp::Gather {
+                buf,
+                at,
+                row_stride,
+                limit,
+            }
+            | NodeOp::Scatter {
+                buf,
+                at,
+                row_stride,
+                limit,
+            } => {
                 mem = Some((*buf, *at, *limit, *row_stride));
                 run.limit = *limit;
                 run.row_stride = u16::try_from(*row_stride as u64 * step.dtype.words() as u64)
-                    .map_err(|_| bad(chain, format_args!("a row stride of {row_stride} vectors exceeds 16 bits")))?;
+                    .map_err(|_| {
+                        bad(
+                            chain,
+                            format_args!("a row stride of {row_stride} vectors exceeds 16 bits"),
+                        )
+                    })?;
             }
             NodeOp::Load { window, .. } => {
                 run.window = *window;
@@ -140,7 +173,11 @@ pub(super) fn make(p: &Placed<'_>, index: usize) -> Result<(Run, Claims), Compil
     run.dims = nest.dims;
     run.fold_dims = nest.fold;
     if let Some((buf, at, limit, row_stride)) = mem {
-        let width = if run.words == 1 { 1 } else { step.dtype.words() as i64 };
+        let width = if run.words == 1 {
+            1
+        } else {
+            step.dtype.words() as i64
+        };
         for d in 0..3 {
             run.addr.strides[d] = words(chain, nest.steps[d] * width)?;
         }
@@ -155,18 +192,36 @@ pub(super) fn make(p: &Placed<'_>, index: usize) -> Result<(Run, Claims), Compil
 
     operands(p, index, &mut run, &mut claims)?;
     if let Some(belt) = step.belt {
-        let Some(index) = p.streams[index] else { return Err(bad(chain, "a result has no stream")) };
-        run.out = Some(Stream { dir: belt.dir, index });
+        let Some(index) = p.streams[index] else {
+            return Err(bad(chain, "a result has no stream"));
+        };
+        run.out = Some(Stream {
+            dir: belt.dir,
+            index,
+        });
     }
-    if let StepOp::Node(NodeOp::Mul { loads, acc, to_rows, .. }) = &step.op {
+    if let StepOp::Node(NodeOp::Mul {
+        loads,
+        acc,
+        to_rows,
+        ..
+    }) = &step.op
+    {
         let node = step.node.unwrap_or(0);
-        let rows = Addr { base: (p.acc_base)(node), strides: row_steps(&run) };
+        let rows = Addr {
+            base: (p.acc_base)(node),
+            strides: row_steps(&run),
+        };
         if let Acc::Rows(before) = acc {
             run.acc_in = AccIn::Row;
             run.addr = rows;
             let producer = p.node_runs.get(*before as usize).copied().flatten();
-            let producer = producer.ok_or_else(|| bad(chain, format_args!("mul {node} accumulates on a later mul")))?;
-            claims.acc = Some(Producer { run: producer, first: 0 });
+            let producer = producer
+                .ok_or_else(|| bad(chain, format_args!("mul {node} accumulates on a later mul")))?;
+            claims.acc = Some(Producer {
+                run: producer,
+                first: 0,
+            });
         }
         if *to_rows {
             run.addr2 = rows;
@@ -174,9 +229,15 @@ pub(super) fn make(p: &Placed<'_>, index: usize) -> Result<(Run, Claims), Compil
         for &load in loads {
             let placed = p.node_runs.get(load as usize).copied().flatten();
             let (Some(load_run), Some(window)) = (placed, (p.windows)(load)) else {
-                return Err(bad(chain, format_args!("mul {node} uses tile load {load}, which is not placed before it")));
+                return Err(bad(
+                    chain,
+                    format_args!("mul {node} uses tile load {load}, which is not placed before it"),
+                ));
             };
-            claims.blocks.push(Block { load: load_run, window });
+            claims.blocks.push(Block {
+                load: load_run,
+                window,
+            });
         }
         claims.blocks.sort_by_key(|b| b.window.n0);
     }
@@ -196,10 +257,18 @@ fn row_steps(run: &Run) -> [i16; 3] {
     out
 }
 
-fn operands(p: &Placed<'_>, index: usize, run: &mut Run, claims: &mut Claims) -> Result<(), CompileError> {
+fn operands(
+    p: &Placed<'_>,
+    index: usize,
+    run: &mut Run,
+    claims: &mut Claims,
+) -> Result<(), CompileError> {
     let step = &p.steps[index];
     if step.args.len() > 3 && !matches!(step.op, StepOp::Node(NodeOp::Load { .. })) {
-        return Err(bad(p.chain, format_args!("node {:?} has {} operands", step.node, step.args.len())));
+        return Err(bad(
+            p.chain,
+            format_args!("node {:?} has {} operands", step.node, step.args.len()),
+        ));
     }
     let iota = matches!(step.op, StepOp::Node(NodeOp::Alu(AluOp::Iota)));
     let mut taken = [Operand::default(); 3];
@@ -210,12 +279,24 @@ fn operands(p: &Placed<'_>, index: usize, run: &mut Run, claims: &mut Claims) ->
                     run.imm[a] = bits;
                 }
                 if !iota && a < 3 {
-                    taken[a] = Operand { src: Src::Imm(a as u8), delay: 0, dtype: immediate_dtype(p, step, a) };
+                    taken[a] = Operand {
+                        src: Src::Imm(a as u8),
+                        delay: 0,
+                        dtype: immediate_dtype(p, step, a),
+                    };
                 }
             }
-            Arg::Step { step: u, first, delay, forward } => {
+            Arg::Step {
+                step: u,
+                first,
+                delay,
+                forward,
+            } => {
                 let producer = &p.steps[u];
-                claims.operands.push(Producer { run: p.first_run + u as u32, first });
+                claims.operands.push(Producer {
+                    run: p.first_run + u as u32,
+                    first,
+                });
                 // A link has no operand of its own on the receiving side.
                 if matches!(step.op, StepOp::Recv) || a >= 3 {
                     continue;
@@ -228,9 +309,16 @@ fn operands(p: &Placed<'_>, index: usize, run: &mut Run, claims: &mut Claims) ->
                 let src = if forward {
                     p.alus[u].map(Src::Alu)
                 } else {
-                    producer.belt.zip(p.streams[u]).map(|(belt, index)| Src::Stream(Stream { dir: belt.dir, index }))
+                    producer.belt.zip(p.streams[u]).map(|(belt, index)| {
+                        Src::Stream(Stream {
+                            dir: belt.dir,
+                            index,
+                        })
+                    })
                 };
-                let Some(src) = src else { return Err(bad(p.chain, "an operand has no belt")) };
+                let Some(src) = src else {
+                    return Err(bad(p.chain, "an operand has no belt"));
+                };
                 taken[a] = Operand { src, delay, dtype };
             }
         }
@@ -245,8 +333,13 @@ fn operands(p: &Placed<'_>, index: usize, run: &mut Run, claims: &mut Claims) ->
 
 /// Dtype of an immediate: that of the operands it is combined with.
 fn immediate_dtype(p: &Placed<'_>, step: &Step, index: usize) -> DType {
-    let StepOp::Node(NodeOp::Alu(op)) = step.op else { return step.dtype.widened() };
-    let compare = matches!(op, AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge);
+    let StepOp::Node(NodeOp::Alu(op)) = step.op else {
+        return step.dtype.widened();
+    };
+    let compare = matches!(
+        op,
+        AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge
+    );
     match op {
         AluOp::Select if index == 0 => DType::I32,
         _ if compare => step
@@ -262,9 +355,18 @@ fn immediate_dtype(p: &Placed<'_>, step: &Step, index: usize) -> DType {
 }
 
 /// Makes the address of a memory run absolute: `base` is the word address of its buffer.
-pub(super) fn resolve(chain: ChainId, run: &mut Run, claims: &Claims, base: u16) -> Result<(), CompileError> {
+pub(super) fn resolve(
+    chain: ChainId,
+    run: &mut Run,
+    claims: &Claims,
+    base: u16,
+) -> Result<(), CompileError> {
     let Some(mem) = claims.mem else { return Ok(()) };
-    let width = if run.words == 1 { 1 } else { run.dtype.words() as u64 };
+    let width = if run.words == 1 {
+        1
+    } else {
+        run.dtype.words() as u64
+    };
     run.addr.base = u16::try_from(base as u64 + mem.base as u64 * width)
         .map_err(|_| bad(chain, "an address exceeds 16 bits"))?;
     Ok(())

@@ -22,7 +22,10 @@ struct Maker {
 type Nodes = Vec<Node>;
 
 fn r(node: usize) -> NodeArg {
-    NodeArg::Node { node: node as u32, first: 0 }
+    NodeArg::Node {
+        node: node as u32,
+        first: 0,
+    }
 }
 
 fn imm(v: f32) -> NodeArg {
@@ -30,21 +33,46 @@ fn imm(v: f32) -> NodeArg {
 }
 
 fn rows(base: u32) -> Affine {
-    Affine { base, strides: [1, 0, 0] }
+    Affine {
+        base,
+        strides: [1, 0, 0],
+    }
 }
 
 fn same(base: u32) -> Affine {
-    Affine { base, strides: [0; 3] }
+    Affine {
+        base,
+        strides: [0; 3],
+    }
 }
 
 impl Maker {
     fn new(lanes: u16, n_chips: u16) -> Maker {
-        let origins = vec![OriginInfo { op: "test".into(), nodes: vec!["n".into()] }];
-        Maker { p: ChainProgram { name: "main".into(), n_chips, origins, ..ChainProgram::default() }, lanes }
+        let origins = vec![OriginInfo {
+            op: "test".into(),
+            nodes: vec!["n".into()],
+        }];
+        Maker {
+            p: ChainProgram {
+                name: "main".into(),
+                n_chips,
+                origins,
+                ..ChainProgram::default()
+            },
+            lanes,
+        }
     }
 
     fn buf(&mut self, chip: u16, dtype: DType, n: u32, kind: BufKind, side: Option<Dir>) -> BufId {
-        self.p.bufs.push(Buf { chip, dtype, n_vectors: n, lo: 0, hi: self.lanes, kind, side })
+        self.p.bufs.push(Buf {
+            chip,
+            dtype,
+            n_vectors: n,
+            lo: 0,
+            hi: self.lanes,
+            kind,
+            side,
+        })
     }
 
     fn temp(&mut self, n: u32, side: Dir) -> BufId {
@@ -52,14 +80,20 @@ impl Maker {
     }
 
     fn floats(&mut self, n: u32, side: Option<Dir>) -> BufId {
-        let data = (0..n * self.lanes as u32).flat_map(|i| ((i % 13) as f32 / 8.0 - 0.75).to_le_bytes()).collect();
+        let data = (0..n * self.lanes as u32)
+            .flat_map(|i| ((i % 13) as f32 / 8.0 - 0.75).to_le_bytes())
+            .collect();
         self.buf(0, DType::F32, n, BufKind::Rows(Arc::new(data)), side)
     }
 
     fn host(&self, name: &str, value: BufId) -> HostTensor {
         let buf = &self.p.bufs[value];
         let (n, lanes) = (buf.n_vectors, (buf.hi - buf.lo) as u32);
-        let dtype = if buf.dtype == DType::I32 { HostDType::I32 } else { HostDType::F32 };
+        let dtype = if buf.dtype == DType::I32 {
+            HostDType::I32
+        } else {
+            HostDType::F32
+        };
         HostTensor {
             name: name.into(),
             dtype,
@@ -71,8 +105,18 @@ impl Maker {
                 vector: 0,
                 lane: buf.lo,
                 dims: vec![
-                    HostDim { count: n, element: lanes as i64, vector: 1, lane: 0 },
-                    HostDim { count: lanes, element: 1, vector: 0, lane: 1 },
+                    HostDim {
+                        count: n,
+                        element: lanes as i64,
+                        vector: 1,
+                        lane: 0,
+                    },
+                    HostDim {
+                        count: lanes,
+                        element: 1,
+                        vector: 0,
+                        lane: 1,
+                    },
                 ],
             }],
         }
@@ -91,7 +135,14 @@ impl Maker {
     }
 
     fn node(&self, op: NodeOp, dims: [u32; 3], args: &[NodeArg]) -> Node {
-        Node { op, dtype: DType::F32, dims, lo: 0, hi: self.lanes, args: args.to_vec() }
+        Node {
+            op,
+            dtype: DType::F32,
+            dims,
+            lo: 0,
+            hi: self.lanes,
+            args: args.to_vec(),
+        }
     }
 
     fn push(&self, nodes: &mut Nodes, op: NodeOp, n: u32, args: &[NodeArg]) -> usize {
@@ -100,7 +151,10 @@ impl Maker {
     }
 
     fn chain(&mut self, chip: u16, nodes: Nodes) {
-        self.p.chains.push(Chain { kind: ChainKind::Compute { chip, nodes }, origin: 0 });
+        self.p.chains.push(Chain {
+            kind: ChainKind::Compute { chip, nodes },
+            origin: 0,
+        });
     }
 
     /// Reads `x`, applies `ops` (operand 0 is the value so far, operand 1 an immediate where binary), writes `y`.
@@ -108,7 +162,11 @@ impl Maker {
         let mut nodes = Nodes::new();
         let mut at = self.push(&mut nodes, NodeOp::Read(x, rows(0)), n, &[]);
         for &op in ops {
-            let args = if op.arity() == 2 { vec![r(at), imm(0.5)] } else { vec![r(at)] };
+            let args = if op.arity() == 2 {
+                vec![r(at), imm(0.5)]
+            } else {
+                vec![r(at)]
+            };
             at = self.push(&mut nodes, NodeOp::Alu(op), n, &args);
         }
         for &y in y {
@@ -120,30 +178,74 @@ impl Maker {
     /// A weight tile of all lanes, as buffers of one belt each.
     fn tile(&mut self, belts: u32, side: Dir) -> Vec<BufId> {
         let n = self.lanes;
-        let data: Vec<u8> = (0..n as u32 * n as u32).flat_map(|i| ((i % 7) as f32 / 4.0 - 0.75).to_le_bytes()).collect();
-        let tile = self.p.tiles.push(Tile { rows: n, lo: 0, columns: n, dtype: DType::F32, data: Arc::new(data) });
+        let data: Vec<u8> = (0..n as u32 * n as u32)
+            .flat_map(|i| ((i % 7) as f32 / 4.0 - 0.75).to_le_bytes())
+            .collect();
+        let tile = self.p.tiles.push(Tile {
+            rows: n,
+            lo: 0,
+            columns: n,
+            dtype: DType::F32,
+            data: Arc::new(data),
+        });
         (0..belts)
             .map(|b| {
-                let kind = BufKind::Tile { tile, first: b as u16, step: belts as u16 };
+                let kind = BufKind::Tile {
+                    tile,
+                    first: b as u16,
+                    step: belts as u16,
+                };
                 self.buf(0, DType::F32, n as u32 / belts, kind, Some(side))
             })
             .collect()
     }
 
     /// Reads and tile load of `bufs`, one per belt.
-    fn load(&self, nodes: &mut Nodes, bufs: &[BufId], window: Window, by_column: bool, hemi: Dir) -> u32 {
-        let n = if by_column { window.n1 - window.n0 } else { window.k1 - window.k0 } as u32;
+    fn load(
+        &self,
+        nodes: &mut Nodes,
+        bufs: &[BufId],
+        window: Window,
+        by_column: bool,
+        hemi: Dir,
+    ) -> u32 {
+        let n = if by_column {
+            window.n1 - window.n0
+        } else {
+            window.k1 - window.k0
+        } as u32;
         let each = n / bufs.len() as u32;
-        let reads: Vec<NodeArg> =
-            bufs.iter().map(|&b| r(self.push(nodes, NodeOp::Read(b, rows(0)), each, &[]))).collect();
-        let load = self.push(nodes, NodeOp::Load { by_column, window, hemi, plane: 0 }, each, &reads);
-        let (lo, hi) = if by_column { (window.k0, window.k1) } else { (window.n0, window.n1) };
+        let reads: Vec<NodeArg> = bufs
+            .iter()
+            .map(|&b| r(self.push(nodes, NodeOp::Read(b, rows(0)), each, &[])))
+            .collect();
+        let load = self.push(
+            nodes,
+            NodeOp::Load {
+                by_column,
+                window,
+                hemi,
+                plane: 0,
+            },
+            each,
+            &reads,
+        );
+        let (lo, hi) = if by_column {
+            (window.k0, window.k1)
+        } else {
+            (window.n0, window.n1)
+        };
         (nodes[load].lo, nodes[load].hi) = (lo, hi);
         load as u32
     }
 
     fn window(&self) -> Window {
-        Window { n0: 0, n1: self.lanes, k0: 0, k1: self.lanes }
+        Window {
+            n0: 0,
+            n1: self.lanes,
+            k0: 0,
+            k1: self.lanes,
+        }
     }
 
     /// y = relu(sum of x[k] times w[k] + bias) on one matrix unit.
@@ -165,7 +267,12 @@ impl Maker {
             before = Some(self.push(&mut nodes, op, n, &[r(x)]) as u32);
         }
         let b = self.push(&mut nodes, NodeOp::Read(bias, same(0)), n, &[]);
-        let sum = self.push(&mut nodes, NodeOp::Alu(AluOp::Add), n, &[r(before.unwrap() as usize), r(b)]);
+        let sum = self.push(
+            &mut nodes,
+            NodeOp::Alu(AluOp::Add),
+            n,
+            &[r(before.unwrap() as usize), r(b)],
+        );
         let relu = self.push(&mut nodes, NodeOp::Alu(AluOp::Max), n, &[r(sum), imm(0.0)]);
         self.push(&mut nodes, NodeOp::Write(y, rows(0)), n, &[r(relu)]);
         self.chain(0, nodes);
@@ -190,14 +297,17 @@ fn check(p: &ChainProgram, target: &Target) -> (u64, u64, Artifact) {
 }
 
 fn eprintln_figures(p: &ChainProgram, serial: &Schedule, list: &Schedule) {
-    tracing::info!(name = p.name, serial = serial.makespan, list = list.makespan, runs = list.runs.len());
+    tracing::info!(
+        name = p.name,
+        serial = serial.makespan,
+        list = list.makespan,
+        runs = list.runs.len()
+    );
 }
 
 fn verify(artifact: &Artifact) {
-    for program in &artifact.programs {
-        for run in &program.runs {
-            run.check(&artifact.target).unwrap();
-        }
+    if let Err(errors) = lockstep_isa::verify::verify(artifact) {
+        panic!("{errors}");
     }
 }
 
@@ -238,7 +348,11 @@ fn a_value_used_twice_waits_in_copies() {
     m.output(y);
     m.output(z);
     let (.., artifact) = check(&m.p, &t);
-    let copies = artifact.programs[0].runs.iter().filter(|r| r.alu == AluOp::Copy).count();
+    let copies = artifact.programs[0]
+        .runs
+        .iter()
+        .filter(|r| r.alu == AluOp::Copy)
+        .count();
     // One delay line, one for the second direction.
     assert_eq!(copies, 2);
 }
@@ -275,16 +389,32 @@ fn attention() {
     let t = target("toy");
     let (mut m, n) = (Maker::new(t.lanes, 1), 32);
     let x = m.input(DType::F32, n, None);
-    let (q, k, v) = (m.temp(n, Dir::East), m.temp(n, Dir::East), m.temp(n, Dir::West));
+    let (q, k, v) = (
+        m.temp(n, Dir::East),
+        m.temp(n, Dir::East),
+        m.temp(n, Dir::West),
+    );
     m.map(x, &[AluOp::Mul], &[q, k], n);
     m.map(x, &[AluOp::Add], &[v], n);
-    let (s, mx, p, l, o) =
-        (m.temp(n, Dir::East), m.temp(n, Dir::West), m.temp(n, Dir::West), m.temp(n, Dir::East), m.temp(n, Dir::East));
+    let (s, mx, p, l, o) = (
+        m.temp(n, Dir::East),
+        m.temp(n, Dir::West),
+        m.temp(n, Dir::West),
+        m.temp(n, Dir::East),
+        m.temp(n, Dir::East),
+    );
     // S = q k^T
     let mut nodes = Nodes::new();
     let load = m.load(&mut nodes, &[k], m.window(), true, Dir::East);
     let read = m.push(&mut nodes, NodeOp::Read(q, rows(0)), n, &[]);
-    let mul = |loads, hemi| NodeOp::Mul { loads, swap: true, acc: Acc::Zero, to_rows: false, hemi, plane: 0 };
+    let mul = |loads, hemi| NodeOp::Mul {
+        loads,
+        swap: true,
+        acc: Acc::Zero,
+        to_rows: false,
+        hemi,
+        plane: 0,
+    };
     let at = m.push(&mut nodes, mul(vec![load], Dir::East), n, &[r(read)]);
     let at = m.push(&mut nodes, NodeOp::Alu(AluOp::Mul), n, &[r(at), imm(0.25)]);
     m.push(&mut nodes, NodeOp::Write(s, rows(0)), n, &[r(at)]);
@@ -293,7 +423,16 @@ fn attention() {
     let segment = t.lanes;
     let mut nodes = Nodes::new();
     let read = m.push(&mut nodes, NodeOp::Read(s, rows(0)), n, &[]);
-    let at = m.push(&mut nodes, NodeOp::Reduce { op: AluOp::Max, segment, hemi: Dir::West }, n, &[r(read)]);
+    let at = m.push(
+        &mut nodes,
+        NodeOp::Reduce {
+            op: AluOp::Max,
+            segment,
+            hemi: Dir::West,
+        },
+        n,
+        &[r(read)],
+    );
     m.push(&mut nodes, NodeOp::Write(mx, rows(0)), n, &[r(at)]);
     m.chain(0, nodes);
     // exponentials and their sum
@@ -303,7 +442,16 @@ fn attention() {
     let d = m.push(&mut nodes, NodeOp::Alu(AluOp::Sub), n, &[r(a), r(b)]);
     let e = m.push(&mut nodes, NodeOp::Alu(AluOp::Exp), n, &[r(d)]);
     m.push(&mut nodes, NodeOp::Write(p, rows(0)), n, &[r(e)]);
-    let sum = m.push(&mut nodes, NodeOp::Reduce { op: AluOp::Add, segment, hemi: Dir::East }, n, &[r(e)]);
+    let sum = m.push(
+        &mut nodes,
+        NodeOp::Reduce {
+            op: AluOp::Add,
+            segment,
+            hemi: Dir::East,
+        },
+        n,
+        &[r(e)],
+    );
     m.push(&mut nodes, NodeOp::Write(l, rows(0)), n, &[r(sum)]);
     m.chain(0, nodes);
     // P v / l
@@ -328,30 +476,81 @@ fn folds_permutes_and_transposes() {
     let y = m.temp(6, Dir::East);
     // Sum over groups of four vectors, each sum scaled.
     let mut nodes = Nodes::new();
-    nodes.push(m.node(NodeOp::Read(x, Affine { base: 0, strides: [1, 4, 0] }), [4, 6, 1], &[]));
-    nodes.push(m.node(NodeOp::Fold { op: AluOp::Add, dims: 1, every: false }, [4, 6, 1], &[r(0)]));
+    nodes.push(m.node(
+        NodeOp::Read(
+            x,
+            Affine {
+                base: 0,
+                strides: [1, 4, 0],
+            },
+        ),
+        [4, 6, 1],
+        &[],
+    ));
+    nodes.push(m.node(
+        NodeOp::Fold {
+            op: AluOp::Add,
+            dims: 1,
+            every: false,
+        },
+        [4, 6, 1],
+        &[r(0)],
+    ));
     nodes.push(m.node(NodeOp::Alu(AluOp::Mul), [6, 1, 1], &[r(1), imm(0.25)]));
     nodes.push(m.node(NodeOp::Write(y, rows(0)), [6, 1, 1], &[r(2)]));
     m.chain(0, nodes);
     // Reverse the lanes.
     let lanes = t.lanes;
-    let map: Vec<u8> = (0..lanes).flat_map(|l| (lanes - 1 - l).to_le_bytes()).collect();
+    let map: Vec<u8> = (0..lanes)
+        .flat_map(|l| (lanes - 1 - l).to_le_bytes())
+        .collect();
     let map = m.buf(0, DType::U16, 1, BufKind::Rows(Arc::new(map)), None);
     let z = m.temp(6, Dir::West);
     let mut nodes = Nodes::new();
     m.push(&mut nodes, NodeOp::Read(y, rows(0)), 6, &[]);
     m.push(&mut nodes, NodeOp::Read(map, same(0)), 6, &[]);
     nodes[1].dtype = DType::U16;
-    m.push(&mut nodes, NodeOp::Permute { fill: 0, hemi: Dir::East }, 6, &[r(0), r(1)]);
+    m.push(
+        &mut nodes,
+        NodeOp::Permute {
+            fill: 0,
+            hemi: Dir::East,
+        },
+        6,
+        &[r(0), r(1)],
+    );
     m.push(&mut nodes, NodeOp::Write(z, rows(0)), 6, &[r(2)]);
     m.chain(0, nodes);
     // Six vectors of all lanes become as many vectors of six lanes.
     let tr = m.buf(0, DType::F32, lanes as u32, BufKind::Temp, None);
-    m.p.bufs = m.p.bufs.iter().map(|(id, b)| if id == tr { Buf { hi: 6, ..b.clone() } } else { b.clone() }).collect();
+    m.p.bufs =
+        m.p.bufs
+            .iter()
+            .map(|(id, b)| {
+                if id == tr {
+                    Buf { hi: 6, ..b.clone() }
+                } else {
+                    b.clone()
+                }
+            })
+            .collect();
     let mut nodes = Nodes::new();
     m.push(&mut nodes, NodeOp::Read(z, rows(0)), 6, &[]);
-    m.push(&mut nodes, NodeOp::Transpose { n_out: lanes, hemi: Dir::West }, 6, &[r(0)]);
-    m.push(&mut nodes, NodeOp::Write(tr, rows(0)), lanes as u32, &[r(1)]);
+    m.push(
+        &mut nodes,
+        NodeOp::Transpose {
+            n_out: lanes,
+            hemi: Dir::West,
+        },
+        6,
+        &[r(0)],
+    );
+    m.push(
+        &mut nodes,
+        NodeOp::Write(tr, rows(0)),
+        lanes as u32,
+        &[r(1)],
+    );
     nodes[2].hi = 6;
     m.chain(0, nodes);
     m.output(tr);
@@ -368,12 +567,25 @@ fn gather_and_state() {
     let mut nodes = Nodes::new();
     m.push(&mut nodes, NodeOp::Read(index, rows(0)), 4, &[]);
     nodes[0].dtype = DType::I32;
-    m.push(&mut nodes, NodeOp::Gather { buf: table, at: same(0), row_stride: 1, limit: 50 }, 4, &[r(0)]);
+    m.push(
+        &mut nodes,
+        NodeOp::Gather {
+            buf: table,
+            at: same(0),
+            row_stride: 1,
+            limit: 50,
+        },
+        4,
+        &[r(0)],
+    );
     m.push(&mut nodes, NodeOp::Alu(AluOp::Neg), 4, &[r(1)]);
     m.push(&mut nodes, NodeOp::Write(y, rows(0)), 4, &[r(2)]);
     m.chain(0, nodes);
     // The four rows go to run-time places of a state, which is then read whole.
-    m.p.states.push(State { name: "cache".into(), from: "cache.next".into() });
+    m.p.states.push(State {
+        name: "cache".into(),
+        from: "cache.next".into(),
+    });
     let old = m.buf(0, DType::F32, 16, BufKind::State(0), None);
     let sum = m.temp(16, Dir::East);
     m.map(old, &[AluOp::Abs], &[sum], 16);
@@ -383,7 +595,17 @@ fn gather_and_state() {
     m.push(&mut nodes, NodeOp::Read(index, rows(0)), 4, &[]);
     nodes[1].dtype = DType::I32;
     m.push(&mut nodes, NodeOp::Alu(AluOp::Copy), 4, &[r(0)]);
-    m.push(&mut nodes, NodeOp::Scatter { buf: next, at: same(0), row_stride: 1, limit: 16 }, 4, &[r(2), r(1)]);
+    m.push(
+        &mut nodes,
+        NodeOp::Scatter {
+            buf: next,
+            at: same(0),
+            row_stride: 1,
+            limit: 16,
+        },
+        4,
+        &[r(2), r(1)],
+    );
     m.chain(0, nodes);
     let out = m.temp(16, Dir::West);
     m.map(next, &[AluOp::Mul], &[out], 16);
@@ -394,19 +616,39 @@ fn gather_and_state() {
 
 #[test]
 fn transfers_over_a_ring() {
-    for (t, chips) in [(target("toy"), 2), (target("tsp-2020"), 2), (target("toy"), 3)] {
+    for (t, chips) in [
+        (target("toy"), 2),
+        (target("tsp-2020"), 2),
+        (target("toy"), 3),
+    ] {
         let mut m = Maker::new(t.lanes, chips);
         let x = m.input(DType::F32, 5, Some(Dir::East));
         let far = m.buf(1, DType::F32, 5, BufKind::Temp, Some(Dir::West));
         let y = m.buf(1, DType::F32, 5, BufKind::Temp, Some(Dir::West));
-        let transfer = |from, to| ChainKind::Transfer { from, from_base: 0, to, to_base: 0, n_vectors: 5 };
-        m.p.chains.push(Chain { kind: transfer(x, far), origin: 0 });
+        let transfer = |from, to| ChainKind::Transfer {
+            from,
+            from_base: 0,
+            to,
+            to_base: 0,
+            n_vectors: 5,
+        };
+        m.p.chains.push(Chain {
+            kind: transfer(x, far),
+            origin: 0,
+        });
         m.map(far, &[AluOp::Exp], &[y], 5);
-        if let Some(Chain { kind: ChainKind::Compute { chip, .. }, .. }) = m.p.chains.iter_mut().last().map(|(_, c)| c) {
+        if let Some(Chain {
+            kind: ChainKind::Compute { chip, .. },
+            ..
+        }) = m.p.chains.iter_mut().last().map(|(_, c)| c)
+        {
             *chip = 1;
         }
         let back = m.temp(5, Dir::East);
-        m.p.chains.push(Chain { kind: transfer(y, back), origin: 0 });
+        m.p.chains.push(Chain {
+            kind: transfer(y, back),
+            origin: 0,
+        });
         m.output(back);
         check(&m.p, &t);
     }
@@ -442,5 +684,8 @@ fn what_does_not_fit_is_refused_with_terms() {
         m.output(y);
     }
     let error = schedule(&m.p, &t, &ScheduleOptions::default()).unwrap_err();
-    assert!(matches!(error.kind, crate::CompileErrorKind::DoesNotFit { .. }), "{error}");
+    assert!(
+        matches!(error.kind, crate::CompileErrorKind::DoesNotFit { .. }),
+        "{error}"
+    );
 }

@@ -41,19 +41,36 @@ pub(super) fn groups(
         return Err(bad(chain, "transfers a buffer that does not exist"));
     };
     if from.dtype != to.dtype || (from.lo, from.hi) != (to.lo, to.hi) || t.n_vectors == 0 {
-        return Err(bad(chain, format_args!("transfers {} into {}, which differ in type, or nothing at all", t.from, t.to)));
+        return Err(bad(
+            chain,
+            format_args!(
+                "transfers {} into {}, which differ in type, or nothing at all",
+                t.from, t.to
+            ),
+        ));
     }
     let local = target.c2c.local_links;
-    let links = target.topology.links_between(from.chip, to.chip, local, target.n_links(), program.n_chips);
+    let links =
+        target
+            .topology
+            .links_between(from.chip, to.chip, local, target.n_links(), program.n_chips);
     if links.is_empty() {
-        return Err(bad(chain, format_args!("no link leads from chip {} to chip {}", from.chip, to.chip)));
+        return Err(bad(
+            chain,
+            format_args!("no link leads from chip {} to chip {}", from.chip, to.chip),
+        ));
     }
     let (first, n_words) = live_words(target, from.dtype, from.lo, from.hi);
     let width = from.dtype.words() as u32;
     let period = target.c2c.cycles_per_word as u64;
     let mut out = Vec::with_capacity(links.len());
     for link in links {
-        let Some(peer) = target.topology.peer(from.chip, link, local, program.n_chips) else { continue };
+        let Some(peer) = target
+            .topology
+            .peer(from.chip, link, local, program.n_chips)
+        else {
+            continue;
+        };
         let source = Queue::Mem(homes[t.from.index()]);
         let sink = Queue::Mem(homes[t.to.index()]);
         let (send, recv) = (Queue::Send(link), Queue::Recv(peer.link));
@@ -64,7 +81,10 @@ pub(super) fn groups(
         let sent = read + way_out;
         let received = sent + target.c2c.latency as u64;
         let dims = [n_words, t.n_vectors, 1];
-        let words = |base: u32| Affine { base: base * width + first, strides: [1, width as i32, 0] };
+        let words = |base: u32| Affine {
+            base: base * width + first,
+            strides: [1, width as i32, 0],
+        };
         let step = |chip, op, queue, args, offset, dtype: DType, belt| Step {
             chip,
             node: None,
@@ -90,13 +110,24 @@ pub(super) fn groups(
                 count: n_words * t.n_vectors,
             })
         };
-        let arg = |step| vec![Arg::Step { step, first: 0, delay: 0, forward: false }];
+        let arg = |step| {
+            vec![Arg::Step {
+                step,
+                first: 0,
+                delay: 0,
+                forward: false,
+            }]
+        };
         out.push(Group {
             chain,
             steps: vec![
                 step(
                     from.chip,
-                    StepOp::Words { write: false, buf: t.from, at: words(t.from_base) },
+                    StepOp::Words {
+                        write: false,
+                        buf: t.from,
+                        at: words(t.from_base),
+                    },
                     source,
                     Vec::new(),
                     0,
@@ -104,10 +135,22 @@ pub(super) fn groups(
                     belt(source, send, read),
                 ),
                 step(from.chip, StepOp::Send, send, arg(0), sent, DType::U8, None),
-                step(to.chip, StepOp::Recv, recv, arg(1), received, DType::U8, belt(recv, sink, received)),
                 step(
                     to.chip,
-                    StepOp::Words { write: true, buf: t.to, at: words(t.to_base) },
+                    StepOp::Recv,
+                    recv,
+                    arg(1),
+                    received,
+                    DType::U8,
+                    belt(recv, sink, received),
+                ),
+                step(
+                    to.chip,
+                    StepOp::Words {
+                        write: true,
+                        buf: t.to,
+                        at: words(t.to_base),
+                    },
                     sink,
                     arg(2),
                     received + way_in,

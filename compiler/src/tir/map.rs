@@ -43,7 +43,13 @@ impl View {
             strides[d] = step;
             step *= n as i64;
         }
-        View { shape: shape.to_vec(), strides, offset: 0, lo: vec![0; shape.len()], hi: shape.to_vec() }
+        View {
+            shape: shape.to_vec(),
+            strides,
+            offset: 0,
+            lo: vec![0; shape.len()],
+            hi: shape.to_vec(),
+        }
     }
 
     /// Linear index of a coordinate; `None` outside the box.
@@ -113,7 +119,9 @@ pub struct IndexMap {
 impl IndexMap {
     /// The map that reads a tensor as it is.
     pub fn identity(shape: &[usize]) -> IndexMap {
-        IndexMap { views: vec![View::contiguous(shape)] }
+        IndexMap {
+            views: vec![View::contiguous(shape)],
+        }
     }
 
     /// A map of one view.

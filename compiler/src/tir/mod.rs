@@ -51,7 +51,10 @@ pub struct Type {
 impl Type {
     /// A type from its parts.
     pub fn new(dtype: DType, shape: &[usize]) -> Type {
-        Type { dtype, shape: shape.to_vec() }
+        Type {
+            dtype,
+            shape: shape.to_vec(),
+        }
     }
 
     /// Number of elements.

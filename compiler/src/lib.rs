@@ -7,6 +7,7 @@ pub mod emit;
 pub mod error;
 pub mod layout;
 pub mod schedule;
+pub mod lower;
 pub mod tir;
 
 pub use error::{CompileError, CompileErrorKind};

@@ -3,9 +3,11 @@
 use super::compose::compose;
 use super::expr::{Ex, Expr};
 use super::op::{Op, ReduceOp, infer};
-use super::{ConstData, ConstId, IndexMap, MapId, Port, StateData, TensorIr, Type, ValueData, ValueId};
+use super::{
+    ConstData, ConstId, IndexMap, MapId, Port, StateData, TensorIr, Type, ValueData, ValueId,
+};
 use crate::error::CompileError;
-use lockstep_graph::{OriginId, Weights};
+use lockstep_graph::{IdSet, OriginId, Weights};
 use lockstep_isa::DType;
 use lockstep_isa::artifact::HostDType;
 use std::collections::BTreeMap;
@@ -18,6 +20,7 @@ pub struct TirBuilder {
     ir: TensorIr,
     origins: Vec<OriginId>,
     known: BTreeMap<(Op, Vec<ValueId>, Type), ValueId>,
+    constant: IdSet<ValueId>,
 }
 
 type Built = Result<ValueId, CompileError>;
@@ -25,7 +28,13 @@ type Built = Result<ValueId, CompileError>;
 impl TirBuilder {
     /// An empty program.
     pub fn new(name: &str) -> TirBuilder {
-        TirBuilder { ir: TensorIr { name: name.to_string(), ..TensorIr::default() }, ..TirBuilder::default() }
+        TirBuilder {
+            ir: TensorIr {
+                name: name.to_string(),
+                ..TensorIr::default()
+            },
+            ..TirBuilder::default()
+        }
     }
 
     /// An empty program with the constants, maps, origins and name of another; states and ports are the caller's to carry over.
@@ -37,7 +46,10 @@ impl TirBuilder {
             origins: std::mem::take(&mut ir.origins),
             ..TensorIr::default()
         };
-        TirBuilder { ir, ..TirBuilder::default() }
+        TirBuilder {
+            ir,
+            ..TirBuilder::default()
+        }
     }
 
     /// The program so far.
@@ -79,7 +91,10 @@ impl TirBuilder {
     pub fn push(&mut self, op: Op, inputs: &[ValueId], stored: &Type) -> Built {
         let types: Vec<&Type> = inputs.iter().map(|&v| &self.ir.values[v].ty).collect();
         let ty = infer(&op, &types, stored, &self.ir.maps).map_err(|message| {
-            CompileError::internal("build", format!("{} ({:?}): {message}", op.name(), self.origins))
+            CompileError::internal(
+                "build",
+                format!("{} ({:?}): {message}", op.name(), self.origins),
+            )
         })?;
         if matches!(op, Op::Input) {
             return Ok(self.append(op, inputs, ty));
@@ -99,25 +114,65 @@ impl TirBuilder {
     }
 
     fn append(&mut self, op: Op, inputs: &[ValueId], ty: Type) -> ValueId {
-        self.ir.values.push(ValueData { ty, op, inputs: inputs.to_vec(), origins: self.origins.clone() })
+        let constant = match op {
+            Op::Const(_) => true,
+            Op::Input | Op::State(_) | Op::Transfer => false,
+            _ => inputs.iter().all(|&v| self.constant.contains(v)),
+        };
+        let v = self.ir.values.push(ValueData {
+            ty,
+            op,
+            inputs: inputs.to_vec(),
+            origins: self.origins.clone(),
+        });
+        if constant {
+            self.constant.insert(v);
+        }
+        v
+    }
+
+    /// Whether all ancestors of a value are constants, so that it costs nothing at run time.
+    pub fn is_const(&self, v: ValueId) -> bool {
+        self.constant.contains(v)
     }
 
     /// An argument of the entry.
-    pub fn input(&mut self, name: &str, host: HostDType, host_shape: &[usize], ty: Type) -> ValueId {
+    pub fn input(
+        &mut self,
+        name: &str,
+        host: HostDType,
+        host_shape: &[usize],
+        ty: Type,
+    ) -> ValueId {
         let value = self.append(Op::Input, &[], ty);
-        self.ir.inputs.push(Port { name: name.to_string(), host, shape: host_shape.to_vec(), value });
+        self.ir.inputs.push(Port {
+            name: name.to_string(),
+            host,
+            shape: host_shape.to_vec(),
+            value,
+        });
         value
     }
 
     /// A result of the entry.
     pub fn output(&mut self, name: &str, host: HostDType, host_shape: &[usize], value: ValueId) {
-        self.ir.outputs.push(Port { name: name.to_string(), host, shape: host_shape.to_vec(), value });
+        self.ir.outputs.push(Port {
+            name: name.to_string(),
+            host,
+            shape: host_shape.to_vec(),
+            value,
+        });
     }
 
     /// A state; its successor is set with [`TirBuilder::set_next`].
     pub fn state(&mut self, name: &str, from: &str, ty: Type) -> Built {
         let next = self.ir.values.next_id();
-        let id = self.ir.states.push(StateData { name: name.to_string(), ty: ty.clone(), from: from.to_string(), next });
+        let id = self.ir.states.push(StateData {
+            name: name.to_string(),
+            ty: ty.clone(),
+            from: from.to_string(),
+            next,
+        });
         self.push(Op::State(id), &[], &ty)
     }
 
@@ -130,7 +185,12 @@ impl TirBuilder {
 
     /// A constant from the model.
     pub fn constant(&mut self, name: &str, ty: Type, stored: HostDType, bytes: Weights) -> Built {
-        let id = self.ir.consts.push(ConstData { name: name.to_string(), ty: ty.clone(), stored, bytes });
+        let id = self.ir.consts.push(ConstData {
+            name: name.to_string(),
+            ty: ty.clone(),
+            stored,
+            bytes,
+        });
         self.const_value(id)
     }
 
@@ -142,12 +202,22 @@ impl TirBuilder {
 
     /// A constant of f32 elements made by the compiler.
     pub fn const_f32(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Built {
-        self.constant(name, Type::new(DType::F32, shape), HostDType::F32, values.into())
+        self.constant(
+            name,
+            Type::new(DType::F32, shape),
+            HostDType::F32,
+            values.into(),
+        )
     }
 
     /// A constant of i32 elements made by the compiler.
     pub fn const_i32(&mut self, name: &str, shape: &[usize], values: &[i32]) -> Built {
-        self.constant(name, Type::new(DType::I32, shape), HostDType::I32, values.into())
+        self.constant(
+            name,
+            Type::new(DType::I32, shape),
+            HostDType::I32,
+            values.into(),
+        )
     }
 
     /// Interns a map.
@@ -158,7 +228,10 @@ impl TirBuilder {
     /// A move of several operands.
     pub fn moves(&mut self, parts: &[(ValueId, IndexMap)], fill: u32) -> Built {
         let inputs: Vec<ValueId> = parts.iter().map(|p| p.0).collect();
-        let parts = parts.iter().map(|(_, map)| self.ir.maps.intern(map.clone())).collect();
+        let parts = parts
+            .iter()
+            .map(|(_, map)| self.ir.maps.intern(map.clone()))
+            .collect();
         let stored = self.ty(inputs[0]).clone();
         self.push(Op::Move { parts, fill }, &inputs, &stored)
     }
@@ -168,7 +241,9 @@ impl TirBuilder {
         if map.is_identity(self.shape(x)) {
             return Ok(x);
         }
-        if let (Op::Move { parts, .. }, &[inner]) = (&self.ir.values[x].op, self.ir.values[x].inputs.as_slice()) {
+        if let (Op::Move { parts, .. }, &[inner]) =
+            (&self.ir.values[x].op, self.ir.values[x].inputs.as_slice())
+        {
             let first = self.ir.maps.get(parts[0]);
             if first.is_total()
                 && let Some(both) = compose(&map, first)
@@ -253,14 +328,22 @@ impl TirBuilder {
     }
 
     /// An elementwise expression whose result has this shape.
-    pub fn map_to(&mut self, shape: &[usize], operands: &[ValueId], f: impl FnOnce(&Expr, &[Ex]) -> Ex) -> Built {
+    pub fn map_to(
+        &mut self,
+        shape: &[usize],
+        operands: &[ValueId],
+        f: impl FnOnce(&Expr, &[Ex]) -> Ex,
+    ) -> Built {
         let dtypes: Vec<DType> = operands.iter().map(|&v| self.dtype(v)).collect();
         let e = Expr::new(&dtypes);
         let args: Vec<Ex> = (0..operands.len()).map(|i| e.operand(i)).collect();
         let result = f(&e, &args);
         if let super::Arg::Operand(i) = result.arg
             && self.shape(operands[i as usize]) == shape
-            && !matches!(self.dtype(operands[i as usize]), DType::F16 | DType::BF16 | DType::I8 | DType::U8)
+            && !matches!(
+                self.dtype(operands[i as usize]),
+                DType::F16 | DType::BF16 | DType::I8 | DType::U8
+            )
         {
             return Ok(operands[i as usize]);
         }
@@ -269,7 +352,12 @@ impl TirBuilder {
     }
 
     /// A map with these nodes; operands that no node uses are dropped and equal ones joined.
-    pub fn map_nodes(&mut self, shape: &[usize], operands: &[ValueId], mut nodes: Vec<super::MapNode>) -> Built {
+    pub fn map_nodes(
+        &mut self,
+        shape: &[usize],
+        operands: &[ValueId],
+        mut nodes: Vec<super::MapNode>,
+    ) -> Built {
         let mut kept: Vec<ValueId> = Vec::new();
         for node in &mut nodes {
             let arity = node.op.arity();
@@ -295,15 +383,33 @@ impl TirBuilder {
         }
         let mut axes: Vec<u8> = axes.iter().map(|&a| a as u8).collect();
         axes.sort_unstable();
-        let stored = Type { dtype: self.dtype(x).widened(), shape: Vec::new() };
+        let stored = Type {
+            dtype: self.dtype(x).widened(),
+            shape: Vec::new(),
+        };
         self.push(Op::Reduce { op, axes }, &[x], &stored)
     }
 
     /// Batched matrix product; see [`Op::Contract`].
-    pub fn contract(&mut self, a: ValueId, b: ValueId, batch: &[(usize, usize)], contracted: &[(usize, usize)]) -> Built {
-        let narrow = |pairs: &[(usize, usize)]| pairs.iter().map(|&(l, r)| (l as u8, r as u8)).collect::<Vec<_>>();
+    pub fn contract(
+        &mut self,
+        a: ValueId,
+        b: ValueId,
+        batch: &[(usize, usize)],
+        contracted: &[(usize, usize)],
+    ) -> Built {
+        let narrow = |pairs: &[(usize, usize)]| {
+            pairs
+                .iter()
+                .map(|&(l, r)| (l as u8, r as u8))
+                .collect::<Vec<_>>()
+        };
         let acc = self.dtype(a).widened();
-        let op = Op::Contract { batch: narrow(batch), contracted: narrow(contracted), acc };
+        let op = Op::Contract {
+            batch: narrow(batch),
+            contracted: narrow(contracted),
+            acc,
+        };
         let stored = Type::new(acc, &[]);
         self.push(op, &[a, b], &stored)
     }
@@ -315,7 +421,13 @@ impl TirBuilder {
     }
 
     /// Rows of a tensor replaced or combined.
-    pub fn scatter(&mut self, combiner: super::Combiner, x: ValueId, indices: ValueId, updates: ValueId) -> Built {
+    pub fn scatter(
+        &mut self,
+        combiner: super::Combiner,
+        x: ValueId,
+        indices: ValueId,
+        updates: ValueId,
+    ) -> Built {
         let stored = self.ty(x).clone();
         self.push(Op::Scatter { combiner }, &[x, indices, updates], &stored)
     }
@@ -323,6 +435,13 @@ impl TirBuilder {
     /// The payload in the order that sorts the keys.
     pub fn sort(&mut self, axis: usize, descending: bool, key: ValueId, payload: ValueId) -> Built {
         let stored = self.ty(payload).clone();
-        self.push(Op::Sort { axis: axis as u8, descending }, &[key, payload], &stored)
+        self.push(
+            Op::Sort {
+                axis: axis as u8,
+                descending,
+            },
+            &[key, payload],
+            &stored,
+        )
     }
 }

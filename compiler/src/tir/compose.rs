@@ -24,13 +24,21 @@ impl IndexMap {
             let rank = shape.len();
             let hi = vec![0; rank];
             // A rank-0 map cannot have an empty box, so the shape of an empty map has an axis.
-            return IndexMap::of(View { shape, strides: vec![0; rank], offset: 0, lo: vec![0; rank], hi });
+            return IndexMap::of(View {
+                shape,
+                strides: vec![0; rank],
+                offset: 0,
+                lo: vec![0; rank],
+                hi,
+            });
         }
         let mut views: Vec<View> = Vec::new();
         for view in self.views {
             let mut view = view.normalised();
             while let Some(inner) = views.last() {
-                let Some(merged) = merge(&view, inner) else { break };
+                let Some(merged) = merge(&view, inner) else {
+                    break;
+                };
                 views.pop();
                 view = merged;
             }
@@ -43,12 +51,20 @@ impl IndexMap {
 /// One view that does what `outer` after `inner` does.
 fn merge(outer: &View, inner: &View) -> Option<View> {
     // Joining a clipped axis helps where outer axes run across it and hinders where they keep to it: try both.
-    merge_axes(outer, inner, joined(inner, false)).or_else(|| merge_axes(outer, inner, joined(inner, true)))
+    merge_axes(outer, inner, joined(inner, false))
+        .or_else(|| merge_axes(outer, inner, joined(inner, true)))
 }
 
 fn merge_axes(outer: &View, inner: &View, axes: Vec<Axis>) -> Option<View> {
     if outer.is_empty() || inner.is_empty() {
-        return Some(View { hi: vec![0; outer.shape.len()], ..outer.clone() }.normalised()).filter(|_| !outer.shape.is_empty());
+        return Some(
+            View {
+                hi: vec![0; outer.shape.len()],
+                ..outer.clone()
+            }
+            .normalised(),
+        )
+        .filter(|_| !outer.shape.is_empty());
     }
     let rank = outer.shape.len();
     // Digits of an inner linear index, one per joined axis.
@@ -61,7 +77,10 @@ fn merge_axes(outer: &View, inner: &View, axes: Vec<Axis>) -> Option<View> {
         }
         (rest == 0).then_some(out)
     };
-    let start = (0..rank).map(|d| outer.lo[d] as i64 * outer.strides[d]).sum::<i64>() + outer.offset;
+    let start = (0..rank)
+        .map(|d| outer.lo[d] as i64 * outer.strides[d])
+        .sum::<i64>()
+        + outer.offset;
     if start < 0 {
         return None;
     }
@@ -70,7 +89,11 @@ fn merge_axes(outer: &View, inner: &View, axes: Vec<Axis>) -> Option<View> {
     let mut steps: Vec<Vec<i64>> = Vec::with_capacity(rank);
     for d in 0..rank {
         let stride = outer.strides[d];
-        let mut step = if outer.hi[d] - outer.lo[d] == 1 { vec![0; axes.len()] } else { digits(stride.abs())? };
+        let mut step = if outer.hi[d] - outer.lo[d] == 1 {
+            vec![0; axes.len()]
+        } else {
+            digits(stride.abs())?
+        };
         if stride < 0 {
             step.iter_mut().for_each(|s| *s = -*s);
         }
@@ -90,13 +113,26 @@ fn merge_axes(outer: &View, inner: &View, axes: Vec<Axis>) -> Option<View> {
         }
         ranges.push((min, max));
     }
-    let mut result = View { strides: vec![0; rank], offset: inner.offset, ..outer.clone() };
+    let mut result = View {
+        strides: vec![0; rank],
+        offset: inner.offset,
+        ..outer.clone()
+    };
     for (a, axis) in axes.iter().enumerate() {
         let (min, max) = ranges[a];
         if min < axis.lo || max >= axis.hi {
             let moving: Vec<usize> = (0..rank).filter(|&d| steps[d][a] != 0).collect();
             match moving.as_slice() {
-                [] => return Some(View { hi: vec![0; rank], ..outer.clone() }.normalised()).filter(|_| rank > 0),
+                [] => {
+                    return Some(
+                        View {
+                            hi: vec![0; rank],
+                            ..outer.clone()
+                        }
+                        .normalised(),
+                    )
+                    .filter(|_| rank > 0);
+                }
                 [d] => clip(&mut result, *d, outer, at_lo[a], steps[*d][a], axis),
                 _ => return None,
             }
@@ -154,7 +190,11 @@ fn joined(view: &View, clipped: bool) -> Vec<Axis> {
         }
         let whole = axis.whole();
         match axes.last_mut() {
-            Some(last) if whole && (clipped || last.whole()) && last.stride == axis.stride * axis.extent => {
+            Some(last)
+                if whole
+                    && (clipped || last.whole())
+                    && last.stride == axis.stride * axis.extent =>
+            {
                 last.extent *= axis.extent;
                 last.lo *= axis.extent;
                 last.hi *= axis.extent;
@@ -200,7 +240,10 @@ mod tests {
         let heads = IndexMap::transpose(&[5, 4, 3], &[1, 0, 2]);
         let map = composed(&heads, &IndexMap::reshape(&[5, 4, 3]));
         assert_eq!(map.views.len(), 1);
-        let merge = composed(&IndexMap::reshape(&[12, 5]), &IndexMap::transpose(&[4, 5, 3], &[0, 2, 1]));
+        let merge = composed(
+            &IndexMap::reshape(&[12, 5]),
+            &IndexMap::transpose(&[4, 5, 3], &[0, 2, 1]),
+        );
         assert_eq!(merge.views.len(), 2);
     }
 
@@ -215,12 +258,20 @@ mod tests {
 
     #[test]
     fn windows_keep_the_padding_as_a_view() {
-        let w = Windows { kernel: vec![3, 2], strides: vec![2, 1], dilations: vec![1, 2], pads: vec![(1, 1), (0, 1)] };
+        let w = Windows {
+            kernel: vec![3, 2],
+            strides: vec![2, 1],
+            dilations: vec![1, 2],
+            pads: vec![(1, 1), (0, 1)],
+        };
         let map = IndexMap::im2col(&[2, 5, 4, 3], &w);
         assert_eq!((map.shape(), map.views.len()), (&[2, 3, 3, 3, 2, 3][..], 2));
         let nchw = IndexMap::transpose(&[2, 3, 5, 4], &[0, 2, 3, 1]);
         assert_eq!(composed(&map, &nchw).views.len(), 2);
-        let plain = Windows { pads: vec![(0, 0), (0, 0)], ..w };
+        let plain = Windows {
+            pads: vec![(0, 0), (0, 0)],
+            ..w
+        };
         assert_eq!(IndexMap::im2col(&[2, 5, 4, 3], &plain).views.len(), 1);
     }
 
@@ -228,14 +279,18 @@ mod tests {
     fn dilation_inserts_holes() {
         let map = IndexMap::dilate(&[3, 2], &[2, 3]);
         assert_eq!(map.shape(), &[5, 4]);
-        same(&map, |c| (c[0] % 2 == 0 && c[1] % 3 == 0).then(|| c[0] / 2 * 2 + c[1] / 3));
+        same(&map, |c| {
+            (c[0] % 2 == 0 && c[1] % 3 == 0).then(|| c[0] / 2 * 2 + c[1] / 3)
+        });
     }
 
     #[test]
     fn random_chains_agree() {
         let mut seed = 1u64;
         let mut next = move |n: usize| {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            seed = seed
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             (seed >> 33) as usize % n
         };
         for _ in 0..400 {
@@ -251,14 +306,26 @@ mod tests {
                     }
                     1 => {
                         let n: usize = s.iter().product();
-                        let f = (1..=n).rev().find(|f| n.is_multiple_of(*f) && *f <= 1 + next(6)).unwrap_or(1);
+                        let f = (1..=n)
+                            .rev()
+                            .find(|f| n.is_multiple_of(*f) && *f <= 1 + next(6))
+                            .unwrap_or(1);
                         IndexMap::reshape(&[f, n / f])
                     }
-                    2 => IndexMap::pad(&s, &s.iter().map(|_| (next(2), next(3))).collect::<Vec<_>>()),
+                    2 => IndexMap::pad(
+                        &s,
+                        &s.iter().map(|_| (next(2), next(3))).collect::<Vec<_>>(),
+                    ),
                     _ => {
                         let ranges: Vec<_> = s
                             .iter()
-                            .map(|&n| if next(2) == 0 { (n - 1, -1, n) } else { (next(n), 1, 1) })
+                            .map(|&n| {
+                                if next(2) == 0 {
+                                    (n - 1, -1, n)
+                                } else {
+                                    (next(n), 1, 1)
+                                }
+                            })
                             .collect();
                         IndexMap::narrow(&s, &ranges)
                     }

@@ -6,11 +6,11 @@
 use super::eval::{Data, Tensor, eval_op};
 use super::map::{IndexMap, View, unravel};
 use super::op::Op;
-use super::{ConstData, TensorIr, Type, ValueId};
+use super::{ConstData, TensorIr, ValueId};
 use crate::error::CompileError;
-use lockstep_graph::{EntityId, IdSet};
-use lockstep_isa::{DType, scalar};
+use lockstep_graph::IdSet;
 use lockstep_isa::artifact::HostDType;
+use lockstep_isa::{DType, scalar};
 use std::borrow::Cow;
 
 /// The values all of whose ancestors are constants: those cost nothing at run time.
@@ -51,9 +51,10 @@ fn bytes_of(ir: &TensorIr, v: ValueId) -> Result<Cow<'_, [u8]>, CompileError> {
     let value = &ir.values[v];
     match &value.op {
         Op::Const(k) => convert(&ir.consts[*k]),
-        Op::Input | Op::State(_) | Op::Transfer => {
-            Err(CompileError::internal("const-eval", format!("{v} is {}, not a constant", value.op.name())))
-        }
+        Op::Input | Op::State(_) | Op::Transfer => Err(CompileError::internal(
+            "const-eval",
+            format!("{v} is {}, not a constant", value.op.name()),
+        )),
         Op::Move { parts, fill } => {
             let size = value.ty.dtype.bytes();
             let mut out = Vec::with_capacity(value.ty.elements() * size);
@@ -69,8 +70,17 @@ fn bytes_of(ir: &TensorIr, v: ValueId) -> Result<Cow<'_, [u8]>, CompileError> {
             Ok(out.into())
         }
         op => {
-            let operands = value.inputs.iter().map(|&i| tensor(ir, i)).collect::<Result<Vec<_>, _>>()?;
-            let result = eval_op(op, &operands.iter().collect::<Vec<_>>(), &value.ty, &ir.maps);
+            let operands = value
+                .inputs
+                .iter()
+                .map(|&i| tensor(ir, i))
+                .collect::<Result<Vec<_>, _>>()?;
+            let result = eval_op(
+                op,
+                &operands.iter().collect::<Vec<_>>(),
+                &value.ty,
+                &ir.maps,
+            );
             Ok(to_bytes(&result).into())
         }
     }
@@ -81,7 +91,10 @@ fn bytes_of(ir: &TensorIr, v: ValueId) -> Result<Cow<'_, [u8]>, CompileError> {
 /// # Errors
 /// If a stored integer does not fit i32 and is no sentinel of a slice end (see [`convert`]).
 pub fn read_const(data: &ConstData) -> Result<Tensor, CompileError> {
-    Ok(Tensor::from_bits(data.ty.clone(), from_bytes(&convert(data)?, data.ty.dtype)))
+    Ok(Tensor::from_bits(
+        data.ty.clone(),
+        from_bytes(&convert(data)?, data.ty.dtype),
+    ))
 }
 
 /// Element bytes of a constant in its IR dtype. Integers beyond i32 saturate if they are within 2 of the ends of i64 (models write
@@ -93,7 +106,12 @@ pub fn convert(data: &ConstData) -> Result<Cow<'_, [u8]>, CompileError> {
     let (bytes, n) = (data.bytes.bytes(), data.ty.elements());
     let size = data.stored.bytes();
     if bytes.len() != n * size {
-        let message = format!("constant {} has {} bytes, its type needs {}", data.name, bytes.len(), n * size);
+        let message = format!(
+            "constant {} has {} bytes, its type needs {}",
+            data.name,
+            bytes.len(),
+            n * size
+        );
         return Err(CompileError::internal("const-eval", message));
     }
     let same = matches!(
@@ -111,7 +129,10 @@ pub fn convert(data: &ConstData) -> Result<Cow<'_, [u8]>, CompileError> {
     let mut out = Vec::with_capacity(n * data.ty.dtype.bytes());
     for element in bytes.chunks_exact(size) {
         let to = data.ty.dtype;
-        let bits = if matches!(data.stored, HostDType::F32 | HostDType::F16 | HostDType::BF16 | HostDType::F64) {
+        let bits = if matches!(
+            data.stored,
+            HostDType::F32 | HostDType::F16 | HostDType::BF16 | HostDType::F64
+        ) {
             let float = read_float(element, data.stored);
             scalar::narrow_f32(float as f32, to)
         } else {
@@ -119,8 +140,18 @@ pub fn convert(data: &ConstData) -> Result<Cow<'_, [u8]>, CompileError> {
             let int = i32::try_from(wide).or_else(|_| {
                 let sentinel = wide >= i128::from(i64::MAX) - 1 || wide <= i128::from(i64::MIN) + 1;
                 let end = if wide > 0 { i32::MAX } else { i32::MIN };
-                let message = format!("constant {} holds {wide}, allowed: -2147483648 to 2147483647", data.name);
-                if sentinel { Ok(end) } else { Err(CompileError::unsupported(lockstep_graph::Origin::default(), message)) }
+                let message = format!(
+                    "constant {} holds {wide}, allowed: -2147483648 to 2147483647",
+                    data.name
+                );
+                if sentinel {
+                    Ok(end)
+                } else {
+                    Err(CompileError::unsupported(
+                        lockstep_graph::Origin::default(),
+                        message,
+                    ))
+                }
             })?;
             scalar::narrow_i32(int, to)
         };
@@ -170,15 +201,21 @@ pub fn to_bytes(tensor: &Tensor) -> Vec<u8> {
     let (dtype, size) = (tensor.ty.dtype, tensor.ty.dtype.bytes());
     let mut out = Vec::with_capacity(tensor.ty.elements() * size);
     match &tensor.data {
-        Data::F(v) => v.iter().for_each(|x| out.extend(&scalar::narrow_f32(*x, dtype).to_le_bytes()[..size])),
-        Data::I(v) => v.iter().for_each(|&x| out.extend(&scalar::narrow_i32(x, dtype).to_le_bytes()[..size])),
+        Data::F(v) => v
+            .iter()
+            .for_each(|x| out.extend(&scalar::narrow_f32(*x, dtype).to_le_bytes()[..size])),
+        Data::I(v) => v
+            .iter()
+            .for_each(|&x| out.extend(&scalar::narrow_i32(x, dtype).to_le_bytes()[..size])),
     }
     out
 }
 
 /// Calls `f` with (output element, operand element) wherever the map is defined.
 pub fn for_each(map: &IndexMap, mut f: impl FnMut(usize, usize)) {
-    let Some((last, inner)) = map.views.split_last() else { return };
+    let Some((last, inner)) = map.views.split_last() else {
+        return;
+    };
     let through = |mut index: i64| -> Option<usize> {
         for view in inner.iter().rev() {
             index = view.at(&unravel(usize::try_from(index).ok()?, &view.shape)?)?;
@@ -188,7 +225,11 @@ pub fn for_each(map: &IndexMap, mut f: impl FnMut(usize, usize)) {
     runs(last, |to, from, step, count| {
         for i in 0..count {
             let from = from + i as i64 * step;
-            let found = if inner.is_empty() { usize::try_from(from).ok() } else { through(from) };
+            let found = if inner.is_empty() {
+                usize::try_from(from).ok()
+            } else {
+                through(from)
+            };
             if let Some(from) = found {
                 f(to + i, from);
             }
@@ -210,7 +251,11 @@ fn runs(view: &View, mut f: impl FnMut(usize, i64, i64, usize)) {
     let mut c: Vec<usize> = view.lo.clone();
     loop {
         let to: i64 = c.iter().zip(&own).map(|(&c, s)| c as i64 * s).sum();
-        let from: i64 = view.offset + c.iter().zip(&view.strides).map(|(&c, s)| c as i64 * s).sum::<i64>();
+        let from: i64 = view.offset
+            + c.iter()
+                .zip(&view.strides)
+                .map(|(&c, s)| c as i64 * s)
+                .sum::<i64>();
         f(to as usize, from, step, hi - lo);
         let mut d = rank - 1;
         loop {
@@ -233,11 +278,15 @@ const BLOCK: usize = 32;
 /// Copies the elements that a map defines.
 fn copy(map: &IndexMap, source: &[u8], out: &mut [u8], size: usize) {
     let [view] = map.views.as_slice() else {
-        return for_each(map, |to, from| out[to * size..][..size].copy_from_slice(&source[from * size..][..size]));
+        return for_each(map, |to, from| {
+            out[to * size..][..size].copy_from_slice(&source[from * size..][..size])
+        });
     };
     let rank = view.shape.len();
     // The axis along which the operand is contiguous; if that is not the last one, copy in blocks of it and the last.
-    let unit = (0..rank).rev().find(|&d| view.strides[d] == 1 && view.hi[d] - view.lo[d] > 1);
+    let unit = (0..rank)
+        .rev()
+        .find(|&d| view.strides[d] == 1 && view.hi[d] - view.lo[d] > 1);
     if let Some(d) = unit
         && d + 1 < rank
         && view.hi[rank - 1] - view.lo[rank - 1] > 1
@@ -254,7 +303,14 @@ fn copy(map: &IndexMap, source: &[u8], out: &mut [u8], size: usize) {
     });
 }
 
-fn copy_strided(source: &[u8], out: &mut [u8], size: usize, to: (usize, usize), from: (i64, i64), count: usize) {
+fn copy_strided(
+    source: &[u8],
+    out: &mut [u8],
+    size: usize,
+    to: (usize, usize),
+    from: (i64, i64),
+    count: usize,
+) {
     for i in 0..count {
         let at = (from.0 + i as i64 * from.1) as usize * size;
         let (target, element) = (&mut out[(to.0 + i * to.1) * size..], &source[at..]);
@@ -281,7 +337,14 @@ fn copy_blocked(view: &View, unit: usize, source: &[u8], out: &mut [u8], size: u
                 for r in r0..rows.min(r0 + BLOCK) {
                     let to = to + r * own[unit] as usize + c0;
                     let from = from + r as i64 + c0 as i64 * view.strides[last];
-                    copy_strided(source, out, size, (to, 1), (from, view.strides[last]), count);
+                    copy_strided(
+                        source,
+                        out,
+                        size,
+                        (to, 1),
+                        (from, view.strides[last]),
+                        count,
+                    );
                 }
             }
         }
@@ -291,6 +354,7 @@ fn copy_blocked(view: &View, unit: usize, source: &[u8], out: &mut [u8], size: u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tir::Type;
     use crate::tir::build::TirBuilder;
 
     #[test]
@@ -301,15 +365,26 @@ mod tests {
         let cases = [
             b.transpose(w, &[0, 3, 2, 1]).unwrap(),
             b.transpose(w, &[1, 0, 2, 3]).unwrap(),
-            b.narrow(w, &[(1, -1, 2), (3, 2, 30), (0, 1, 3), (49, -7, 7)]).unwrap(),
-            b.pad(w, &[(0, 1), (2, 0), (0, 0), (3, 1)], 7f32.to_bits()).unwrap(),
+            b.narrow(w, &[(1, -1, 2), (3, 2, 30), (0, 1, 3), (49, -7, 7)])
+                .unwrap(),
+            b.pad(w, &[(0, 1), (2, 0), (0, 0), (3, 1)], 7f32.to_bits())
+                .unwrap(),
             b.concat(&[w, w], 2).unwrap(),
         ];
         for v in cases {
             let ir = b.ir();
             let value = &ir.values[v];
-            let operands: Vec<Tensor> = value.inputs.iter().map(|&i| tensor(ir, i).unwrap()).collect();
-            let expected = eval_op(&value.op, &operands.iter().collect::<Vec<_>>(), &value.ty, &ir.maps);
+            let operands: Vec<Tensor> = value
+                .inputs
+                .iter()
+                .map(|&i| tensor(ir, i).unwrap())
+                .collect();
+            let expected = eval_op(
+                &value.op,
+                &operands.iter().collect::<Vec<_>>(),
+                &value.ty,
+                &ir.maps,
+            );
             assert_eq!(materialise(ir, v).unwrap(), to_bytes(&expected));
         }
     }
@@ -318,9 +393,21 @@ mod tests {
     fn stored_integers_are_checked() {
         let mut b = TirBuilder::new("t");
         let ty = Type::new(DType::I32, &[2]);
-        let ok = b.constant("end", ty.clone(), HostDType::I64, [i64::MAX, -3].as_slice().into()).unwrap();
-        let bad = b.constant("big", ty, HostDType::I64, [1i64 << 40, 0].as_slice().into()).unwrap();
-        assert_eq!(tensor(b.ir(), ok).unwrap().data, Data::I(vec![i32::MAX, -3]));
+        let ok = b
+            .constant(
+                "end",
+                ty.clone(),
+                HostDType::I64,
+                [i64::MAX, -3].as_slice().into(),
+            )
+            .unwrap();
+        let bad = b
+            .constant("big", ty, HostDType::I64, [1i64 << 40, 0].as_slice().into())
+            .unwrap();
+        assert_eq!(
+            tensor(b.ir(), ok).unwrap().data,
+            Data::I(vec![i32::MAX, -3])
+        );
         let text = materialise(b.ir(), bad).unwrap_err().to_string();
         assert!(text.contains("constant big holds 1099511627776"), "{text}");
     }

@@ -32,12 +32,18 @@ pub struct Tensor {
 impl Tensor {
     /// An f32 tensor.
     pub fn f32(shape: &[usize], values: Vec<f32>) -> Tensor {
-        Tensor { ty: Type::new(DType::F32, shape), data: Data::F(values) }
+        Tensor {
+            ty: Type::new(DType::F32, shape),
+            data: Data::F(values),
+        }
     }
 
     /// An i32 tensor.
     pub fn i32(shape: &[usize], values: Vec<i32>) -> Tensor {
-        Tensor { ty: Type::new(DType::I32, shape), data: Data::I(values) }
+        Tensor {
+            ty: Type::new(DType::I32, shape),
+            data: Data::I(values),
+        }
     }
 
     /// All zero.
@@ -76,34 +82,62 @@ impl Tensor {
 ///
 /// # Errors
 /// If inputs or states are not of the declared number and types, or the program is malformed.
-pub fn eval(ir: &TensorIr, inputs: &[Tensor], states: &mut [Tensor]) -> Result<Vec<Tensor>, CompileError> {
+pub fn eval(
+    ir: &TensorIr,
+    inputs: &[Tensor],
+    states: &mut [Tensor],
+) -> Result<Vec<Tensor>, CompileError> {
     let bad = |what: &str| CompileError::internal("eval", what.to_string());
     if inputs.len() != ir.inputs.len() || states.len() != ir.states.len() {
         return Err(bad("wrong number of inputs or states"));
     }
     let mut last_use = vec![0usize; ir.values.len()];
     for (id, value) in ir.values.iter() {
-        value.inputs.iter().for_each(|v| last_use[v.index()] = id.index());
+        value
+            .inputs
+            .iter()
+            .for_each(|v| last_use[v.index()] = id.index());
     }
-    let kept = ir.outputs.iter().map(|p| p.value).chain(ir.states.values().map(|s| s.next));
+    let kept = ir
+        .outputs
+        .iter()
+        .map(|p| p.value)
+        .chain(ir.states.values().map(|s| s.next));
     kept.for_each(|v| last_use[v.index()] = usize::MAX);
     let mut values: Vec<Option<Tensor>> = vec![None; ir.values.len()];
     for (id, value) in ir.values.iter() {
         let result = match &value.op {
             Op::Input => {
-                let at = ir.inputs.iter().position(|p| p.value == id).ok_or_else(|| bad("an input without a port"))?;
+                let at = ir
+                    .inputs
+                    .iter()
+                    .position(|p| p.value == id)
+                    .ok_or_else(|| bad("an input without a port"))?;
                 let mut tensor = inputs[at].clone();
-                if tensor.ty.dtype != value.ty.dtype || tensor.ty.elements() != value.ty.elements() {
+                if tensor.ty.dtype != value.ty.dtype || tensor.ty.elements() != value.ty.elements()
+                {
                     return Err(bad("an input has another type"));
                 }
                 tensor.ty = value.ty.clone();
                 tensor
             }
-            Op::State(s) => states.get(s.index()).cloned().ok_or_else(|| bad("no such state"))?,
+            Op::State(s) => states
+                .get(s.index())
+                .cloned()
+                .ok_or_else(|| bad("no such state"))?,
             Op::Const(k) => super::consteval::read_const(&ir.consts[*k])?,
             op => {
-                let operands: Option<Vec<&Tensor>> = value.inputs.iter().map(|v| values[v.index()].as_ref()).collect();
-                eval_op(op, &operands.ok_or_else(|| bad("an operand has no value"))?, &value.ty, &ir.maps)
+                let operands: Option<Vec<&Tensor>> = value
+                    .inputs
+                    .iter()
+                    .map(|v| values[v.index()].as_ref())
+                    .collect();
+                eval_op(
+                    op,
+                    &operands.ok_or_else(|| bad("an operand has no value"))?,
+                    &value.ty,
+                    &ir.maps,
+                )
             }
         };
         values[id.index()] = Some(result);
@@ -114,7 +148,11 @@ pub fn eval(ir: &TensorIr, inputs: &[Tensor], states: &mut [Tensor]) -> Result<V
         }
     }
     let fetch = |v: ValueId| values[v.index()].clone().ok_or_else(|| bad("no value"));
-    let outputs = ir.outputs.iter().map(|p| fetch(p.value)).collect::<Result<Vec<_>, _>>()?;
+    let outputs = ir
+        .outputs
+        .iter()
+        .map(|p| fetch(p.value))
+        .collect::<Result<Vec<_>, _>>()?;
     for (id, state) in ir.states.iter() {
         states[id.index()] = fetch(state.next)?;
     }
@@ -132,12 +170,17 @@ pub fn eval_op(op: &Op, operands: &[&Tensor], ty: &Type, maps: &MapTable) -> Ten
         }
         Op::Map { nodes } => eval_map(nodes, operands, ty),
         Op::Reduce { op, axes } => eval_reduce(*op, axes, operands[0], ty),
-        Op::Contract { batch, contracted, .. } => eval_contract(batch, contracted, operands[0], operands[1], ty),
+        Op::Contract {
+            batch, contracted, ..
+        } => eval_contract(batch, contracted, operands[0], operands[1], ty),
         Op::Gather => {
             let (n, row) = rows(&operands[0].ty);
             let table = operands[0].bits();
             let pick = |&i: &u32| table[row * clamp(i, n)..][..row].to_vec();
-            Tensor::from_bits(ty.clone(), operands[1].bits().iter().flat_map(pick).collect())
+            Tensor::from_bits(
+                ty.clone(),
+                operands[1].bits().iter().flat_map(pick).collect(),
+            )
         }
         Op::Scatter { combiner } => {
             let (n, row) = rows(&operands[0].ty);
@@ -154,7 +197,13 @@ pub fn eval_op(op: &Op, operands: &[&Tensor], ty: &Type, maps: &MapTable) -> Ten
             }
             Tensor::from_bits(ty.clone(), table)
         }
-        Op::Sort { axis, descending } => eval_sort(usize::from(*axis), *descending, operands[0], operands[1], ty),
+        Op::Sort { axis, descending } => eval_sort(
+            usize::from(*axis),
+            *descending,
+            operands[0],
+            operands[1],
+            ty,
+        ),
     }
 }
 
@@ -178,9 +227,14 @@ fn eval_move(parts: &[&IndexMap], operands: &[&Tensor], fill: u32, ty: &Type) ->
 
 fn eval_map(nodes: &[MapNode], operands: &[&Tensor], ty: &Type) -> Tensor {
     let sources: Vec<Vec<u32>> = operands.iter().map(|t| t.bits()).collect();
-    let strides: Vec<Vec<usize>> = operands.iter().map(|t| broadcast_strides(&t.ty.shape, &ty.shape)).collect();
+    let strides: Vec<Vec<usize>> = operands
+        .iter()
+        .map(|t| broadcast_strides(&t.ty.shape, &ty.shape))
+        .collect();
     let dtypes: Vec<DType> = operands.iter().map(|t| t.ty.dtype).collect();
-    let compute: Vec<DType> = (0..nodes.len()).map(|at| compute_dtype(nodes, at, &dtypes)).collect();
+    let compute: Vec<DType> = (0..nodes.len())
+        .map(|at| compute_dtype(nodes, at, &dtypes))
+        .collect();
     let mut results = vec![0u32; nodes.len()];
     let mut out = Vec::with_capacity(ty.elements());
     for_coordinates(&ty.shape, |c| {
@@ -236,13 +290,19 @@ fn for_coordinates(shape: &[usize], mut f: impl FnMut(&[usize])) {
 fn eval_reduce(op: ReduceOp, axes: &[u8], x: &Tensor, ty: &Type) -> Tensor {
     let kept: Vec<usize> = broadcast_strides(&ty.shape, &x.ty.shape);
     let mut index = Vec::with_capacity(x.ty.elements());
-    for_coordinates(&x.ty.shape, |c| index.push(c.iter().zip(&kept).map(|(c, s)| c * s).sum::<usize>()));
+    for_coordinates(&x.ty.shape, |c| {
+        index.push(c.iter().zip(&kept).map(|(c, s)| c * s).sum::<usize>())
+    });
     debug_assert!(axes.iter().all(|&a| ty.shape[usize::from(a)] == 1));
     let data = match &x.data {
         Data::F(values) if matches!(op, ReduceOp::Add | ReduceOp::Mul) => {
             let mut sums = vec![if op == ReduceOp::Add { 0f64 } else { 1.0 }; ty.elements()];
             for (&i, &v) in index.iter().zip(values) {
-                if op == ReduceOp::Add { sums[i] += f64::from(v) } else { sums[i] *= f64::from(v) }
+                if op == ReduceOp::Add {
+                    sums[i] += f64::from(v)
+                } else {
+                    sums[i] *= f64::from(v)
+                }
             }
             sums.into_iter().map(|s| (s as f32).to_bits()).collect()
         }
@@ -263,29 +323,51 @@ fn eval_reduce(op: ReduceOp, axes: &[u8], x: &Tensor, ty: &Type) -> Tensor {
             out
         }
     };
-    let wide = Type { dtype: ty.dtype.widened(), shape: ty.shape.clone() };
+    let wide = Type {
+        dtype: ty.dtype.widened(),
+        shape: ty.shape.clone(),
+    };
     let mut result = Tensor::from_bits(wide, data);
     if let Data::F(values) = &mut result.data {
-        values.iter_mut().for_each(|v| *v = f32::from_bits(scalar::widen(scalar::narrow_f32(*v, ty.dtype), ty.dtype)));
+        values.iter_mut().for_each(|v| {
+            *v = f32::from_bits(scalar::widen(scalar::narrow_f32(*v, ty.dtype), ty.dtype))
+        });
     }
     result.ty = ty.clone();
     result
 }
 
-fn eval_contract(batch: &[(u8, u8)], contracted: &[(u8, u8)], a: &Tensor, b: &Tensor, ty: &Type) -> Tensor {
+fn eval_contract(
+    batch: &[(u8, u8)],
+    contracted: &[(u8, u8)],
+    a: &Tensor,
+    b: &Tensor,
+    ty: &Type,
+) -> Tensor {
     // Linear offsets of every combination of the given axes, first axis slowest.
     let offsets = |ty: &Type, axes: &[usize]| -> Vec<usize> {
         let strides = broadcast_strides(&ty.shape, &ty.shape);
         let mut out = Vec::new();
         let shape: Vec<usize> = axes.iter().map(|&x| ty.shape[x]).collect();
-        for_coordinates(&shape, |c| out.push(c.iter().zip(axes).map(|(c, &x)| c * strides[x]).sum()));
+        for_coordinates(&shape, |c| {
+            out.push(c.iter().zip(axes).map(|(c, &x)| c * strides[x]).sum())
+        });
         out
     };
     let side = |pairs: &[(u8, u8)], left: bool| -> Vec<usize> {
-        pairs.iter().map(|&(l, r)| usize::from(if left { l } else { r })).collect()
+        pairs
+            .iter()
+            .map(|&(l, r)| usize::from(if left { l } else { r }))
+            .collect()
     };
-    let (ba, bb) = (offsets(&a.ty, &side(batch, true)), offsets(&b.ty, &side(batch, false)));
-    let (ka, kb) = (offsets(&a.ty, &side(contracted, true)), offsets(&b.ty, &side(contracted, false)));
+    let (ba, bb) = (
+        offsets(&a.ty, &side(batch, true)),
+        offsets(&b.ty, &side(batch, false)),
+    );
+    let (ka, kb) = (
+        offsets(&a.ty, &side(contracted, true)),
+        offsets(&b.ty, &side(contracted, false)),
+    );
     let m = offsets(&a.ty, &free_axes(a.ty.rank(), batch, contracted, true));
     let n = offsets(&b.ty, &free_axes(b.ty.rank(), batch, contracted, false));
     let mut data = match ty.dtype.is_float() {
@@ -299,7 +381,9 @@ fn eval_contract(batch: &[(u8, u8)], contracted: &[(u8, u8)], a: &Tensor, b: &Te
                     let mut row = vec![0f32; n.len()];
                     for (&ka, &kb) in ka.iter().zip(&kb) {
                         let x = a[ba + m + ka];
-                        row.iter_mut().zip(&n).for_each(|(acc, &n)| *acc = x.mul_add(b[bb + kb + n], *acc));
+                        row.iter_mut()
+                            .zip(&n)
+                            .for_each(|(acc, &n)| *acc = x.mul_add(b[bb + kb + n], *acc));
                     }
                     out.extend(row);
                 }
@@ -307,9 +391,9 @@ fn eval_contract(batch: &[(u8, u8)], contracted: &[(u8, u8)], a: &Tensor, b: &Te
                     let mut row = vec![0i32; n.len()];
                     for (&ka, &kb) in ka.iter().zip(&kb) {
                         let x = a[ba + m + ka];
-                        row.iter_mut()
-                            .zip(&n)
-                            .for_each(|(acc, &n)| *acc = acc.wrapping_add(x.wrapping_mul(b[bb + kb + n])));
+                        row.iter_mut().zip(&n).for_each(|(acc, &n)| {
+                            *acc = acc.wrapping_add(x.wrapping_mul(b[bb + kb + n]))
+                        });
                     }
                     out.extend(row);
                 }
@@ -317,7 +401,10 @@ fn eval_contract(batch: &[(u8, u8)], contracted: &[(u8, u8)], a: &Tensor, b: &Te
             }
         }
     }
-    Tensor { ty: ty.clone(), data }
+    Tensor {
+        ty: ty.clone(),
+        data,
+    }
 }
 
 /// Odd-even transposition: neighbours are exchanged where they are strictly out of order, so it is stable.

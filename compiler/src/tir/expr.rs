@@ -26,17 +26,27 @@ pub struct Ex {
 impl Ex {
     /// An f32 immediate.
     pub fn f32(value: f32) -> Ex {
-        Ex { arg: Arg::Imm(value.to_bits()), dtype: DType::F32 }
+        Ex {
+            arg: Arg::Imm(value.to_bits()),
+            dtype: DType::F32,
+        }
     }
 
     /// An i32 immediate.
     pub fn i32(value: i32) -> Ex {
-        Ex { arg: Arg::Imm(value as u32), dtype: DType::I32 }
+        Ex {
+            arg: Arg::Imm(value as u32),
+            dtype: DType::I32,
+        }
     }
 
     /// An immediate of the type of `like` (f32 or i32); fractions of integers are cut.
     pub fn like(like: Ex, value: f64) -> Ex {
-        if like.dtype.is_float() { Ex::f32(value as f32) } else { Ex::i32(value as i32) }
+        if like.dtype.is_float() {
+            Ex::f32(value as f32)
+        } else {
+            Ex::i32(value as i32)
+        }
     }
 
     /// Whether it is computed on floats.
@@ -66,12 +76,18 @@ macro_rules! compare {
 impl Expr {
     /// An expression over operands of these dtypes.
     pub fn new(operands: &[DType]) -> Expr {
-        Expr { operands: operands.to_vec(), nodes: RefCell::new(Vec::new()) }
+        Expr {
+            operands: operands.to_vec(),
+            nodes: RefCell::new(Vec::new()),
+        }
     }
 
     /// Operand `i`, widened; the caller names an operand that exists.
     pub fn operand(&self, i: usize) -> Ex {
-        Ex { arg: Arg::Operand(i as u32), dtype: self.operands[i].widened() }
+        Ex {
+            arg: Arg::Operand(i as u32),
+            dtype: self.operands[i].widened(),
+        }
     }
 
     /// A node; equal nodes are shared and operations on immediates folded.
@@ -80,23 +96,59 @@ impl Expr {
     }
 
     fn node_on(&self, op: AluOp, dtype: DType, args: &[Ex], axis: u8) -> Ex {
-        let imm: Option<Vec<u32>> = args.iter().map(|ex| if let Arg::Imm(bits) = ex.arg { Some(bits) } else { None }).collect();
+        let imm: Option<Vec<u32>> = args
+            .iter()
+            .map(|ex| {
+                if let Arg::Imm(bits) = ex.arg {
+                    Some(bits)
+                } else {
+                    None
+                }
+            })
+            .collect();
         if let Some(bits) = imm
             && op != AluOp::Iota
         {
-            let compute = if op == AluOp::Select { dtype } else { args[0].dtype };
-            let value = alu(op, compute.widened(), dtype, [bits[0], *bits.get(1).unwrap_or(&0), *bits.get(2).unwrap_or(&0)]);
-            return Ex { arg: Arg::Imm(value), dtype: dtype.widened() };
+            let compute = if op == AluOp::Select {
+                dtype
+            } else {
+                args[0].dtype
+            };
+            let value = alu(
+                op,
+                compute.widened(),
+                dtype,
+                [
+                    bits[0],
+                    *bits.get(1).unwrap_or(&0),
+                    *bits.get(2).unwrap_or(&0),
+                ],
+            );
+            return Ex {
+                arg: Arg::Imm(value),
+                dtype: dtype.widened(),
+            };
         }
         let mut slots = [Arg::Imm(0); 3];
-        slots.iter_mut().zip(args).for_each(|(slot, ex)| *slot = ex.arg);
-        let node = MapNode { op, dtype, args: slots, axis };
+        slots
+            .iter_mut()
+            .zip(args)
+            .for_each(|(slot, ex)| *slot = ex.arg);
+        let node = MapNode {
+            op,
+            dtype,
+            args: slots,
+            axis,
+        };
         let mut nodes = self.nodes.borrow_mut();
         let at = nodes.iter().position(|n| *n == node).unwrap_or_else(|| {
             nodes.push(node);
             nodes.len() - 1
         });
-        Ex { arg: Arg::Node(at as u32), dtype }
+        Ex {
+            arg: Arg::Node(at as u32),
+            dtype,
+        }
     }
 
     unary! { abs Abs; neg Neg; floor Floor; ceil Ceil; round Round; trunc Trunc; sqrt Sqrt; rsqrt Rsqrt; exp Exp; log Log;
@@ -116,7 +168,11 @@ impl Expr {
 
     /// Conversion to any dtype; nothing if it computes in this dtype already.
     pub fn cvt(&self, x: Ex, to: DType) -> Ex {
-        if x.dtype == to { x } else { self.node(AluOp::Cvt, to, &[x]) }
+        if x.dtype == to {
+            x
+        } else {
+            self.node(AluOp::Cvt, to, &[x])
+        }
     }
 
     /// The coordinate along an axis, as i32.
@@ -136,7 +192,12 @@ impl Expr {
             Arg::Node(at) => nodes.truncate(at as usize + 1),
             arg => {
                 let args = [arg, Arg::Imm(0), Arg::Imm(0)];
-                nodes.push(MapNode { op: AluOp::Copy, dtype: result.dtype.widened(), args, axis: 0 });
+                nodes.push(MapNode {
+                    op: AluOp::Copy,
+                    dtype: result.dtype.widened(),
+                    args,
+                    axis: 0,
+                });
             }
         }
         prune(&nodes)

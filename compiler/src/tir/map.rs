@@ -71,7 +71,13 @@ impl View {
 
     /// A total view from shape and strides.
     pub fn strided(shape: Vec<usize>, strides: Vec<i64>, offset: i64) -> View {
-        View { lo: vec![0; shape.len()], hi: shape.clone(), shape, strides, offset }
+        View {
+            lo: vec![0; shape.len()],
+            hi: shape.clone(),
+            shape,
+            strides,
+            offset,
+        }
     }
 
     /// Whether no coordinate is defined.
@@ -86,7 +92,10 @@ impl View {
         }
         let (mut min, mut max) = (self.offset, self.offset);
         for d in 0..self.shape.len() {
-            let (a, b) = (self.strides[d] * self.lo[d] as i64, self.strides[d] * (self.hi[d] as i64 - 1));
+            let (a, b) = (
+                self.strides[d] * self.lo[d] as i64,
+                self.strides[d] * (self.hi[d] as i64 - 1),
+            );
             min += a.min(b);
             max += a.max(b);
         }
@@ -97,7 +106,13 @@ impl View {
     pub fn normalised(mut self) -> View {
         if self.is_empty() {
             let rank = self.shape.len();
-            return View { strides: vec![0; rank], offset: 0, lo: vec![0; rank], hi: vec![0; rank], shape: self.shape };
+            return View {
+                strides: vec![0; rank],
+                offset: 0,
+                lo: vec![0; rank],
+                hi: vec![0; rank],
+                shape: self.shape,
+            };
         }
         for d in 0..self.shape.len() {
             if self.hi[d] - self.lo[d] == 1 {
@@ -126,7 +141,9 @@ impl IndexMap {
 
     /// A map of one view.
     pub fn of(view: View) -> IndexMap {
-        IndexMap { views: vec![view.normalised()] }
+        IndexMap {
+            views: vec![view.normalised()],
+        }
     }
 
     /// Row-major reshape to `to`.
@@ -147,16 +164,34 @@ impl IndexMap {
     /// Element i of output axis d is element `start + i * step` of the operand; `ranges` has (start, step, length) per axis.
     pub fn narrow(shape: &[usize], ranges: &[(usize, isize, usize)]) -> IndexMap {
         let whole = View::contiguous(shape);
-        let offset = ranges.iter().zip(&whole.strides).map(|(r, &s)| r.0 as i64 * s).sum();
-        let strides = ranges.iter().zip(&whole.strides).map(|(r, &s)| r.1 as i64 * s).collect();
-        IndexMap::of(View::strided(ranges.iter().map(|r| r.2).collect(), strides, offset))
+        let offset = ranges
+            .iter()
+            .zip(&whole.strides)
+            .map(|(r, &s)| r.0 as i64 * s)
+            .sum();
+        let strides = ranges
+            .iter()
+            .zip(&whole.strides)
+            .map(|(r, &s)| r.1 as i64 * s)
+            .collect();
+        IndexMap::of(View::strided(
+            ranges.iter().map(|r| r.2).collect(),
+            strides,
+            offset,
+        ))
     }
 
     /// Numpy broadcast of an operand of shape `from` to `to`, aligned at the last axis.
     pub fn expand(from: &[usize], to: &[usize]) -> IndexMap {
         let whole = View::contiguous(from);
         let skip = to.len() - from.len();
-        let strides = (0..to.len()).map(|d| if d < skip || from[d - skip] == 1 { 0 } else { whole.strides[d - skip] });
+        let strides = (0..to.len()).map(|d| {
+            if d < skip || from[d - skip] == 1 {
+                0
+            } else {
+                whole.strides[d - skip]
+            }
+        });
         IndexMap::of(View::strided(to.to_vec(), strides.collect(), 0))
     }
 
@@ -179,7 +214,11 @@ impl IndexMap {
         let pads: Vec<(usize, usize)> = steps.iter().flat_map(|&s| [(0, 0), (0, s - 1)]).collect();
         let padded = IndexMap::pad(&split, &pads);
         let joined: Vec<usize> = shape.iter().zip(steps).map(|(&n, &s)| n * s).collect();
-        let cut: Vec<_> = shape.iter().zip(steps).map(|(&n, &s)| (0, 1, (n.max(1) - 1) * s + usize::from(n > 0))).collect();
+        let cut: Vec<_> = shape
+            .iter()
+            .zip(steps)
+            .map(|(&n, &s)| (0, 1, (n.max(1) - 1) * s + usize::from(n > 0)))
+            .collect();
         let mut views = padded.views;
         views.extend(IndexMap::narrow(&joined, &cut).views);
         IndexMap { views }.simplified()
@@ -229,8 +268,11 @@ impl IndexMap {
 
     /// Whether it reads a whole tensor of `elements` elements in row-major order (a reshape).
     pub fn is_reshape(&self, elements: usize) -> bool {
-        let [view] = self.views.as_slice() else { return false };
-        view.shape.iter().product::<usize>() == elements && *view == View::contiguous(&view.shape).normalised()
+        let [view] = self.views.as_slice() else {
+            return false;
+        };
+        view.shape.iter().product::<usize>() == elements
+            && *view == View::contiguous(&view.shape).normalised()
     }
 
     /// Whether it reads a tensor of this shape as it is.
@@ -240,7 +282,9 @@ impl IndexMap {
 
     /// The permutation, if it transposes a tensor of this shape (unit axes in ascending order).
     pub fn as_transpose(&self, shape: &[usize]) -> Option<Vec<usize>> {
-        let [view] = self.views.as_slice() else { return None };
+        let [view] = self.views.as_slice() else {
+            return None;
+        };
         let whole = View::contiguous(shape);
         let mut units = (0..shape.len()).filter(|&a| shape[a] == 1);
         let mut perm = Vec::with_capacity(view.shape.len());
@@ -252,7 +296,8 @@ impl IndexMap {
         }
         let mut seen = perm.clone();
         seen.sort_unstable();
-        (seen == (0..shape.len()).collect::<Vec<_>>() && *self == IndexMap::transpose(shape, &perm)).then_some(perm)
+        (seen == (0..shape.len()).collect::<Vec<_>>() && *self == IndexMap::transpose(shape, &perm))
+            .then_some(perm)
     }
 
     /// Output shape.
@@ -292,7 +337,11 @@ impl Windows {
     pub fn count(&self, d: usize, n: usize) -> usize {
         let padded = n + self.pads[d].0 + self.pads[d].1;
         let extent = (self.kernel[d] - 1) * self.dilations[d] + 1;
-        if padded < extent { 0 } else { (padded - extent) / self.strides[d] + 1 }
+        if padded < extent {
+            0
+        } else {
+            (padded - extent) / self.strides[d] + 1
+        }
     }
 }
 

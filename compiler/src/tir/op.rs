@@ -161,9 +161,17 @@ impl ReduceOp {
 }
 
 /// Axes of an operand of rank `rank` that a contract neither batches nor contracts, ascending; `left` picks the side.
-pub fn free_axes(rank: usize, batch: &[(u8, u8)], contracted: &[(u8, u8)], left: bool) -> Vec<usize> {
+pub fn free_axes(
+    rank: usize,
+    batch: &[(u8, u8)],
+    contracted: &[(u8, u8)],
+    left: bool,
+) -> Vec<usize> {
     let used = |axis: usize| {
-        batch.iter().chain(contracted).any(|&(l, r)| usize::from(if left { l } else { r }) == axis)
+        batch
+            .iter()
+            .chain(contracted)
+            .any(|&(l, r)| usize::from(if left { l } else { r }) == axis)
     };
     (0..rank).filter(|&axis| !used(axis)).collect()
 }
@@ -183,7 +191,8 @@ pub fn compute_dtype(nodes: &[MapNode], at: usize, operands: &[DType]) -> DType 
     match node.op {
         AluOp::Iota => DType::I32,
         AluOp::Select => node.dtype.widened(),
-        AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge | AluOp::Cvt => node.args[..node.op.arity()]
+        AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge | AluOp::Cvt => node
+            .args[..node.op.arity()]
             .iter()
             .find_map(|&arg| arg_dtype(arg, nodes, operands))
             .unwrap_or(DType::I32),
@@ -200,7 +209,11 @@ pub fn compute_dtype(nodes: &[MapNode], at: usize, operands: &[DType]) -> DType 
 /// One line saying what was found and what is allowed.
 pub fn infer(op: &Op, inputs: &[&Type], stored: &Type, maps: &MapTable) -> Result<Type, String> {
     let arity = |n: usize| {
-        if inputs.len() == n { Ok(()) } else { Err(format!("has {} operands, allowed: {n}", inputs.len())) }
+        if inputs.len() == n {
+            Ok(())
+        } else {
+            Err(format!("has {} operands, allowed: {n}", inputs.len()))
+        }
     };
     match op {
         Op::Input | Op::Const(_) | Op::State(_) => {
@@ -216,8 +229,13 @@ pub fn infer(op: &Op, inputs: &[&Type], stored: &Type, maps: &MapTable) -> Resul
         Op::Reduce { axes, .. } => {
             arity(1)?;
             let mut ty = inputs[0].clone();
-            if axes.windows(2).any(|w| w[0] >= w[1]) || axes.iter().any(|&a| usize::from(a) >= ty.rank()) {
-                return Err(format!("axes {axes:?} are not ascending axes of rank {}", ty.rank()));
+            if axes.windows(2).any(|w| w[0] >= w[1])
+                || axes.iter().any(|&a| usize::from(a) >= ty.rank())
+            {
+                return Err(format!(
+                    "axes {axes:?} are not ascending axes of rank {}",
+                    ty.rank()
+                ));
             }
             axes.iter().for_each(|&a| ty.shape[usize::from(a)] = 1);
             if stored.dtype == ty.dtype.widened() {
@@ -225,7 +243,11 @@ pub fn infer(op: &Op, inputs: &[&Type], stored: &Type, maps: &MapTable) -> Resul
             }
             Ok(ty)
         }
-        Op::Contract { batch, contracted, acc } => {
+        Op::Contract {
+            batch,
+            contracted,
+            acc,
+        } => {
             arity(2)?;
             infer_contract(batch, contracted, *acc, inputs[0], inputs[1])
         }
@@ -236,7 +258,10 @@ pub fn infer(op: &Op, inputs: &[&Type], stored: &Type, maps: &MapTable) -> Resul
                 return Err("operands must be a table of rank 1 or more and i32 indices".into());
             }
             let shape = [&indices.shape[..], &table.shape[1..]].concat();
-            Ok(Type { dtype: table.dtype, shape })
+            Ok(Type {
+                dtype: table.dtype,
+                shape,
+            })
         }
         Op::Scatter { .. } => {
             arity(3)?;
@@ -246,7 +271,10 @@ pub fn infer(op: &Op, inputs: &[&Type], stored: &Type, maps: &MapTable) -> Resul
             }
             let shape = [&indices.shape[..], &table.shape[1..]].concat();
             if updates.shape != shape {
-                return Err(format!("updates have shape {:?}, expected {shape:?}", updates.shape));
+                return Err(format!(
+                    "updates have shape {:?}, expected {shape:?}",
+                    updates.shape
+                ));
             }
             Ok(table.clone())
         }
@@ -262,7 +290,11 @@ pub fn infer(op: &Op, inputs: &[&Type], stored: &Type, maps: &MapTable) -> Resul
 
 fn infer_move(parts: &[MapId], inputs: &[&Type], maps: &MapTable) -> Result<Type, String> {
     if parts.is_empty() || parts.len() != inputs.len() {
-        return Err(format!("has {} operands and {} maps, allowed: one map per operand, at least one", inputs.len(), parts.len()));
+        return Err(format!(
+            "has {} operands and {} maps, allowed: one map per operand, at least one",
+            inputs.len(),
+            parts.len()
+        ));
     }
     let shape = maps.get(parts[0]).shape().to_vec();
     for (&part, ty) in parts.iter().zip(inputs) {
@@ -271,25 +303,45 @@ fn infer_move(parts: &[MapId], inputs: &[&Type], maps: &MapTable) -> Result<Type
             return Err("parts differ in dtype or shape".into());
         }
         if map.views.is_empty() || map.views.len() > super::map::MAX_VIEWS {
-            return Err(format!("a map has {} views, allowed: 1 to {}", map.views.len(), super::map::MAX_VIEWS));
+            return Err(format!(
+                "a map has {} views, allowed: 1 to {}",
+                map.views.len(),
+                super::map::MAX_VIEWS
+            ));
         }
         let mut limit = ty.elements() as i64;
         for view in &map.views {
-            if view.span().is_some_and(|(min, max)| min < 0 || max >= limit) {
+            if view
+                .span()
+                .is_some_and(|(min, max)| min < 0 || max >= limit)
+            {
                 return Err("a map leaves its operand".into());
             }
             limit = view.shape.iter().product::<usize>() as i64;
         }
     }
-    Ok(Type { dtype: inputs[0].dtype, shape })
+    Ok(Type {
+        dtype: inputs[0].dtype,
+        shape,
+    })
 }
 
 fn infer_map(nodes: &[MapNode], inputs: &[&Type], stored: &Type) -> Result<Type, String> {
-    let Some(last) = nodes.last() else { return Err("the expression is empty".into()) };
+    let Some(last) = nodes.last() else {
+        return Err("the expression is empty".into());
+    };
     for ty in inputs {
-        let fits = ty.rank() == stored.rank() && ty.shape.iter().zip(&stored.shape).all(|(&a, &b)| a == b || a == 1);
+        let fits = ty.rank() == stored.rank()
+            && ty
+                .shape
+                .iter()
+                .zip(&stored.shape)
+                .all(|(&a, &b)| a == b || a == 1);
         if !fits {
-            return Err(format!("operand of shape {:?} does not broadcast to {:?}", ty.shape, stored.shape));
+            return Err(format!(
+                "operand of shape {:?} does not broadcast to {:?}",
+                ty.shape, stored.shape
+            ));
         }
     }
     let operands: Vec<DType> = inputs.iter().map(|t| t.dtype).collect();
@@ -302,51 +354,112 @@ fn infer_map(nodes: &[MapNode], inputs: &[&Type], stored: &Type) -> Result<Type,
                 Arg::Imm(_) => true,
             };
             if !known {
-                return Err(format!("node {at} ({}) has an argument that is not defined", node.op.name()));
+                return Err(format!(
+                    "node {at} ({}) has an argument that is not defined",
+                    node.op.name()
+                ));
             }
-            let expected = if node.op == AluOp::Select && n == 0 { DType::I32 } else { compute };
+            let expected = if node.op == AluOp::Select && n == 0 {
+                DType::I32
+            } else {
+                compute
+            };
             if let Some(found) = arg_dtype(arg, nodes, &operands)
                 && found != expected
             {
-                return Err(format!("argument {n} of node {at} ({}) is {found}, expected {expected}", node.op.name()));
+                return Err(format!(
+                    "argument {n} of node {at} ({}) is {found}, expected {expected}",
+                    node.op.name()
+                ));
             }
         }
         if !lockstep_isa::scalar::is_defined(node.op, compute) {
-            return Err(format!("node {at}: {} is not defined on {compute}", node.op.name()));
+            return Err(format!(
+                "node {at}: {} is not defined on {compute}",
+                node.op.name()
+            ));
         }
         let result = match node.op {
             AluOp::Cvt => node.dtype,
-            AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge | AluOp::Iota => DType::I32,
+            AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge | AluOp::Iota => {
+                DType::I32
+            }
             _ => compute,
         };
         if node.dtype != result {
-            return Err(format!("node {at} ({}) has type {}, expected {result}", node.op.name(), node.dtype));
+            return Err(format!(
+                "node {at} ({}) has type {}, expected {result}",
+                node.op.name(),
+                node.dtype
+            ));
         }
         if node.op == AluOp::Iota && usize::from(node.axis) >= stored.rank() {
-            return Err(format!("iota over axis {} of rank {}", node.axis, stored.rank()));
+            return Err(format!(
+                "iota over axis {} of rank {}",
+                node.axis,
+                stored.rank()
+            ));
         }
     }
-    Ok(Type { dtype: last.dtype, shape: stored.shape.clone() })
+    Ok(Type {
+        dtype: last.dtype,
+        shape: stored.shape.clone(),
+    })
 }
 
-fn infer_contract(batch: &[(u8, u8)], contracted: &[(u8, u8)], acc: DType, a: &Type, b: &Type) -> Result<Type, String> {
+fn infer_contract(
+    batch: &[(u8, u8)],
+    contracted: &[(u8, u8)],
+    acc: DType,
+    a: &Type,
+    b: &Type,
+) -> Result<Type, String> {
     if a.dtype != b.dtype || acc != a.dtype.widened() {
-        return Err(format!("operands {} and {} with accumulation in {acc} are not allowed", a.dtype, b.dtype));
+        return Err(format!(
+            "operands {} and {} with accumulation in {acc} are not allowed",
+            a.dtype, b.dtype
+        ));
     }
     for (side, ty) in [(true, a), (false, b)] {
-        let mut axes: Vec<u8> = batch.iter().chain(contracted).map(|&(l, r)| if side { l } else { r }).collect();
+        let mut axes: Vec<u8> = batch
+            .iter()
+            .chain(contracted)
+            .map(|&(l, r)| if side { l } else { r })
+            .collect();
         axes.sort_unstable();
-        if axes.windows(2).any(|w| w[0] == w[1]) || axes.last().is_some_and(|&axis| usize::from(axis) >= ty.rank()) {
-            return Err(format!("axis pairs name an axis twice or beyond rank {}", ty.rank()));
+        if axes.windows(2).any(|w| w[0] == w[1])
+            || axes
+                .last()
+                .is_some_and(|&axis| usize::from(axis) >= ty.rank())
+        {
+            return Err(format!(
+                "axis pairs name an axis twice or beyond rank {}",
+                ty.rank()
+            ));
         }
     }
     for &(l, r) in batch.iter().chain(contracted) {
         if a.shape[usize::from(l)] != b.shape[usize::from(r)] {
-            return Err(format!("paired axes {l} and {r} have extents {} and {}", a.shape[usize::from(l)], b.shape[usize::from(r)]));
+            return Err(format!(
+                "paired axes {l} and {r} have extents {} and {}",
+                a.shape[usize::from(l)],
+                b.shape[usize::from(r)]
+            ));
         }
     }
-    let mut shape: Vec<usize> = batch.iter().map(|&(l, _)| a.shape[usize::from(l)]).collect();
-    shape.extend(free_axes(a.rank(), batch, contracted, true).iter().map(|&axis| a.shape[axis]));
-    shape.extend(free_axes(b.rank(), batch, contracted, false).iter().map(|&axis| b.shape[axis]));
+    let mut shape: Vec<usize> = batch
+        .iter()
+        .map(|&(l, _)| a.shape[usize::from(l)])
+        .collect();
+    shape.extend(
+        free_axes(a.rank(), batch, contracted, true)
+            .iter()
+            .map(|&axis| a.shape[axis]),
+    );
+    shape.extend(
+        free_axes(b.rank(), batch, contracted, false)
+            .iter()
+            .map(|&axis| b.shape[axis]),
+    );
     Ok(Type { dtype: acc, shape })
 }

@@ -25,7 +25,13 @@ impl fmt::Display for TensorIr {
             writeln!(f, "  next {} = {}", quoted(&state.name), state.next)?;
         }
         for port in &self.outputs {
-            writeln!(f, "  output {}{} = {}", quoted(&port.name), host(self, port), port.value)?;
+            writeln!(
+                f,
+                "  output {}{} = {}",
+                quoted(&port.name),
+                host(self, port),
+                port.value
+            )?;
         }
         Ok(())
     }
@@ -45,7 +51,11 @@ pub fn value_line(ir: &TensorIr, id: ValueId) -> String {
     if !origins.is_empty() {
         let shown = origins.len().min(3);
         let rest = origins.len() - shown;
-        let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+        let more = if rest > 0 {
+            format!(" and {rest} more")
+        } else {
+            String::new()
+        };
         let _ = write!(line, " ; {}{more}", origins[..shown].join(", "));
     }
     line
@@ -54,7 +64,12 @@ pub fn value_line(ir: &TensorIr, id: ValueId) -> String {
 /// The operation and its operands as text.
 pub fn op_text(ir: &TensorIr, id: ValueId) -> String {
     let value = &ir.values[id];
-    let inputs = value.inputs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let inputs = value
+        .inputs
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
     match &value.op {
         Op::Input => match ir.inputs.iter().find(|p| p.value == id) {
             Some(port) => format!("input {}{}", quoted(&port.name), host(ir, port)),
@@ -70,14 +85,29 @@ pub fn op_text(ir: &TensorIr, id: ValueId) -> String {
                 let operand = ir.values.get(input).map_or(&[][..], |v| &v.ty.shape);
                 format!("{input}{{{}}}", map_text(ir.maps.get(part), operand))
             });
-            let fill = if *fill == 0 { String::new() } else { format!(" fill {fill:#x}") };
+            let fill = if *fill == 0 {
+                String::new()
+            } else {
+                format!(" fill {fill:#x}")
+            };
             format!("move {}{fill}", parts.collect::<Vec<_>>().join(", "))
         }
         Op::Map { nodes } => format!("map {}", expression(ir, nodes, &value.inputs)),
         Op::Reduce { op, axes } => format!("reduce.{} {inputs} over{}", op.name(), tuple(axes)),
-        Op::Contract { batch, contracted, .. } => {
-            let pairs = |p: &[(u8, u8)]| p.iter().map(|(l, r)| format!("{l}:{r}")).collect::<Vec<_>>().join(",");
-            let batch = if batch.is_empty() { String::new() } else { format!(" batch({})", pairs(batch)) };
+        Op::Contract {
+            batch, contracted, ..
+        } => {
+            let pairs = |p: &[(u8, u8)]| {
+                p.iter()
+                    .map(|(l, r)| format!("{l}:{r}"))
+                    .collect::<Vec<_>>()
+                    .join(",")
+            };
+            let batch = if batch.is_empty() {
+                String::new()
+            } else {
+                format!(" batch({})", pairs(batch))
+            };
             format!("contract {inputs}{batch} over({})", pairs(contracted))
         }
         Op::Gather => format!("gather {inputs}"),
@@ -86,14 +116,19 @@ pub fn op_text(ir: &TensorIr, id: ValueId) -> String {
             Combiner::Reduce(r) => format!("scatter.{} {inputs}", r.name()),
         },
         Op::Sort { axis, descending } => {
-            format!("sort.{} {inputs} axis {axis}", if *descending { "down" } else { "up" })
+            format!(
+                "sort.{} {inputs} axis {axis}",
+                if *descending { "down" } else { "up" }
+            )
         }
         Op::Transfer => format!("transfer {inputs}"),
     }
 }
 
 fn const_text(ir: &TensorIr, k: super::ConstId) -> String {
-    let Some(data) = ir.consts.get(k) else { return format!("const {k}") };
+    let Some(data) = ir.consts.get(k) else {
+        return format!("const {k}");
+    };
     let mut text = format!("const @{}", name(&data.name));
     if data.ty.elements() <= INLINE_ELEMENTS {
         if let Ok(tensor) = super::consteval::read_const(data) {
@@ -121,8 +156,15 @@ pub fn host_dtype(dtype: DType) -> HostDType {
 }
 
 fn host(ir: &TensorIr, port: &Port) -> String {
-    let same = ir.values.get(port.value).is_some_and(|v| v.ty.shape == port.shape && host_dtype(v.ty.dtype) == port.host);
-    if same { String::new() } else { format!(" as {}{}", port.host.name(), list(&port.shape)) }
+    let same = ir
+        .values
+        .get(port.value)
+        .is_some_and(|v| v.ty.shape == port.shape && host_dtype(v.ty.dtype) == port.host);
+    if same {
+        String::new()
+    } else {
+        format!(" as {}{}", port.host.name(), list(&port.shape))
+    }
 }
 
 fn map_text(map: &IndexMap, operand: &[usize]) -> String {
@@ -132,13 +174,27 @@ fn map_text(map: &IndexMap, operand: &[usize]) -> String {
     if let Some(perm) = map.as_transpose(operand) {
         return format!("perm {}", join(&perm));
     }
-    map.views.iter().map(view_text).collect::<Vec<_>>().join(" | ")
+    map.views
+        .iter()
+        .map(view_text)
+        .collect::<Vec<_>>()
+        .join(" | ")
 }
 
 fn view_text(view: &View) -> String {
-    let mut text = format!("{}:{}+{}", list(&view.shape), tuple(&view.strides), view.offset);
+    let mut text = format!(
+        "{}:{}+{}",
+        list(&view.shape),
+        tuple(&view.strides),
+        view.offset
+    );
     if !view.is_total() {
-        let boxes: Vec<String> = view.lo.iter().zip(&view.hi).map(|(lo, hi)| format!("{lo}:{hi}")).collect();
+        let boxes: Vec<String> = view
+            .lo
+            .iter()
+            .zip(&view.hi)
+            .map(|(lo, hi)| format!("{lo}:{hi}"))
+            .collect();
         let _ = write!(text, " box({})", boxes.join(","));
     }
     text
@@ -146,7 +202,10 @@ fn view_text(view: &View) -> String {
 
 /// An expression; nodes used more than once are named first.
 fn expression(ir: &TensorIr, nodes: &[MapNode], inputs: &[ValueId]) -> String {
-    let dtypes: Vec<DType> = inputs.iter().map(|&v| ir.values.get(v).map_or(DType::F32, |d| d.ty.dtype)).collect();
+    let dtypes: Vec<DType> = inputs
+        .iter()
+        .map(|&v| ir.values.get(v).map_or(DType::F32, |d| d.ty.dtype))
+        .collect();
     let mut uses = vec![0u32; nodes.len()];
     for node in nodes {
         for arg in &node.args[..node.op.arity()] {
@@ -165,7 +224,9 @@ fn expression(ir: &TensorIr, nodes: &[MapNode], inputs: &[ValueId]) -> String {
             .iter()
             .enumerate()
             .map(|(n, &arg)| match arg {
-                Arg::Operand(i) => inputs.get(i as usize).map_or("?".into(), ToString::to_string),
+                Arg::Operand(i) => inputs
+                    .get(i as usize)
+                    .map_or("?".into(), ToString::to_string),
                 Arg::Node(i) => texts.get(i as usize).cloned().unwrap_or("?".into()),
                 Arg::Imm(bits) if node.op == AluOp::Select && n == 0 => literal(bits, DType::I32),
                 Arg::Imm(bits) => literal(bits, arg_dtype(arg, nodes, &dtypes).unwrap_or(compute)),
@@ -201,7 +262,11 @@ fn literal(bits: u32, dtype: DType) -> String {
 /// A name after `@`: quoted unless it is plain.
 pub(crate) fn name(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._/:-".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text.into() } else { quoted(text) }
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into()
+    } else {
+        quoted(text)
+    }
 }
 
 fn quoted(text: &str) -> String {
@@ -209,7 +274,11 @@ fn quoted(text: &str) -> String {
 }
 
 fn join<T: fmt::Display>(items: &[T]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 fn list<T: fmt::Display>(items: &[T]) -> String {

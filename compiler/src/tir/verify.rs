@@ -40,18 +40,33 @@ impl Verify<Phase> for TensorIr {
             let types: Vec<_> = value.inputs.iter().map(|&v| &self.values[v].ty).collect();
             match infer(&value.op, &types, &value.ty, &self.maps) {
                 Ok(ty) if ty == value.ty => {}
-                Ok(ty) => errors.push("T2", id, value_line(self, id), format!("stored type {}, inferred {ty}", value.ty)),
+                Ok(ty) => errors.push(
+                    "T2",
+                    id,
+                    value_line(self, id),
+                    format!("stored type {}, inferred {ty}", value.ty),
+                ),
                 Err(message) => errors.push("T2", id, value_line(self, id), message),
             }
             if !legal(&value.op, *phase) {
-                errors.push("T7", id, value_line(self, id), format!("{} in phase {phase:?}", value.op.name()));
+                errors.push(
+                    "T7",
+                    id,
+                    value_line(self, id),
+                    format!("{} in phase {phase:?}", value.op.name()),
+                );
             }
             if *phase >= Phase::Legal && value.ty.shape.contains(&0) {
                 errors.push("T7", id, value_line(self, id), "an extent is 0");
             }
             let ascending = value.origins.windows(2).all(|w| w[0] < w[1]);
             if !ascending || value.origins.iter().any(|&o| self.origins.get(o).is_none()) {
-                errors.push("T6", id, value_line(self, id), "origins are not ascending ids of the table");
+                errors.push(
+                    "T6",
+                    id,
+                    value_line(self, id),
+                    "origins are not ascending ids of the table",
+                );
             }
         }
         self.verify_tables(errors);
@@ -76,7 +91,12 @@ impl TensorIr {
             _ => false,
         };
         if missing {
-            errors.push("T3", id, "", format!("{} names what is not in its table", value.op.name()));
+            errors.push(
+                "T3",
+                id,
+                "",
+                format!("{} names what is not in its table", value.op.name()),
+            );
         }
         known && !missing
     }
@@ -85,29 +105,64 @@ impl TensorIr {
         for (id, data) in self.consts.iter() {
             let needed = data.ty.elements() * data.stored.bytes();
             if data.bytes.len() != needed {
-                let message = format!("{} has {} bytes, its type needs {needed}", data.name, data.bytes.len());
+                let message = format!(
+                    "{} has {} bytes, its type needs {needed}",
+                    data.name,
+                    data.bytes.len()
+                );
                 errors.push("T3", id, "", message);
             }
         }
         for (id, state) in self.states.iter() {
             if self.values.get(state.next).is_none_or(|v| v.ty != state.ty) {
-                errors.push("T4", id, "", format!("{}: the next contents are not of type {}", state.name, state.ty));
+                errors.push(
+                    "T4",
+                    id,
+                    "",
+                    format!(
+                        "{}: the next contents are not of type {}",
+                        state.name, state.ty
+                    ),
+                );
             }
-            if self.values.values().filter(|v| v.op == Op::State(id)).count() > 1 {
-                errors.push("T4", id, "", format!("{} is read by more than one operation", state.name));
+            if self
+                .values
+                .values()
+                .filter(|v| v.op == Op::State(id))
+                .count()
+                > 1
+            {
+                errors.push(
+                    "T4",
+                    id,
+                    "",
+                    format!("{} is read by more than one operation", state.name),
+                );
             }
         }
         for (id, value) in self.values.iter().filter(|(_, v)| v.op == Op::Input) {
             let ports = self.inputs.iter().filter(|p| p.value == id).count();
             if ports != 1 {
-                errors.push("T5", id, "", format!("an input of type {} with {ports} ports", value.ty));
+                errors.push(
+                    "T5",
+                    id,
+                    "",
+                    format!("an input of type {} with {ports} ports", value.ty),
+                );
             }
         }
         let is_input = |v: ValueId| self.values.get(v).is_some_and(|d| d.op == Op::Input);
-        for port in self.inputs.iter().filter(|p| !is_input(p.value)).chain(self.inputs.iter().chain(&self.outputs).filter(|p| {
-            self.values.get(p.value).is_none_or(|v| v.ty.elements() != p.shape.iter().product::<usize>())
-        })) {
-            let message = format!("port {} of shape {:?} does not fit its value", port.name, port.shape);
+        for port in self.inputs.iter().filter(|p| !is_input(p.value)).chain(
+            self.inputs.iter().chain(&self.outputs).filter(|p| {
+                self.values
+                    .get(p.value)
+                    .is_none_or(|v| v.ty.elements() != p.shape.iter().product::<usize>())
+            }),
+        ) {
+            let message = format!(
+                "port {} of shape {:?} does not fit its value",
+                port.name, port.shape
+            );
             errors.push("T5", port.value, "", message);
         }
         if self.outputs.is_empty() {

@@ -1,0 +1,120 @@
+//! Pooling: a map over the taps of small windows, a reduction over the axes of large ones.
+
+use super::{Lowering, Res, Site, div_by, dtype, scalar_bits};
+use crate::tir::expr::Ex;
+use crate::tir::{IndexMap, ReduceOp, ValueId, Windows};
+use lockstep_graph::op::{Pool, PoolKind, Scalar};
+use lockstep_isa::AluOp;
+
+/// Largest window (in elements) that is combined tap by tap.
+const MAX_TAPS: usize = 25;
+/// Taps per map.
+const TAPS_PER_MAP: usize = 6;
+
+impl<'a> Lowering<'a> {
+    pub(super) fn pool(&mut self, s: &Site<'a>, attr: &Pool) -> Res<ValueId> {
+        let spatial = attr.kernel.len();
+        let max = attr.kind == PoolKind::Max;
+        let (op, alu) = if max {
+            (ReduceOp::Max, AluOp::Max)
+        } else {
+            (ReduceOp::Add, AluOp::Add)
+        };
+        let from = self.b.dtype(s.x[0]);
+        let pads = (0..spatial)
+            .map(|d| (attr.pads[d].0, attr.pads[d].1 + attr.ceil_extra[d]))
+            .collect();
+        let windows = Windows {
+            kernel: attr.kernel.clone(),
+            strides: attr.strides.clone(),
+            dilations: attr.dilations.clone(),
+            pads,
+        };
+        let fill = match (max, from.is_float()) {
+            (false, _) => 0,
+            (true, true) => scalar_bits(Scalar::Float(f64::NEG_INFINITY), from),
+            (true, false) => scalar_bits(Scalar::Int(i128::from(i32::MIN)), from),
+        };
+        let whole = windows.pads.iter().all(|&p| p == (0, 0))
+            && s.shape(0)[2..] == attr.kernel[..]
+            && attr.dilations.iter().all(|&d| d == 1);
+        let pooled = if whole {
+            let axes: Vec<usize> = (2..2 + spatial).collect();
+            self.b.reduce(op, s.x[0], &axes)?
+        } else {
+            let x = self.channels_last(s.x[0])?;
+            let pooled = if attr.kernel.iter().product::<usize>() <= MAX_TAPS {
+                let taps = self.taps(x, &windows, fill)?;
+                self.combined(&taps, alu)?
+            } else {
+                let columns =
+                    self.b
+                        .move_one(x, IndexMap::im2col(self.b.shape(x), &windows), fill)?;
+                let axes: Vec<usize> = (1 + spatial..1 + 2 * spatial).collect();
+                let pooled = self.b.reduce(op, columns, &axes)?;
+                let mut shape = self.b.shape(pooled).to_vec();
+                shape.drain(1 + spatial..1 + 2 * spatial);
+                self.b.reshape(pooled, &shape)?
+            };
+            self.channels_first(pooled)?
+        };
+        let to = dtype(s.out_dtype());
+        let PoolKind::Avg { count_pads } = attr.kind else {
+            return self.elementwise(to, s.out_shape(), &[pooled], |_, x| x[0]);
+        };
+        let counts = counts(s.shape(0), s.out_shape(), attr, count_pads);
+        if let Some(&first) = counts.first()
+            && counts.iter().all(|&c| c == first)
+        {
+            return self.elementwise(to, s.out_shape(), &[pooled], |e, x| div_by(e, x[0], first));
+        }
+        let mut along = s.out_shape().to_vec();
+        along[..2].fill(1);
+        let counts = self.b.const_f32("window_counts", &along, &counts)?;
+        self.elementwise(to, s.out_shape(), &[pooled, counts], |e, x| {
+            e.div(x[0], x[1])
+        })
+    }
+
+    /// The taps combined in order, a few per map.
+    fn combined(&mut self, taps: &[ValueId], op: AluOp) -> Res<ValueId> {
+        let shape = self.b.shape(taps[0]).to_vec();
+        let to = self.b.dtype(taps[0]).widened();
+        let mut sum: Option<ValueId> = None;
+        for taps in taps.chunks(TAPS_PER_MAP) {
+            let operands: Vec<ValueId> = sum.into_iter().chain(taps.iter().copied()).collect();
+            sum = Some(self.b.map_to(&shape, &operands, |e, x| {
+                let combine =
+                    |acc: Option<Ex>, &x: &Ex| Some(acc.map_or(x, |acc| e.node(op, to, &[acc, x])));
+                e.cvt(x.iter().fold(None, combine).unwrap_or(Ex::f32(0.0)), to)
+            })?);
+        }
+        Ok(sum.ok_or("an empty kernel")?)
+    }
+}
+
+/// How many elements count in every window, spatial axes row-major.
+fn counts(input: &[usize], output: &[usize], attr: &Pool, count_pads: bool) -> Vec<f32> {
+    let mut counts = vec![1usize];
+    for d in 0..attr.kernel.len() {
+        let (n, (before, after)) = (input[2 + d], attr.pads[d]);
+        // Positions are relative to the first padded element; those from `lo` to before `hi` count.
+        let (lo, hi) = if count_pads {
+            (0, before + n + after)
+        } else {
+            (before, before + n)
+        };
+        let along: Vec<usize> = (0..output[2 + d])
+            .map(|o| {
+                let places =
+                    (0..attr.kernel[d]).map(|k| o * attr.strides[d] + k * attr.dilations[d]);
+                places.filter(|&p| p >= lo && p < hi).count()
+            })
+            .collect();
+        counts = counts
+            .iter()
+            .flat_map(|&c| along.iter().map(move |&a| c * a))
+            .collect();
+    }
+    counts.into_iter().map(|c| c as f32).collect()
+}

@@ -58,7 +58,7 @@ pub fn lower(graph: &Verified<Graph>) -> Result<TensorIr, CompileError> {
                 _ => {
                     return Err(CompileError {
                         at: Some(graph.origin(id).clone()),
-                        ..error
+                        ..*error
                     });
                 }
             },
@@ -86,12 +86,12 @@ enum Fail {
     /// One of its operands was not lowered; that is reported already.
     Operand,
     /// A constant is bad, or a bug.
-    Error(CompileError),
+    Error(Box<CompileError>),
 }
 
 impl From<CompileError> for Fail {
     fn from(error: CompileError) -> Fail {
-        Fail::Error(error)
+        Fail::Error(Box::new(error))
     }
 }
 
@@ -194,7 +194,7 @@ impl<'a> Lowering<'a> {
                         what,
                     });
                 }
-                Err(Fail::Error(error)) => return Err(error),
+                Err(Fail::Error(error)) => return Err(*error),
                 Err(_) => {}
             }
         }

@@ -65,8 +65,7 @@ impl Case {
         let ir = Verified::new(lower(&graph).unwrap(), &Phase::Lowered)
             .map_err(|e| e.to_string())
             .unwrap();
-        let plain = eval(&ir, &self.inputs, &mut []).unwrap();
-        plain
+        eval(&ir, &self.inputs, &mut []).unwrap()
     }
 
     fn floats(self, output: ValueId) -> Vec<f32> {
@@ -176,7 +175,8 @@ fn matmul_broadcasts_leading_axes() {
 
 #[test]
 fn unary_functions() {
-    let cases: [(Unary, fn(f64) -> f64); 20] = [
+    type Case1 = (Unary, fn(f64) -> f64);
+    let cases: [Case1; 20] = [
         (Unary::Exp, f64::exp),
         (Unary::Tan, f64::tan),
         (Unary::Asin, f64::asin),
@@ -244,7 +244,8 @@ fn integer_arithmetic() {
         vec![7, -7, 7, -7, 5, 0, 2, -1],
         vec![3, 3, -3, -3, 5, 2, 10, 3],
     );
-    let cases: [(Binary, fn(i32, i32) -> i32); 6] = [
+    type Case2 = (Binary, fn(i32, i32) -> i32);
+    let cases: [Case2; 6] = [
         (Binary::Div, |a, b| a / b),
         (Binary::Mod, |a, b| ((a % b) + b) % b),
         (Binary::Rem, |a, b| a % b),

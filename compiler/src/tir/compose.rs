@@ -103,8 +103,8 @@ fn merge_axes(outer: &View, inner: &View, axes: Vec<Axis>) -> Option<View> {
     let mut ranges = Vec::with_capacity(axes.len());
     for (a, axis) in axes.iter().enumerate() {
         let (mut min, mut max) = (at_lo[a], at_lo[a]);
-        for d in 0..rank {
-            let reach = steps[d][a] * (outer.hi[d] - outer.lo[d] - 1) as i64;
+        for (d, step) in steps.iter().enumerate() {
+            let reach = step[a] * (outer.hi[d] - outer.lo[d] - 1) as i64;
             min += reach.min(0);
             max += reach.max(0);
         }
@@ -138,9 +138,9 @@ fn merge_axes(outer: &View, inner: &View, axes: Vec<Axis>) -> Option<View> {
             }
         }
         result.offset += at_lo[a] * axis.stride;
-        for d in 0..rank {
-            result.offset -= outer.lo[d] as i64 * steps[d][a] * axis.stride;
-            result.strides[d] += steps[d][a] * axis.stride;
+        for (d, step) in steps.iter().enumerate() {
+            result.offset -= outer.lo[d] as i64 * step[a] * axis.stride;
+            result.strides[d] += step[a] * axis.stride;
         }
     }
     Some(result.normalised())

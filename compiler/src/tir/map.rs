@@ -55,11 +55,11 @@ impl View {
     /// Linear index of a coordinate; `None` outside the box.
     pub fn at(&self, c: &[usize]) -> Option<i64> {
         let mut index = self.offset;
-        for d in 0..self.shape.len() {
-            if c[d] < self.lo[d] || c[d] >= self.hi[d] {
+        for (d, &c) in c.iter().enumerate() {
+            if c < self.lo[d] || c >= self.hi[d] {
                 return None;
             }
-            index += c[d] as i64 * self.strides[d];
+            index += c as i64 * self.strides[d];
         }
         Some(index)
     }

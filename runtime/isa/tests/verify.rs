@@ -2,6 +2,8 @@
 
 use lockstep_isa::verify::verify;
 use lockstep_testkit::asm::{assemble, toy, verify_cases};
+use lockstep_testkit::fault::{FaultClass, inject_class};
+use std::collections::BTreeMap;
 
 #[test]
 fn hand_written_programs_are_sound() {
@@ -12,4 +14,32 @@ fn hand_written_programs_are_sound() {
             panic!("{name}:\n{}", all.join("\n"));
         }
     }
+}
+
+/// Faults of every class in every program, none of which may pass.
+#[test]
+fn every_fault_is_rejected() {
+    let mut counts: BTreeMap<FaultClass, u32> = BTreeMap::new();
+    let mut accepted = Vec::new();
+    for (name, text) in verify_cases() {
+        let mut a = assemble(&text, &toy()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for &class in FaultClass::ALL {
+            for seed in 0..40 {
+                let Some(fault) = inject_class(&mut a, class, seed) else {
+                    break;
+                };
+                *counts.entry(class).or_default() += 1;
+                if verify(&a).is_ok() {
+                    accepted.push(format!("{name} r{}: {}", fault.at.2, fault.what));
+                }
+                fault.undo(&mut a);
+            }
+        }
+        assert!(verify(&a).is_ok(), "{name}: faults are taken back");
+    }
+    assert!(accepted.is_empty(), "accepted:\n{}", accepted.join("\n"));
+    for class in FaultClass::ALL {
+        assert!(counts.contains_key(class), "no fault of class {class:?}");
+    }
+    assert!(counts.values().sum::<u32>() > 1000, "{counts:?}");
 }

@@ -462,6 +462,6 @@ fn messages_say_where() {
     let errors = verify(&a).expect_err("broken");
     assert_eq!(
         errors.violations[0].to_string(),
-        "A5 entry main r2 h0 @35 `c0.mem1.b0 @35 write st0.e 0x0010 x4:1`: operand 0 is taken @35, result 0 of r3 passes @34"
+        "A5 entry main r2 h0 @35 `c0.mem1.b0 @35 write st0.e -> 0x0010[4] f32 x4:1 lanes=0:16`: operand 0 is taken @35, result 0 of r3 passes @34"
     );
 }

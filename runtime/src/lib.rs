@@ -12,7 +12,7 @@ pub mod executor;
 pub mod host_convert;
 pub mod host_io;
 pub mod host_tensor;
-mod kernels;
+pub mod kernels;
 pub mod memory;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -45,15 +45,18 @@ pub struct Product<'a> {
 /// How one kind of weights is loaded and multiplied.
 trait Weight {
     const DTYPE: DType;
+    /// Whether it is worth a micro-kernel for every number of rows.
+    const EVERY: bool;
     fn mac<V: Simd>(x: V, w: V, acc: V) -> V;
 }
 
 macro_rules! weights {
-    ($($name:ident $dtype:ident $mac:ident;)*) => {
+    ($($name:ident $dtype:ident $mac:ident $every:literal;)*) => {
         $(
             struct $name;
             impl Weight for $name {
                 const DTYPE: DType = DType::$dtype;
+                const EVERY: bool = $every;
                 #[inline(always)]
                 fn mac<V: Simd>(x: V, w: V, acc: V) -> V {
                     $mac(x, w, acc)
@@ -64,12 +67,12 @@ macro_rules! weights {
 }
 
 weights! {
-    F32 F32 mac_float;
-    F16 F16 mac_float;
-    BF16 BF16 mac_float;
-    I32 I32 mac_int;
-    I8 I8 mac_int;
-    U8 U8 mac_int;
+    F32 F32 mac_float true;
+    F16 F16 mac_float false;
+    BF16 BF16 mac_float false;
+    I32 I32 mac_int false;
+    I8 I8 mac_int false;
+    U8 U8 mac_int false;
 }
 
 #[inline(always)]
@@ -140,7 +143,7 @@ unsafe fn micro<V: Simd, W: Weight, const R: usize, const P: usize, const NV: us
     }
 }
 
-/// `r` rows (at most [`MAX_ROWS`], at most 3 unless registers are 64 bytes) by one whole panel.
+/// All rows of `x`, at most [`most_rows`] of them, by one whole panel.
 #[inline(always)]
 unsafe fn one_panel<V: Simd, W: Weight, const NV: usize>(
     p: &Product<'_>,
@@ -155,20 +158,41 @@ unsafe fn one_panel<V: Simd, W: Weight, const NV: usize>(
             unsafe { micro::<V, W, $r, 1, NV>(p, x, w, acc, acc_step) }
         };
     }
-    match x.len() {
-        1 => go!(1),
-        2 if V::N > 1 => go!(2),
-        3 if V::N > 1 => go!(3),
-        4 if V::N == 16 => go!(4),
-        5 if V::N == 16 => go!(5),
-        6 if V::N == 16 => go!(6),
-        7 if V::N == 16 => go!(7),
-        8 if V::N == 16 => go!(8),
-        9 if V::N == 16 => go!(9),
-        10 if V::N == 16 => go!(10),
-        11 if V::N == 16 => go!(11),
-        12 if V::N == 16 => go!(12),
-        _ => {}
+    if const { V::N == 16 && W::EVERY } {
+        match x.len() {
+            1 => go!(1),
+            2 => go!(2),
+            3 => go!(3),
+            4 => go!(4),
+            5 => go!(5),
+            6 => go!(6),
+            7 => go!(7),
+            8 => go!(8),
+            9 => go!(9),
+            10 => go!(10),
+            11 => go!(11),
+            12 => go!(12),
+            _ => {}
+        }
+    } else if const { V::N > 1 } {
+        match x.len() {
+            1 => go!(1),
+            2 => go!(2),
+            3 => go!(3),
+            _ => {}
+        }
+    } else {
+        go!(1)
+    }
+}
+
+/// Most rows that a micro-kernel takes.
+#[inline(always)]
+fn most_rows<V: Simd, W: Weight>() -> usize {
+    match V::N {
+        16 if W::EVERY => MAX_ROWS,
+        1 => 1,
+        _ => 3,
     }
 }
 
@@ -180,11 +204,7 @@ unsafe fn panel_rows<V: Simd, W: Weight, const NV: usize>(
     acc: *mut u8,
     n: usize,
 ) {
-    let most = match V::N {
-        16 => MAX_ROWS,
-        8 => 3,
-        _ => 1,
-    };
+    let most = most_rows::<V, W>();
     let rows = p.x.len();
     let blocks = rows.div_ceil(most);
     let mut first = 0;
@@ -223,18 +243,15 @@ unsafe fn block<V: Simd, W: Weight, const NV: usize>(p: &Product<'_>) {
     let mut q = 0;
     // SAFETY: panels `q..` are within the block that the caller vouches for.
     unsafe {
-        // One or two rows leave registers idle: take up to four panels at a time.
-        if V::N == 16 && p.x.len() <= 2 {
+        // One row leaves registers idle: take up to four panels at a time.
+        if const { V::N == 16 } && p.x.len() == 1 {
             while q < whole {
                 let count = (whole - q).div_ceil((whole - q).div_ceil(4));
                 let (w, acc) = (p.w.add(q * p.panel_step), p.acc.add(q * PANEL_BYTES));
-                match (p.x.len(), count) {
-                    (1, 4) => micro::<V, W, 1, 4, NV>(p, p.x, w, acc, p.acc_step),
-                    (1, 3) => micro::<V, W, 1, 3, NV>(p, p.x, w, acc, p.acc_step),
-                    (1, 2) => micro::<V, W, 1, 2, NV>(p, p.x, w, acc, p.acc_step),
-                    (2, 4) => micro::<V, W, 2, 4, NV>(p, p.x, w, acc, p.acc_step),
-                    (2, 3) => micro::<V, W, 2, 3, NV>(p, p.x, w, acc, p.acc_step),
-                    (2, 2) => micro::<V, W, 2, 2, NV>(p, p.x, w, acc, p.acc_step),
+                match count {
+                    4 => micro::<V, W, 1, 4, NV>(p, p.x, w, acc, p.acc_step),
+                    3 => micro::<V, W, 1, 3, NV>(p, p.x, w, acc, p.acc_step),
+                    2 => micro::<V, W, 1, 2, NV>(p, p.x, w, acc, p.acc_step),
                     _ => one_panel::<V, W, NV>(p, p.x, w, acc, p.acc_step),
                 }
                 q += count;

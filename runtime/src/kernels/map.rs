@@ -159,50 +159,45 @@ ops! {
     );
 }
 
-/// One register of every operand at element `i`, through the operation, into the result.
-#[inline(always)]
-unsafe fn step<V: Simd, O: Op>(
-    a: *const u32,
-    b: *const u32,
-    c: *const u32,
-    out: *mut u32,
-    i: usize,
-) {
-    // SAFETY: the caller vouches for N elements from `i` of each operand that the operation has.
-    unsafe {
-        let x = V::load(a.add(i));
-        let y = if O::ARITY > 1 { V::load(b.add(i)) } else { x };
-        let z = if O::ARITY > 2 { V::load(c.add(i)) } else { x };
-        O::apply(x, y, z).store(out.add(i));
-    }
-}
+/// Pointers to the operands and the result at some element.
+type Row = ([*const u32; 3], *mut u32);
 
 #[inline(always)]
 unsafe fn rows<V: Simd, O: Op>(args: &MapArgs<'_>) {
+    let mut spare = [[0u32; 16]; 3];
+    let mut spare_out = [0u32; 16];
+    let spare_out = spare_out.as_mut_ptr();
     for (r, &out) in args.out.iter().enumerate() {
-        let (Some(&a), Some(&b), Some(&c)) = (
-            args.a.get(r),
-            args.b
-                .get(if O::ARITY > 1 { r } else { 0 })
-                .or(args.a.get(r)),
-            args.c
-                .get(if O::ARITY > 2 { r } else { 0 })
-                .or(args.a.get(r)),
-        ) else {
-            return;
-        };
-        let (a, b, c, out) = (a.cast(), b.cast(), c.cast(), out.cast());
+        let operand = |list: &[*const u8]| list.get(r).copied().unwrap_or(std::ptr::null());
+        let from = [operand(args.a), operand(args.b), operand(args.c)];
         let mut i = 0;
-        // SAFETY: the caller vouches for `n` elements per row.
-        unsafe {
-            while i + V::N <= args.n {
-                step::<V, O>(a, b, c, out, i);
-                i += V::N;
+        while i < args.n {
+            let count = (args.n - i).min(V::N);
+            let at = i * 4;
+            let mut row: Row = (
+                from.map(|p| p.wrapping_add(at).cast()),
+                out.wrapping_add(at).cast(),
+            );
+            // SAFETY: the caller vouches for `n` elements of each operand that the operation has; what is left of a
+            // row goes through buffers of a whole register.
+            unsafe {
+                if count < V::N {
+                    for (k, p) in row.0.iter_mut().enumerate().take(O::ARITY) {
+                        let to = spare[k].as_mut_ptr();
+                        std::ptr::copy_nonoverlapping(*p, to, count);
+                        *p = to.cast_const();
+                    }
+                    row.1 = spare_out;
+                }
+                let x = V::load(row.0[0]);
+                let y = if O::ARITY > 1 { V::load(row.0[1]) } else { x };
+                let z = if O::ARITY > 2 { V::load(row.0[2]) } else { x };
+                O::apply(x, y, z).store(row.1);
+                if count < V::N {
+                    std::ptr::copy_nonoverlapping(spare_out, out.wrapping_add(at).cast(), count);
+                }
             }
-            while i < args.n {
-                step::<f32, O>(a, b, c, out, i);
-                i += 1;
-            }
+            i += count;
         }
     }
 }

@@ -83,7 +83,8 @@ impl Plan {
             * target.mxm.acc_rows as u64
             * target.word_bytes() as u64
             * 4;
-        let needed = artifact.n_chips as u64 * (rows + Belts::memory(target));
+        let per_chip = Belts::memory(target).saturating_add(rows);
+        let needed = per_chip.saturating_mul(artifact.n_chips as u64);
         if needed > max_bytes {
             return Err(ExecError::Memory {
                 needed,

@@ -78,6 +78,16 @@ impl ExecError {
     }
 }
 
+impl From<lockstep_isa::artifact::ArtifactError> for ExecError {
+    fn from(e: lockstep_isa::artifact::ArtifactError) -> ExecError {
+        let at = match e.at.0.as_str() {
+            "" => "file",
+            at => at,
+        };
+        ExecError::artifact(at, e.kind.to_string())
+    }
+}
+
 /// A rule of the machine that an instruction broke.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cycle {cycle}, {queue}, {instruction}{source_node}: {what}")]

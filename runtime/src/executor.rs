@@ -90,6 +90,9 @@ pub const NAMES: [&str; 3] = ["cpu", "sim", "opencl"];
 /// # Errors
 /// [`ExecError::NotBuilt`] for one that this build leaves out, [`ExecError::UnknownExecutor`] for any other name.
 pub fn lookup(name: &str) -> Result<Box<dyn Executor>, ExecError> {
+    if name == "cpu" {
+        return Ok(Box::new(crate::cpu::Cpu));
+    }
     #[cfg(feature = "sim")]
     if name == "sim" {
         return Ok(Box::new(crate::sim::Sim));

@@ -7,16 +7,18 @@
 //! What they share: [`HostIo`] moves tensors between the host and chip memory, [`Memory`] holds the rows that an
 //! artifact uses, [`ExecError`] says what went wrong.
 
+pub mod cpu;
 pub mod error;
 pub mod executor;
 pub mod host_convert;
 pub mod host_io;
 pub mod host_tensor;
-mod kernels;
+pub mod kernels;
 pub mod memory;
 #[cfg(feature = "sim")]
 pub mod sim;
 
+pub use cpu::{Cpu, CpuSession};
 pub use error::ExecError;
 pub use executor::{Executor, LoadOptions, Outputs, Session, Simd, lookup};
 pub use host_io::HostIo;

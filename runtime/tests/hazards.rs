@@ -7,6 +7,7 @@ use lockstep_isa::{AluOp, DType, Dir, Opcode, Queue, Run, Stream};
 use lockstep_runtime::error::{Hazard, HazardKind};
 use lockstep_runtime::{ExecError, HostTensor, LoadOptions, lookup};
 use lockstep_testkit::asm::{assemble, toy, verify_cases};
+use lockstep_testkit::fault::{FaultClass, inject_class};
 use std::sync::Arc;
 
 fn text_of(case: &str) -> String {
@@ -82,7 +83,11 @@ fn an_operand_one_cycle_late_is_absent() {
     let what = "nothing passes position 0 on st0.w";
     expect(&h, HazardKind::OperandAbsent, 27, "c0.vxm0", what);
     assert_eq!(h.source_node, " of add");
-    assert!(h.to_string().starts_with("cycle 27, c0.vxm0, r"), "{h}");
+    assert_eq!(
+        h.to_string(),
+        "cycle 27, c0.vxm0, alu.add st0.w, st4.w -> st0.e f32 x4:1 lanes=0:16 of add: \
+         nothing passes position 0 on st0.w"
+    );
 }
 
 #[test]
@@ -129,9 +134,12 @@ fn two_units_cannot_drive_one_slot() {
 fn a_bank_serves_one_run_at_a_time() {
     let h = hazard("add", |a| {
         let queue = nth(a, 0, Opcode::Read, 0).queue;
-        nth(a, 0, Opcode::Read, 1).queue = queue;
+        let read = nth(a, 0, Opcode::Read, 1);
+        (read.queue, read.cycle, read.addr.base) = (queue, 2, 0x100);
+        let values = &mut a.entries[0].values;
+        (values[1].place, values[1].base) = (values[0].place, 0x100);
     });
-    expect(&h, HazardKind::Busy, 0, "c0.mem0.b0", "busy until cycle 4");
+    expect(&h, HazardKind::Busy, 2, "c0.mem0.b0", "busy until cycle 4");
 }
 
 #[test]
@@ -201,30 +209,27 @@ fn columns_are_loaded_once_per_tile() {
         (window.n0, window.n1) = (7, 15);
     });
     let what = "already holds i8 columns 0..8";
-    expect(&h, HazardKind::Tile, 57, "c0.mxm1.load", what);
+    expect(&h, HazardKind::Tile, 57, "c0.mxm1", what);
 }
 
 #[test]
 fn words_arrive_when_they_are_received() {
     let h = hazard("transfer", |a| nth(a, 1, Opcode::Recv, 0).cycle += 1);
-    expect(
-        &h,
-        HazardKind::Link,
-        268,
-        "c1.c2c1.recv",
-        "due in cycle 267",
-    );
+    expect(&h, HazardKind::Link, 268, "c1.c2c1", "due in cycle 267");
     let h = hazard("transfer", |a| {
         nth(a, 0, Opcode::Send, 0).queue = Queue::Send(1)
     });
     // On a ring of two chips link 1 leads to the same chip, to its link 0.
     let what = "no word arrives on the link";
-    expect(&h, HazardKind::Link, 267, "c1.c2c1.recv", what);
+    expect(&h, HazardKind::Link, 267, "c1.c2c1", what);
     let h = hazard("transfer", |a| {
         let program = a.entries[0].chips[1].program as usize;
         a.programs[program].runs.clear();
+        let chip = &mut a.entries[0].chips[1];
+        chip.claims.clear();
+        chip.origins.clear();
     });
-    expect(&h, HazardKind::Link, 267, "c0.c2c0.send", "is not received");
+    expect(&h, HazardKind::Link, 267, "c0.c2c0", "is not received");
 }
 
 #[test]
@@ -243,11 +248,11 @@ fn nonsense_is_refused_at_load() {
     let mut artifact = assemble(&text_of("add"), &toy()).expect("valid text");
     artifact.entries[0].values[0].n_vectors = u32::MAX;
     let error = run(artifact).map_err(|e| e.to_string());
-    assert!(error.is_err_and(|e| e.contains("value v0") && e.contains("bank of 4096")));
+    assert!(error.is_err_and(|e| e.contains("value v0") && e.contains("4096 words")));
     let mut artifact = assemble(&text_of("add"), &toy()).expect("valid text");
     artifact.entries[0].inputs[0].nests[0].dims[0].vector = 2;
     let error = run(artifact).map_err(|e| e.to_string());
-    assert!(error.is_err_and(|e| e.contains("vectors 0..=6 of v0 outside 0..4")));
+    assert!(error.is_err_and(|e| e.contains("vector")));
     let artifact = assemble(&text_of("add"), &toy()).expect("valid text");
     let options = LoadOptions {
         max_memory_bytes: 100,
@@ -256,4 +261,32 @@ fn nonsense_is_refused_at_load() {
     let executor = lookup("sim").expect("built in");
     let error = executor.load(Arc::new(artifact), &options).err();
     assert!(error.is_some_and(|e| e.to_string().contains("100 bytes are allowed")));
+}
+
+/// Whatever one field of a run holds, the simulator runs or refuses; it reads no claims.
+#[test]
+fn faults_are_refused_or_run_and_never_panic() {
+    let (mut runs, mut refused) = (0, 0);
+    for (name, text) in verify_cases() {
+        let mut artifact = assemble(&text, &toy()).expect("valid text");
+        for &class in FaultClass::ALL {
+            for seed in 0..12 {
+                let Some(fault) = inject_class(&mut artifact, class, seed) else {
+                    continue;
+                };
+                runs += 1;
+                let of_claims = class.name().starts_with("claimed");
+                match run(artifact.clone()) {
+                    Err(ExecError::Hazard(h)) => {
+                        assert!(!of_claims, "{name}, {}: {h}", class.name());
+                        refused += 1;
+                    }
+                    Err(_) => refused += 1,
+                    Ok(()) => {}
+                }
+                fault.undo(&mut artifact);
+            }
+        }
+    }
+    assert!(runs > 1000 && refused > runs / 4, "{refused} of {runs}");
 }

@@ -149,7 +149,8 @@ impl Window {
     pub fn may_join(&self, other: &Window) -> bool {
         let apart = |a0: u16, a1: u16, b0: u16, b1: u16| a1 <= b0 || b1 <= a0;
         apart(self.n0, self.n1, other.n0, other.n1)
-            || ((self.n0, self.n1) == (other.n0, other.n1) && apart(self.k0, self.k1, other.k0, other.k1))
+            || ((self.n0, self.n1) == (other.n0, other.n1)
+                && apart(self.k0, self.k1, other.k0, other.k1))
     }
 }
 

@@ -38,7 +38,7 @@ impl Topology {
             Topology::Ring => {
                 let to = match link {
                     0 => (chip + 1) % n_chips,
-                    1 => (chip + n_chips - 1) % n_chips,
+                    1 => chip.checked_sub(1).unwrap_or(n_chips - 1),
                     _ => return None,
                 };
                 Some(Peer {

@@ -1,6 +1,221 @@
-//! Kernels: the only module of this crate with unsafe code, all of it calls of functions compiled for a CPU feature that
-//! was detected first. Every kernel has a scalar twin and a test that both agree bit for bit.
+//! Kernels of the cpu executor: the only unsafe code of this crate.
+//!
+//! Every kernel is written once, generic over a register type ([`simd::Simd`]), and instantiated for AVX-512, AVX2 and
+//! plain f32. All instances compute the bits that `isa::scalar` defines. [`Kernels::new`] picks an instance after
+//! checking that the host has its instructions.
+
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod convert;
+mod drive;
+mod gemm;
+mod map;
+mod moves;
 #[cfg(feature = "sim")]
 pub(crate) mod sim_mul;
+mod simd;
+mod team;
+
+#[cfg(test)]
+mod tests;
+
+use crate::executor::Simd as Level;
+pub use drive::{Local, MAX_BLOCK, Machine};
+pub use gemm::Product;
+use lockstep_isa::{AluOp, DType};
+pub use map::MapArgs;
+pub use moves::{permute, transpose};
+pub use team::Team;
+
+type Map = unsafe fn(AluOp, DType, &MapArgs<'_>);
+type Widen = unsafe fn(DType, *const u8, *mut u8, usize);
+type Narrow = unsafe fn(DType, DType, *const u8, *mut u8, usize);
+type Reduce = unsafe fn(AluOp, DType, usize, *const u8, *mut u8, usize);
+type Pack = unsafe fn(DType, &[*const u8], usize, usize, usize, *mut u8);
+type Multiply = unsafe fn(&Product<'_>);
+
+/// The kernels of one SIMD level.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    /// The level.
+    pub level: Level,
+    /// [`map::map`].
+    pub map: Map,
+    /// [`convert::widen`].
+    pub widen: Widen,
+    /// [`convert::narrow`].
+    pub narrow: Narrow,
+    /// [`moves::reduce`].
+    pub reduce: Reduce,
+    /// [`moves::pack_columns`].
+    pub pack_columns: Pack,
+    /// [`gemm::product`].
+    pub product: Multiply,
+}
+
+macro_rules! level {
+    ($name:ident, $level:ident, $v:ty, $nv:literal $(, $feature:literal)?) => {
+        mod $name {
+            use super::*;
+
+            /// # Safety
+            /// See [`map::map`]; the host has the instructions of this level.
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn map_rows(op: AluOp, ty: DType, args: &MapArgs<'_>) {
+                // SAFETY: as the caller vouches.
+                unsafe { map::map::<$v>(op, ty, args) }
+            }
+
+            /// # Safety
+            /// See [`convert::widen`]; the host has the instructions of this level.
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn widen(dtype: DType, from: *const u8, to: *mut u8, n: usize) {
+                // SAFETY: as the caller vouches.
+                unsafe { convert::widen::<$v>(dtype, from, to, n) }
+            }
+
+            /// # Safety
+            /// See [`convert::narrow`]; the host has the instructions of this level.
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn narrow(ty: DType, dtype: DType, from: *const u8, to: *mut u8, n: usize) {
+                // SAFETY: as the caller vouches.
+                unsafe { convert::narrow::<$v>(ty, dtype, from, to, n) }
+            }
+
+            /// # Safety
+            /// See [`moves::reduce`]; the host has the instructions of this level.
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn reduce(
+                op: AluOp,
+                ty: DType,
+                segment: usize,
+                from: *const u8,
+                to: *mut u8,
+                n: usize,
+            ) {
+                // SAFETY: as the caller vouches.
+                unsafe { moves::reduce::<$v>(op, ty, segment, from, to, n) }
+            }
+
+            /// # Safety
+            /// See [`moves::pack_columns`]; the host has the instructions of this level.
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn pack_columns(
+                dtype: DType,
+                columns: &[*const u8],
+                k0: usize,
+                k: usize,
+                width: usize,
+                to: *mut u8,
+            ) {
+                // SAFETY: as the caller vouches.
+                unsafe { moves::pack_columns::<$v>(dtype, columns, k0, k, width, to) }
+            }
+
+            /// # Safety
+            /// See [`gemm::product`]; the host has the instructions of this level.
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn product(p: &Product<'_>) {
+                // SAFETY: as the caller vouches.
+                unsafe { gemm::product::<$v, $nv>(p) }
+            }
+
+            pub(super) const KERNELS: Kernels = Kernels {
+                level: Level::$level,
+                map: map_rows,
+                widen,
+                narrow,
+                reduce,
+                pack_columns,
+                product,
+            };
+        }
+    };
+}
+
+level!(on_scalar, Scalar, f32, 32);
+#[cfg(target_arch = "x86_64")]
+level!(on_avx2, Avx2, avx2::X8, 4, "avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+level!(
+    on_avx512,
+    Avx512,
+    avx512::X16,
+    2,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+);
+
+impl Kernels {
+    /// The kernels of a level, or of the best one the host has; `None` where the host lacks the level asked for.
+    pub fn new(level: Option<Level>) -> Option<Kernels> {
+        match level {
+            None => Some(
+                Kernels::new(Some(Level::Avx512))
+                    .or_else(|| Kernels::new(Some(Level::Avx2)))
+                    .unwrap_or(on_scalar::KERNELS),
+            ),
+            Some(Level::Scalar) => Some(on_scalar::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Some(Level::Avx2) => has_avx2().then_some(on_avx2::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Some(Level::Avx512) => {
+                let has = has_avx2()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl");
+                has.then_some(on_avx512::KERNELS)
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Some(_) => None,
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+}
+
+/// Keeps the float environment of the machine's rules (round to nearest even, denormals kept, no traps) until dropped.
+pub struct FloatEnvironment {
+    #[cfg(target_arch = "x86_64")]
+    saved: u32,
+}
+
+impl FloatEnvironment {
+    /// Sets the environment on this thread.
+    pub fn enter() -> FloatEnvironment {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let mut saved = 0u32;
+            let wanted = 0x1f80u32;
+            // SAFETY: both instructions access four bytes of memory; this value masks all exceptions.
+            unsafe {
+                std::arch::asm!("stmxcsr [{}]", in(reg) &mut saved, options(nostack));
+                std::arch::asm!("ldmxcsr [{}]", in(reg) &wanted, options(nostack, readonly));
+            }
+            FloatEnvironment { saved }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        FloatEnvironment {}
+    }
+}
+
+impl Drop for FloatEnvironment {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            // SAFETY: restores the value that `enter` read.
+            unsafe {
+                std::arch::asm!("ldmxcsr [{}]", in(reg) &self.saved, options(nostack, readonly));
+            }
+        }
+    }
+}

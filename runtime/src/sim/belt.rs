@@ -54,7 +54,7 @@ impl Belts {
     /// Bytes that the belts of one chip take.
     pub fn memory(target: &Target) -> u64 {
         let slots = 2 * target.streams as u64 * ring_of(target) as u64;
-        slots * (target.word_bytes() as u64 + size_of::<Slot>() as u64)
+        slots.saturating_mul(target.word_bytes() as u64 + size_of::<Slot>() as u64)
     }
 
     /// Empty belts; `None` where the memory does not suffice.

@@ -44,6 +44,7 @@ impl Executor for Sim {
         artifact: Arc<Artifact>,
         options: &LoadOptions,
     ) -> Result<Box<dyn Session>, ExecError> {
+        artifact.check()?;
         let max = options.max_memory_bytes;
         let memory = Memory::new(&artifact, true, max)?;
         let io = HostIo::new(&artifact, &memory, max)?;

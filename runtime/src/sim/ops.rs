@@ -4,7 +4,9 @@ use super::check::is_word_access;
 use super::engine::{Active, Arrival, Engine, Issue, see, vxm_operand};
 use super::lanes::{alu_lanes, fold_lanes, narrow_lanes, reduce_lanes};
 use super::mxm::Block;
-use super::vector::{Live, Step, Words, fault, live_words, need_lanes, store_lanes, widen_lanes};
+use super::vector::{
+    Live, Step, Words, fault, has_lanes, live_words, need_lanes, store_lanes, widen_lanes,
+};
 use crate::error::HazardKind;
 use crate::kernels::sim_mul;
 use lockstep_isa::run::{AccIn, Queue, Src, Window};
@@ -177,7 +179,7 @@ impl Engine {
         let k0 = tile.iter().map(|b| b.window.k0).min().unwrap_or(0);
         let k1 = tile.iter().map(|b| b.window.k1).max().unwrap_or(0);
         let [lanes, acc, _] = &mut self.operands;
-        if need_lanes(&x.live, k0, k1, run.dtype, self.lanes).is_err() {
+        if !has_lanes(&x.live, k0, k1, run.dtype, self.lanes) {
             for b in tile {
                 need_lanes(&x.live, b.window.k0, b.window.k1, run.dtype, self.lanes)?;
             }

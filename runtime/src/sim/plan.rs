@@ -5,9 +5,10 @@ use super::belt::Belts;
 use super::check::{Take, check_run, check_target, compute_type, takes};
 use crate::error::{ExecError, Hazard, HazardKind};
 use lockstep_isa::artifact::{Artifact, Entry};
+use lockstep_isa::disasm::{disasm_run, queue_name};
 use lockstep_isa::run::{AccIn, Queue, Run};
 use lockstep_isa::topology::Peer;
-use lockstep_isa::{DType, Dir, Opcode, Target};
+use lockstep_isa::{DType, Opcode, Target};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -82,7 +83,8 @@ impl Plan {
             * target.mxm.acc_rows as u64
             * target.word_bytes() as u64
             * 4;
-        let needed = artifact.n_chips as u64 * (rows + Belts::memory(target));
+        let per_chip = Belts::memory(target).saturating_add(rows);
+        let needed = per_chip.saturating_mul(artifact.n_chips as u64);
         if needed > max_bytes {
             return Err(ExecError::Memory {
                 needed,
@@ -145,11 +147,8 @@ impl Plan {
         Box::new(Hazard {
             kind,
             cycle,
-            queue: format!(
-                "c{chip}.{}",
-                queue_name(&self.artifact.target, code.run.queue)
-            ),
-            instruction: format!("r{run} {}", code.run.op.mnemonic()),
+            queue: queue_name(&self.artifact.target, chip as u16, code.run.queue),
+            instruction: disasm_run(&code.run),
             source_node,
             what,
         })
@@ -201,24 +200,6 @@ fn queue_base(target: &Target, kind: usize) -> usize {
         links,
     ];
     sizes[..kind].iter().sum()
-}
-
-/// A queue as printed, without its chip.
-pub(super) fn queue_name(target: &Target, queue: Queue) -> String {
-    let planes = target.mxm.planes_per_hemisphere as usize;
-    let unit = |hemi: Dir, plane: u8| hemi as usize * planes + plane as usize;
-    match queue {
-        Queue::Mem(p) => {
-            let group = p.hemi as usize * target.groups as usize + p.group as usize;
-            format!("mem{group}.b{}", p.bank)
-        }
-        Queue::MxmLoad(hemi, plane) => format!("mxm{}.load", unit(hemi, plane)),
-        Queue::MxmMul(hemi, plane) => format!("mxm{}", unit(hemi, plane)),
-        Queue::Alu(i) => format!("vxm{i}"),
-        Queue::Sxm(hemi) => format!("sxm{}", hemi as usize),
-        Queue::Send(l) => format!("c2c{l}.send"),
-        Queue::Recv(l) => format!("c2c{l}.recv"),
-    }
 }
 
 fn entry_starts(

@@ -62,17 +62,18 @@ pub(super) fn live_words(lo: u16, hi: u16, size: usize, lanes: usize) -> Words {
     words
 }
 
+/// Whether lanes `[lo, hi)` of a vector are defined.
+pub(super) fn has_lanes(have: &Words, lo: u16, hi: u16, dtype: DType, lanes: usize) -> bool {
+    let need = live_words(lo, hi, dtype.bytes(), lanes);
+    have.iter().zip(&need).all(|(h, &n)| h.covers(n))
+}
+
 /// Checks that lanes `[lo, hi)` of a vector are defined.
 pub(super) fn need_lanes(have: &Words, lo: u16, hi: u16, dtype: DType, lanes: usize) -> Step<()> {
-    let need = live_words(lo, hi, dtype.bytes(), lanes);
-    if have.iter().zip(&need).all(|(h, &n)| h.covers(n)) {
+    if has_lanes(have, lo, hi, dtype, lanes) {
         return Ok(());
     }
-    let size = dtype.bytes() as u16;
-    let missing = (lo..hi).find(|&l| {
-        let need = live_words(l, l + 1, size as usize, lanes);
-        !have.iter().zip(&need).all(|(h, &n)| h.covers(n))
-    });
+    let missing = (lo..hi).find(|&l| !has_lanes(have, l, l + 1, dtype, lanes));
     let lane = missing.unwrap_or(lo);
     fault(
         HazardKind::Undefined,

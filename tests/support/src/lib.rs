@@ -2,3 +2,4 @@
 
 pub mod asm;
 pub mod asm_claims;
+pub mod fault;

@@ -61,6 +61,7 @@ pub use report::{
 
 use crate::artifact::{Artifact, Entry};
 use crate::claim::{ChainId, Claims, RunId};
+use crate::disasm::{disasm_run, queue_name};
 use crate::run::Run;
 use crate::target::Target;
 use report::Sink;
@@ -159,6 +160,8 @@ struct ChipCx<'a> {
     art: &'a Artifact,
     entry: &'a Entry,
     values_ok: &'a [bool],
+    /// Sound values on this chip.
+    values: &'a [u32],
     chip: u16,
     start: u64,
     runs: &'a [Run],
@@ -191,6 +194,16 @@ impl<'a> ChipCx<'a> {
         self.claims[id as usize].chain
     }
 
+    /// Queue, cycle and instruction as disassembled; a run without the shape of its opcode has no operands to print.
+    fn instruction(&self, run: &Run) -> String {
+        let text = match run.check_shape() {
+            Ok(()) => disasm_run(run),
+            Err(_) => run.op.mnemonic().to_string(),
+        };
+        let queue = queue_name(self.t, self.chip, run.queue);
+        format!("{queue} @{} {text}", run.cycle)
+    }
+
     /// A violation at a run; `cycle` is that of the run's first issue where `None`.
     fn violation(
         &self,
@@ -208,7 +221,7 @@ impl<'a> ChipCx<'a> {
             cycle: cycle.or(Some(self.start.saturating_add(run.cycle as u64))),
             run: Some(id),
             chain: self.claims.get(id as usize).map(|c| c.chain),
-            instruction: report::describe(self.t, self.chip, run),
+            instruction: self.instruction(run),
             what,
         }
     }
@@ -261,15 +274,24 @@ pub fn verify_with(art: &Artifact, checks: Checks) -> Result<VerifySummary, Veri
     };
     for (e, entry) in art.entries.iter().enumerate() {
         host::check(entry, &values_ok[e], &mut sink);
-        let Some(cx) = context(art, entry, &values_ok[e], &info, &mut sink) else {
+        let mut homes: Vec<Vec<u32>> = vec![Vec::new(); art.n_chips as usize];
+        for (v, value) in entry.values.iter().enumerate() {
+            if values_ok[e][v]
+                && let Some(home) = homes.get_mut(value.chip as usize)
+            {
+                home.push(v as u32);
+            }
+        }
+        let Some(cx) = context(art, entry, &values_ok[e], &homes, &info, &mut sink) else {
             continue;
         };
         let wanted = host::outlive(entry);
+        let mut bank = rows::Bank::new(entry.values.len());
         for chip in &cx.chips {
             queues::check(chip, &mut sink);
             belts::check(chip, &mut sink);
             matrix::check(chip, &mut sink);
-            rows::check(chip, &protected[e], &wanted, &mut sink);
+            rows::check(chip, &mut bank, &protected[e], &wanted, &mut sink);
             lanes::check(&cx, chip, &mut sink);
             lanes::check_tile_consts(chip, &mut sink);
             check_crossing(chip, &mut sink);
@@ -293,6 +315,7 @@ fn context<'a>(
     art: &'a Artifact,
     entry: &'a Entry,
     values_ok: &'a [bool],
+    homes: &'a [Vec<u32>],
     info: &'a [Vec<RunInfo>],
     sink: &mut Sink,
 ) -> Option<EntryCx<'a>> {
@@ -330,6 +353,7 @@ fn context<'a>(
             art,
             entry,
             values_ok,
+            values: homes.get(c).map_or(&[], |h| h.as_slice()),
             chip: c as u16,
             start: chip.start,
             runs: &program.runs,

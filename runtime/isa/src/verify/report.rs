@@ -2,10 +2,8 @@
 
 use super::Invariant;
 use crate::claim::{ChainId, RunId};
-use crate::id::{Dir, Stream};
 use crate::op::UnitKind;
-use crate::run::{AccIn, Operand, Queue, Run, Src};
-use crate::target::Target;
+use crate::run::Queue;
 use std::fmt;
 
 /// Most violations that are kept; the rest are counted.
@@ -196,49 +194,4 @@ impl Sink {
             what,
         });
     }
-}
-
-/// Prints a run's queue and instruction, as far as an error message needs it.
-pub(super) fn describe(t: &Target, chip: u16, run: &Run) -> String {
-    let side = |hemi: Dir, i: u8, per: u8| hemi as u32 * per as u32 + i as u32;
-    let planes = t.mxm.planes_per_hemisphere;
-    let queue = match run.queue {
-        Queue::Mem(p) => format!("mem{}.b{}", side(p.hemi, p.group, t.groups), p.bank),
-        Queue::MxmLoad(h, p) | Queue::MxmMul(h, p) => format!("mxm{}", side(h, p, planes)),
-        Queue::Alu(i) => format!("vxm{i}"),
-        Queue::Sxm(h) => format!("sxm{}", side(h, 0, 1)),
-        Queue::Send(l) | Queue::Recv(l) => format!("c2c{l}"),
-    };
-    let mut s = format!("c{chip}.{queue} @{} {}", run.cycle, run.op.mnemonic());
-    use crate::op::Opcode;
-    if matches!(run.op, Opcode::Alu | Opcode::Fold | Opcode::Reduce) {
-        s += &format!(".{}", run.alu.name());
-    }
-    for o in [run.a, run.b, run.c] {
-        let Operand { src, delay, .. } = o;
-        match src {
-            Src::None => continue,
-            Src::Stream(st) => s += &format!(" {st}"),
-            Src::Alu(i) => s += &format!(" a{i}"),
-            Src::Imm(i) => s += &format!(" imm{i}"),
-        }
-        if delay > 0 {
-            s += &format!("+{delay}");
-        }
-    }
-    if run.op.unit() == UnitKind::Mem {
-        s += &format!(" 0x{:04x}", run.addr.base);
-    }
-    if run.op == Opcode::Mul && run.acc_in == AccIn::Row {
-        s += &format!(" acc[{}]", run.addr.base);
-    }
-    match run.out {
-        Some(Stream { dir, index }) => s += &format!(" -> st{index}.{}", dir.letter()),
-        None if run.op == Opcode::Mul => s += &format!(" -> acc[{}]", run.addr2.base),
-        None => {}
-    }
-    for d in run.dims.iter().filter(|d| d.count != 1) {
-        s += &format!(" x{}:{}", d.count, d.stride);
-    }
-    s
 }

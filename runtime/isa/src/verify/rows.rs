@@ -31,8 +31,8 @@ enum Order {
     Chains,
 }
 
-/// One bank: for each word the value that it holds and since when it may be read, a cycle or a chain.
-struct Bank {
+/// Room for one bank at a time: for each word the value that it holds and since when it may be read, a cycle or a chain.
+pub(super) struct Bank {
     order: Order,
     owner: Vec<u32>,
     since: Vec<u64>,
@@ -64,7 +64,13 @@ fn live_words(lanes: u16, v: &Value) -> (u32, u32) {
 }
 
 /// Replays all banks of a chip.
-pub(super) fn check(cx: &ChipCx<'_>, protected: &[Protected], wanted: &[bool], sink: &mut Sink) {
+pub(super) fn check(
+    cx: &ChipCx<'_>,
+    bank: &mut Bank,
+    protected: &[Protected],
+    wanted: &[bool],
+    sink: &mut Sink,
+) {
     let n_places = cx.t.n_places();
     let mut banks: Vec<Vec<u32>> = vec![Vec::new(); n_places];
     for (i, run) in cx.sound() {
@@ -78,22 +84,12 @@ pub(super) fn check(cx: &ChipCx<'_>, protected: &[Protected], wanted: &[bool], s
         }
     }
     let mut values: Vec<Vec<u32>> = vec![Vec::new(); n_places];
-    for (v, value) in cx.entry.values.iter().enumerate() {
-        if value.chip == cx.chip && cx.values_ok[v] {
-            let at = value.place.dense(cx.t.groups, cx.t.banks);
-            if let Some(list) = values.get_mut(at) {
-                list.push(v as u32);
-            }
+    for &v in cx.values {
+        let place = cx.entry.values[v as usize].place;
+        if let Some(list) = values.get_mut(place.dense(cx.t.groups, cx.t.banks)) {
+            list.push(v);
         }
     }
-    let mut bank = Bank {
-        order: Order::Time,
-        owner: Vec::new(),
-        since: Vec::new(),
-        defined: Vec::new(),
-        defined_at: vec![0; cx.entry.values.len()],
-        seen: vec![false; cx.entry.values.len()],
-    };
     for place in 0..n_places {
         let (runs, values) = (&mut banks[place], &values[place]);
         if runs.is_empty() && values.is_empty() {
@@ -204,6 +200,18 @@ fn access<'a>(cx: &ChipCx<'a>, i: u32) -> Option<Access<'a>> {
 }
 
 impl Bank {
+    /// Room for the banks of an entry with this many values.
+    pub(super) fn new(n_values: usize) -> Bank {
+        Bank {
+            order: Order::Time,
+            owner: Vec::new(),
+            since: Vec::new(),
+            defined: Vec::new(),
+            defined_at: vec![0; n_values],
+            seen: vec![false; n_values],
+        }
+    }
+
     #[allow(clippy::too_many_arguments)]
     fn replay<'p>(
         &mut self,

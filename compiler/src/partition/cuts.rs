@@ -1,0 +1,213 @@
+//! Pipeline stages: where to cut the order of operations, and how many chips each stage gets.
+//!
+//! The stages of one run work one after another, so the modelled cost is the sum of the cycles of all operations plus what
+//! crosses the cuts. Dynamic programming over (cut, chips used) with the degrees on offer; each stage must fit its chips and hold
+//! weights. Among equal sums, stages of even weight win.
+
+use super::Context;
+use super::cost;
+use super::dist::Dist;
+use super::fabric::Fabric;
+use super::search::Sharding;
+use crate::tir::{Op, ValueId};
+use lockstep_graph::SideTable;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+/// Most positions considered as cuts.
+const MAX_CUTS: usize = 400;
+
+/// One stage of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StagePlan {
+    /// First chip.
+    pub(super) first: u16,
+    /// Number of chips.
+    pub(super) degree: u16,
+    /// Operations, by position in the order.
+    pub(super) ops: Range<usize>,
+    /// Index of the sharding that the stage follows.
+    pub(super) sharding: usize,
+}
+
+/// What the program demands between cuts.
+pub(super) struct Demand {
+    /// Candidate cuts: positions in the order, from 0 to its length.
+    cuts: Vec<usize>,
+    /// Words that cross each candidate cut.
+    crossing: Vec<u64>,
+    /// Per operation, bytes of computed values alive while it runs.
+    live: Vec<u64>,
+}
+
+impl Demand {
+    /// Liveness and cuts of a program.
+    pub(super) fn new(cx: &Context<'_>) -> Demand {
+        let n = cx.order.len();
+        let place: BTreeMap<ValueId, usize> = cx.order.iter().enumerate().map(|(i, &v)| (v, i)).collect();
+        let mut last: Vec<usize> = (0..n).collect();
+        for (i, &v) in cx.order.iter().enumerate() {
+            for u in &cx.ir.values[v].inputs {
+                if let Some(&p) = place.get(u) {
+                    last[p] = last[p].max(i);
+                }
+            }
+        }
+        for (state, next) in &cx.feeds {
+            // A state stays where it is first used; what feeds it comes back there, so cutting between them is dear.
+            if let (Some(&from), Some(&to)) = (place.get(state), place.get(next)) {
+                last[from] = last[from].max(to);
+            }
+        }
+        let mut crossing = vec![0u64; n + 1];
+        let mut live = vec![0u64; n];
+        for (p, &v) in cx.order.iter().enumerate() {
+            let ty = &cx.ir.values[v].ty;
+            let (words, bytes) = (cost::words(cx.target, ty), cost::value_bytes(cx.target, ty));
+            crossing[p + 1..=last[p]].iter_mut().for_each(|c| *c += words);
+            if !matches!(cx.ir.values[v].op, Op::State(_)) {
+                live[p..=last[p].min(n.saturating_sub(1))].iter_mut().for_each(|l| *l += bytes);
+            }
+        }
+        let mut inner: Vec<usize> = (1..n).collect();
+        if inner.len() > MAX_CUTS {
+            let window = inner.len().div_ceil(MAX_CUTS);
+            inner = inner
+                .chunks(window)
+                .filter_map(|w| w.iter().copied().min_by_key(|&p| (crossing[p], p)))
+                .collect();
+        }
+        let mut cuts = vec![0];
+        cuts.extend(inner);
+        cuts.push(n);
+        let crossing = cuts.iter().map(|&p| crossing[p]).collect();
+        Demand { cuts, crossing, live }
+    }
+}
+
+/// SRAM bytes that constants, states and text of an operation add to a stage that does not hold them yet.
+pub(super) fn held_bytes(cx: &Context<'_>, s: &Sharding, v: ValueId, held: &mut BTreeSet<(ValueId, Dist)>) -> (u64, u64) {
+    let data = &cx.ir.values[v];
+    let (mut weights, mut other) = (0, 0);
+    for (j, &u) in data.inputs.iter().enumerate() {
+        let need = s.need(v, j);
+        let ty = need.largest(&cx.ir.values[u].ty);
+        if cx.constant[u] {
+            if held.insert((u, need)) {
+                weights += cost::row_bytes(cx.target, &ty);
+            }
+        } else if cx.ir.values[u].op == Op::Input && held.insert((u, Dist::Whole)) {
+            other += cost::value_bytes(cx.target, &cx.ir.values[u].ty);
+        }
+    }
+    let out = s.dist(v).largest(&data.ty);
+    if let Op::State(_) = data.op {
+        weights += cost::row_bytes(cx.target, &out);
+    }
+    let ins: Vec<_> =
+        data.inputs.iter().enumerate().map(|(j, &u)| s.need(v, j).largest(&cx.ir.values[u].ty)).collect();
+    (weights, other + cost::text_bytes(cx.target, &data.op, &ins, &out))
+}
+
+/// A way to reach a cut: cycles, evenness, and where it came from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Reached {
+    cycles: u64,
+    squares: u128,
+    from: usize,
+    chips: u16,
+    sharding: usize,
+}
+
+/// Best stages on `n_chips` chips with the shardings on `offer`, with `available` bytes on each chip; with `least`, on
+/// as few chips as possible up to `n_chips`. Also gives the modelled cycles. `None` where nothing fits.
+pub(super) fn cut(
+    cx: &Context<'_>,
+    demand: &Demand,
+    shardings: &[Sharding],
+    offer: &[usize],
+    n_chips: u16,
+    available: u64,
+    least: bool,
+) -> Option<(Vec<StagePlan>, u64)> {
+    let n_cuts = demand.cuts.len();
+    let fabric = Fabric::new(cx.target, n_chips.max(1));
+    let mut best: Vec<BTreeMap<u16, Reached>> = vec![BTreeMap::new(); n_cuts];
+    best[0].insert(0, Reached { cycles: 0, squares: 0, from: 0, chips: 0, sharding: 0 });
+    for a in 0..n_cuts - 1 {
+        if best[a].is_empty() {
+            continue;
+        }
+        let reached: Vec<(u16, Reached)> = best[a].iter().map(|(&c, &r)| (c, r)).collect();
+        for &k in offer {
+            let s = &shardings[k];
+            let mut held = BTreeSet::new();
+            let (mut weights, mut other, mut live, mut cycles) = (0u64, 0u64, 0u64, 0u64);
+            let mut at = demand.cuts[a];
+            for (b, &until) in demand.cuts.iter().enumerate().skip(a + 1) {
+                while at < until {
+                    let (w, o) = held_bytes(cx, s, cx.order[at], &mut held);
+                    weights += w;
+                    other += o;
+                    live = live.max(demand.live[at]);
+                    cycles = cycles.saturating_add(s.cycles[cx.order[at]]);
+                    at += 1;
+                }
+                if weights + other + live > available {
+                    break;
+                }
+                if weights == 0 && n_cuts > 2 && !(a == 0 && b == n_cuts - 1) {
+                    continue;
+                }
+                for &(chips, r) in &reached {
+                    let next = chips + s.degree;
+                    if next > n_chips {
+                        continue;
+                    }
+                    let cross = if a == 0 {
+                        0
+                    } else {
+                        let links = fabric.links(chips - 1, chips).max(1) as u64;
+                        cost::transfer_cycles(cx.target, demand.crossing[a], 1, links)
+                    };
+                    let found = Reached {
+                        cycles: r.cycles.saturating_add(cycles).saturating_add(cross),
+                        squares: r.squares + (weights as u128).pow(2) * s.degree as u128,
+                        from: a,
+                        chips,
+                        sharding: k,
+                    };
+                    best[b].entry(next).and_modify(|old| *old = found.min(*old)).or_insert(found);
+                }
+            }
+        }
+    }
+    let last = &best[n_cuts - 1];
+    let mut chips = if least { *last.keys().next()? } else { n_chips };
+    let total = last.get(&chips)?.cycles;
+    let mut stages = Vec::new();
+    let mut b = n_cuts - 1;
+    while b > 0 {
+        let r = best[b].get(&chips)?;
+        stages.push(StagePlan {
+            first: r.chips,
+            degree: chips - r.chips,
+            ops: demand.cuts[r.from]..demand.cuts[b],
+            sharding: r.sharding,
+        });
+        (b, chips) = (r.from, r.chips);
+    }
+    stages.reverse();
+    Some((stages, total))
+}
+
+/// The stage of every operation.
+pub(super) fn homes(cx: &Context<'_>, stages: &[StagePlan]) -> SideTable<ValueId, u16> {
+    let mut home = SideTable::new();
+    for (s, stage) in stages.iter().enumerate() {
+        for &v in &cx.order[stage.ops.clone()] {
+            home[v] = s as u16;
+        }
+    }
+    home
+}

@@ -1,0 +1,198 @@
+//! The cpu executor: one fused kernel per chain.
+//!
+//! Loading links every chain's instructions through their claims ([`link`]) and derives a plan from them ([`build`],
+//! [`matrix`], [`tape`]): products over weight panels that are used where the artifact has them, and tapes of vector
+//! operations that run over blocks of rows in cache. Belts, tiles and accumulators do not exist; data flows from rows
+//! through registers to rows. A run walks the chains in their order; nothing is decided and nothing allocated then.
+//!
+//! Threads split the rows or the columns of large chains, by a division fixed at load. It changes no bit of a result,
+//! nor does the SIMD level.
+
+pub mod build;
+pub mod link;
+pub mod matrix;
+pub mod plan;
+pub mod split;
+pub mod tape;
+
+use crate::error::ExecError;
+use crate::executor::{Executor, LoadOptions, Outputs, Session};
+use crate::host_io::HostIo;
+use crate::host_tensor::TensorView;
+use crate::kernels::{FloatEnvironment, Kernels, Local, Machine, Team};
+use crate::memory::Memory;
+use build::{Builder, Pool};
+use link::{LinkError, Linked};
+use lockstep_isa::Artifact;
+use plan::Plan;
+use std::sync::Arc;
+
+/// The executor `cpu`.
+pub struct Cpu;
+
+impl Executor for Cpu {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn load(
+        &self,
+        artifact: Arc<Artifact>,
+        options: &LoadOptions,
+    ) -> Result<Box<dyn Session>, ExecError> {
+        Ok(Box::new(CpuSession::load(artifact, options)?))
+    }
+}
+
+/// How the chains of a session run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Chains over all entries.
+    pub chains: usize,
+    /// Those that no fused form fits: they run issue by issue.
+    pub by_issue: usize,
+    /// Steps of the fused chains.
+    pub steps: usize,
+    /// Steps split over threads.
+    pub split: usize,
+}
+
+/// A loaded artifact.
+pub struct CpuSession {
+    artifact: Arc<Artifact>,
+    memory: Memory,
+    host: HostIo,
+    shared: Shared,
+    scratch: Vec<u8>,
+    scratch_bytes: usize,
+    team: Team,
+}
+
+/// What all threads read.
+struct Shared {
+    kernels: Kernels,
+    plans: Vec<Plan>,
+    pool: Vec<u8>,
+    row_bytes: usize,
+}
+
+impl CpuSession {
+    /// Loads an artifact.
+    ///
+    /// # Errors
+    /// As [`Executor::load`]; a SIMD level that the host lacks.
+    pub fn load(artifact: Arc<Artifact>, options: &LoadOptions) -> Result<CpuSession, ExecError> {
+        let Some(kernels) = Kernels::new(options.simd) else {
+            let what = format!("SIMD level {:?}, which this host lacks", options.simd);
+            return Err(ExecError::artifact("load option", what));
+        };
+        let threads = options.threads.max(1);
+        let tile_rows = [false, true];
+        for tile_rows in tile_rows {
+            let memory = Memory::new(&artifact, tile_rows, options.max_memory_bytes)?;
+            let mut pool = Pool::default();
+            let row_bytes = artifact.target.word_bytes().next_multiple_of(16) * 4;
+            match build_plans(&artifact, &memory, &mut pool, row_bytes, tile_rows, options) {
+                Ok(mut plans) => {
+                    for plan in &mut plans {
+                        split::split(plan, threads);
+                    }
+                    let host = HostIo::new(&artifact, &memory, options.max_memory_bytes)?;
+                    let scratch = plans.iter().map(|p| p.scratch).max().unwrap_or(0);
+                    let scratch = scratch.next_multiple_of(64);
+                    let local = plans.iter().map(|p| p.local).max().unwrap_or(0);
+                    let pointers = plans.iter().map(|p| p.pointers).max().unwrap_or(0);
+                    let shared = Shared {
+                        kernels,
+                        plans,
+                        pool: pool.bytes,
+                        row_bytes,
+                    };
+                    return Ok(CpuSession {
+                        artifact,
+                        memory,
+                        host,
+                        shared,
+                        scratch: vec![0; scratch * threads + 64],
+                        scratch_bytes: scratch,
+                        team: Team::new(threads, || Local::new(local, pointers)),
+                    });
+                }
+                Err(LinkError::Artifact(e)) => return Err(e),
+                Err(LinkError::NeedsTileRows) => {}
+            }
+        }
+        let what = "a weight tile is read as rows that it does not have";
+        Err(ExecError::artifact("weights", what))
+    }
+
+    /// How its chains run.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        for chain in self.shared.plans.iter().flat_map(|p| &p.chains) {
+            stats.chains += 1;
+            if chain.events.is_empty() {
+                stats.steps += chain.steps.len();
+                let split = |s: &&(_, plan::Split, _)| s.1 != plan::Split::Whole;
+                stats.split += chain.steps.iter().filter(split).count();
+            } else {
+                stats.by_issue += 1;
+            }
+        }
+        stats
+    }
+}
+
+fn build_plans(
+    artifact: &Artifact,
+    memory: &Memory,
+    pool: &mut Pool,
+    row_bytes: usize,
+    tile_rows: bool,
+    options: &LoadOptions,
+) -> Result<Vec<Plan>, LinkError> {
+    let mut plans = Vec::with_capacity(artifact.entries.len());
+    for entry in &artifact.entries {
+        let linked = Linked::new(artifact, entry, memory, tile_rows)?;
+        let mut builder = Builder {
+            linked: &linked,
+            plan: Plan::default(),
+            pool,
+            row_bytes,
+            limit: options.max_memory_bytes,
+        };
+        for chain in 0..linked.chains.len() {
+            builder.chain(chain)?;
+        }
+        plans.push(builder.plan);
+    }
+    Ok(plans)
+}
+
+impl Session for CpuSession {
+    fn run(&mut self, entry: usize, inputs: &[TensorView<'_>]) -> Result<Outputs<'_>, ExecError> {
+        self.host.check(entry, inputs)?;
+        let _environment = FloatEnvironment::enter();
+        self.host.place(entry, inputs, self.memory.bytes_mut());
+        let offset = self.scratch.as_ptr().align_offset(64).min(64);
+        let machine = Machine::new(
+            self.memory.bytes_mut(),
+            &mut self.scratch[offset..],
+            &self.shared.pool,
+            self.artifact.weight_bytes(),
+            self.shared.row_bytes,
+            self.scratch_bytes,
+        );
+        if let Some(plan) = self.shared.plans.get(entry) {
+            self.team.run(&self.shared.kernels, &machine, plan);
+        }
+        Ok(Outputs {
+            tensors: self.host.take(entry, self.memory.bytes()),
+            cycles: None,
+        })
+    }
+
+    fn reset_state(&mut self) {
+        self.memory.reset_states();
+    }
+}

@@ -1,0 +1,555 @@
+//! Derives the fused form of every chain from its instructions and claims.
+//!
+//! The runs of a chain become *units*: a product, a transpose, or a group of vector operations that go through the same
+//! issues (issue n of one takes result n of another). Reads are not units: their consumers address memory themselves.
+//! What crosses from one unit to another lies in scratch, row by row.
+//!
+//! A chain whose units would depend on each other in a circle, or that writes rows which it also reads, runs issue by
+//! issue in the order of the cycles instead, with every result in scratch: the same steps, one row at a time.
+
+use crate::cpu::link::{LinkError, Linked, Linking, Source, extent};
+use crate::cpu::plan::{ChainPlan, Plan, Rows, Space, Split, Step, Transpose};
+use lockstep_isa::{AluOp, Opcode, scalar};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Constants made at load: immediates, lane numbers, packed weights.
+#[derive(Default)]
+pub struct Pool {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    rows: BTreeMap<(bool, u32), usize>,
+}
+
+impl Pool {
+    /// Reserves zeroed bytes at a multiple of 64 and gives their offset.
+    pub fn reserve(&mut self, bytes: usize) -> usize {
+        let at = self.bytes.len().next_multiple_of(64);
+        self.bytes.resize(at + bytes, 0);
+        at
+    }
+
+    /// A row with the same bits on every lane, or (with `iota`) with the lane number added to them.
+    pub fn row(&mut self, iota: bool, bits: u32, row_bytes: usize) -> Rows {
+        let at = match self.rows.get(&(iota, bits)) {
+            Some(&at) => at,
+            None => {
+                let at = self.reserve(row_bytes);
+                let lanes = self.bytes[at..].chunks_exact_mut(4);
+                for (lane, to) in lanes.enumerate() {
+                    let lane = if iota { lane as u32 } else { 0 };
+                    let x = scalar::alu(AluOp::Iota, lockstep_isa::DType::I32, lane, bits, 0);
+                    to.copy_from_slice(&x.to_le_bytes());
+                }
+                self.rows.insert((iota, bits), at);
+                at
+            }
+        };
+        Rows::linear(Space::Pool, at, 0)
+    }
+}
+
+/// Builds the chains of one entry.
+pub struct Builder<'a> {
+    /// The entry.
+    pub linked: &'a Linked<'a>,
+    /// The plan so far.
+    pub plan: Plan,
+    /// Shared by all entries.
+    pub pool: &'a mut Pool,
+    /// Bytes of a row of scratch.
+    pub row_bytes: usize,
+    /// Most bytes of scratch.
+    pub limit: u64,
+}
+
+/// Something about a chain that rules the fused form out.
+pub enum Obstacle {
+    /// The fused form does not fit; the chain runs issue by issue.
+    NotFused,
+    /// The chain cannot run at all.
+    Link(LinkError),
+}
+
+impl From<LinkError> for Obstacle {
+    fn from(e: LinkError) -> Obstacle {
+        Obstacle::Link(e)
+    }
+}
+
+/// Result of building.
+pub type Building<T> = Result<T, Obstacle>;
+
+/// State of building one chain.
+pub struct Chain<'b, 'a> {
+    /// What outlives the chain.
+    pub b: &'b mut Builder<'a>,
+    /// The chain's nodes in the order of their first issue.
+    pub ids: &'b [usize],
+    /// Whether the fused form is being built.
+    pub fused: bool,
+    /// Bytes of scratch used.
+    pub scratch: usize,
+    /// Where results lie that another unit reads.
+    pub place: BTreeMap<usize, Rows>,
+    /// Results taken of each node: first and count per consumer.
+    pub uses: BTreeMap<usize, Vec<(u32, u32)>>,
+    /// Vector nodes whose results leave their group.
+    pub leaves: BTreeSet<usize>,
+    /// Writes whose producer writes the rows itself.
+    pub direct: BTreeMap<usize, usize>,
+    /// Steps with the node that they carry out.
+    pub steps: Vec<(Step, usize)>,
+    /// Weights of tile loads.
+    pub weights: BTreeMap<usize, super::matrix::Weights>,
+    /// Defined columns of mul results.
+    pub columns: BTreeMap<usize, Vec<(u32, u32)>>,
+}
+
+/// Whether a node is part of a tape.
+pub fn is_vector(op: Opcode) -> bool {
+    use Opcode::*;
+    matches!(op, Alu | Fold | Permute | Reduce | Gather | Write | Scatter)
+}
+
+impl<'a> Builder<'a> {
+    /// Builds chain `chain`.
+    ///
+    /// # Errors
+    /// An artifact error, or weight tiles that need rows in memory.
+    pub fn chain(&mut self, chain: usize) -> Linking<()> {
+        let linked = self.linked;
+        let ids = &linked.chains[chain];
+        let plan = match self.attempt(ids, true) {
+            Err(Obstacle::NotFused) => match self.attempt(ids, false) {
+                Ok(plan) => plan,
+                Err(Obstacle::Link(e)) => return Err(e),
+                Err(Obstacle::NotFused) => {
+                    let node = ids.first().copied().unwrap_or(0);
+                    return Err(linked.error(node, "its chain has no order of execution"));
+                }
+            },
+            Ok(plan) => plan,
+            Err(Obstacle::Link(e)) => return Err(e),
+        };
+        self.plan.chains.push(plan);
+        Ok(())
+    }
+
+    fn attempt(&mut self, ids: &[usize], fused: bool) -> Building<ChainPlan> {
+        let mut chain = Chain {
+            b: self,
+            ids,
+            fused,
+            scratch: 0,
+            place: BTreeMap::new(),
+            uses: BTreeMap::new(),
+            leaves: BTreeSet::new(),
+            direct: BTreeMap::new(),
+            steps: Vec::new(),
+            weights: BTreeMap::new(),
+            columns: BTreeMap::new(),
+        };
+        let accesses = chain.accesses()?;
+        if fused {
+            chain.check_memory(&accesses)?;
+        }
+        let mut plan = if fused {
+            chain.fuse()?
+        } else {
+            chain.by_issue()?
+        };
+        plan.accesses = accesses.iter().map(|a| (a.0, a.1, a.2)).collect();
+        let scratch = chain.scratch;
+        self.plan.scratch = self.plan.scratch.max(scratch);
+        Ok(plan)
+    }
+}
+
+impl<'b, 'a> Chain<'b, 'a> {
+    /// Sources of a node's operands in claim order, with the bytes per lane; none for tile loads.
+    pub fn sources(&self, node: usize) -> Building<Vec<(Source, usize)>> {
+        let linked = self.b.linked;
+        let run = linked.nodes[node].run;
+        let n = match run.op {
+            Opcode::Read | Opcode::LoadRow | Opcode::LoadCol => 0,
+            Opcode::Recv => 1,
+            _ => linked.operands(node).count(),
+        };
+        let mut list = Vec::with_capacity(n);
+        for i in 0..n {
+            list.push(linked.source(node, i, run.issues(), self.fused)?);
+        }
+        Ok(list)
+    }
+
+    /// Sources of the belts of a tile load, with the number of vectors on each.
+    pub fn belt_sources(&self, node: usize) -> Building<Vec<(Source, usize)>> {
+        let linked = self.b.linked;
+        let run = linked.nodes[node].run;
+        let (vectors, belts) = (run.load_vectors(), (run.belts as u32).max(1));
+        let mut list = Vec::new();
+        for g in 0..belts.min(vectors) {
+            let count = (vectors - g).div_ceil(belts);
+            list.push(linked.source(node, g as usize, count, self.fused)?);
+        }
+        Ok(list)
+    }
+
+    /// Reserves rows of scratch.
+    pub fn reserve(&mut self, rows: u32) -> Building<Rows> {
+        let at = self.scratch;
+        self.reserve_bytes(rows as u64 * self.b.row_bytes as u64)?;
+        Ok(Rows::linear(Space::Scratch, at, self.b.row_bytes))
+    }
+
+    /// Reserves bytes of scratch and gives their offset.
+    pub fn reserve_bytes(&mut self, bytes: u64) -> Building<usize> {
+        let at = self.scratch;
+        let end = at as u64 + bytes.next_multiple_of(64);
+        if end > self.b.limit {
+            let e = crate::error::ExecError::Memory {
+                needed: end,
+                allowed: self.b.limit,
+            };
+            return Err(Obstacle::Link(LinkError::Artifact(e)));
+        }
+        self.scratch = end as usize;
+        Ok(at)
+    }
+
+    /// Where the rows of a source lie that is not part of the same tape.
+    pub fn rows_of(&self, source: Source) -> Building<Rows> {
+        match source {
+            Source::Memory(rows) => Ok(rows),
+            Source::Node(p, first) => match self.place.get(&p) {
+                Some(rows) => Ok(rows.skip(first)),
+                None => Err(Obstacle::NotFused),
+            },
+        }
+    }
+
+    /// Byte ranges of memory that the chain's runs touch: first, end, whether written, and the node.
+    fn accesses(&self) -> Building<Vec<(i64, i64, bool, usize)>> {
+        let linked = self.b.linked;
+        let mut accesses: Vec<(i64, i64, bool, usize)> = Vec::new();
+        for &id in self.ids {
+            let run = linked.nodes[id].run;
+            let write = match run.op {
+                Opcode::Read | Opcode::Gather => false,
+                Opcode::Write | Opcode::Scatter => true,
+                _ => continue,
+            };
+            if !write && (linked.tile_claim(id).is_some() || linked.is_constant(id)) {
+                continue;
+            }
+            let rows = linked.memory_rows(id)?;
+            let (low, high) = extent(run, run.addr);
+            let lanes = linked.memory.lanes() as i64;
+            let start = rows.offset + (low - run.addr.base as i64) * lanes;
+            let words = match run.op {
+                Opcode::Read | Opcode::Write => run.words as i64,
+                _ => {
+                    let more = (run.limit as i64 - 1).max(0) * run.row_stride as i64;
+                    more + run.dtype.words() as i64
+                }
+            };
+            accesses.push((start, start + (high - low + words) * lanes, write, id));
+        }
+        accesses.sort_unstable();
+        Ok(accesses)
+    }
+
+    /// Refuses the fused form where the chain writes rows that it reads or writes elsewhere.
+    fn check_memory(&self, accesses: &[(i64, i64, bool, usize)]) -> Building<()> {
+        let mut open: Vec<(i64, i64, bool, usize)> = Vec::new();
+        for &a in accesses {
+            open.retain(|o| o.1 > a.0);
+            for o in &open {
+                if (o.2 || a.2) && self.collide(o.3, a.3) {
+                    return Err(Obstacle::NotFused);
+                }
+            }
+            open.push(a);
+        }
+        Ok(())
+    }
+
+    /// Whether two memory runs with overlapping extents touch a common word.
+    fn collide(&self, a: usize, b: usize) -> bool {
+        let linked = self.b.linked;
+        let words = |id: usize| -> Option<BTreeSet<i64>> {
+            let run = linked.nodes[id].run;
+            if !matches!(run.op, Opcode::Read | Opcode::Write) || run.issues() > 1 << 16 {
+                return None;
+            }
+            let each = (0..run.issues()).map(|n| run.addr.at(run.index(n)));
+            let all = each.flat_map(|w| w..w + run.words as i64);
+            Some(all.collect())
+        };
+        match (words(a), words(b)) {
+            (Some(x), Some(y)) => x.intersection(&y).next().is_some(),
+            _ => true,
+        }
+    }
+
+    /// Records who takes which results.
+    fn record_uses(&mut self) -> Building<()> {
+        let linked = self.b.linked;
+        for &id in self.ids {
+            let run = linked.nodes[id].run;
+            let mut taken = Vec::new();
+            for (source, _) in self.sources(id)? {
+                if let Source::Node(p, first) = source {
+                    taken.push((p, first, run.issues()));
+                }
+            }
+            if matches!(run.op, Opcode::LoadRow | Opcode::LoadCol) && !self.is_static_load(id) {
+                let (vectors, belts) = (run.load_vectors(), (run.belts as u32).max(1));
+                for (g, (source, _)) in self.belt_sources(id)?.into_iter().enumerate() {
+                    if let Source::Node(p, first) = source {
+                        taken.push((p, first, (vectors - g as u32).div_ceil(belts)));
+                    }
+                }
+            }
+            if run.op == Opcode::Mul && run.acc_in == lockstep_isa::run::AccIn::Row {
+                let (p, first) = linked.accumulator(id, run.issues())?;
+                taken.push((p, first, run.issues()));
+            }
+            for (p, first, count) in taken {
+                self.uses.entry(p).or_default().push((first, count));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether issue n of `consumer` takes result n of vector node `p`, for every result.
+    fn aligned(&self, consumer: usize, p: usize, first: u32) -> bool {
+        let nodes = &self.b.linked.nodes;
+        let (c, p) = (nodes[consumer].run, nodes[p].run);
+        let folded = p.op == Opcode::Fold && !p.emit_every;
+        is_vector(c.op) && is_vector(p.op) && !folded && first == 0 && p.results() == c.issues()
+    }
+
+    fn fuse(&mut self) -> Building<ChainPlan> {
+        self.record_uses()?;
+        let linked = self.b.linked;
+        // Groups of vector nodes, by their least member.
+        let mut group: BTreeMap<usize, usize> = BTreeMap::new();
+        let find = |group: &BTreeMap<usize, usize>, mut i: usize| {
+            while let Some(&up) = group.get(&i).filter(|&&up| up != i) {
+                i = up;
+            }
+            i
+        };
+        for &id in self.ids {
+            if is_vector(linked.nodes[id].run.op) {
+                group.insert(id, id);
+            }
+        }
+        let mut crossing = Vec::new();
+        for &id in self.ids {
+            for (source, width) in self.sources(id)? {
+                let Source::Node(p, first) = source else {
+                    continue;
+                };
+                if self.aligned(id, p, first) {
+                    let (a, b) = (find(&group, id), find(&group, p));
+                    group.insert(a.max(b), a.min(b));
+                } else {
+                    crossing.push((id, p));
+                }
+                self.choose_direct(id, p, first, width);
+            }
+            if matches!(linked.nodes[id].run.op, Opcode::LoadRow | Opcode::LoadCol)
+                && !self.is_static_load(id)
+            {
+                for (source, _) in self.belt_sources(id)? {
+                    if let Source::Node(p, _) = source {
+                        crossing.push((id, p));
+                    }
+                }
+            }
+        }
+        for &(_, p) in &crossing {
+            if is_vector(linked.nodes[p].run.op) {
+                self.leaves.insert(p);
+            }
+        }
+        // Units and what they wait for. A load belongs to every mul that multiplies by it.
+        let mut units: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for &id in self.ids {
+            let op = linked.nodes[id].run.op;
+            if is_vector(op) {
+                units.entry(find(&group, id)).or_default().push(id);
+            } else if matches!(op, Opcode::Mul | Opcode::Transpose) {
+                units.entry(id).or_default().push(id);
+            }
+        }
+        let unit_of = |id: usize| find(&group, id);
+        let mut waits: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        for (&unit, members) in &units {
+            let mut needs = BTreeSet::new();
+            for &id in members {
+                let run = linked.nodes[id].run;
+                for (source, _) in self.sources(id)? {
+                    if let Source::Node(p, _) = source {
+                        needs.insert((p, id));
+                    }
+                }
+                if run.op == Opcode::Mul {
+                    if run.acc_in == lockstep_isa::run::AccIn::Row {
+                        needs.insert((linked.accumulator(id, run.issues())?.0, id));
+                    }
+                    for block in &linked.nodes[id].claims.blocks {
+                        let load = linked.block_load(id, block.load)?;
+                        if self.is_static_load(load) {
+                            continue;
+                        }
+                        for (source, _) in self.belt_sources(load)? {
+                            if let Source::Node(p, _) = source {
+                                needs.insert((p, load));
+                            }
+                        }
+                    }
+                }
+            }
+            let mut wait = BTreeSet::new();
+            for (p, consumer) in needs {
+                let up = unit_of(p);
+                if up == unit {
+                    // Within a group every operand must be the aligned result.
+                    if crossing.contains(&(consumer, p)) {
+                        return Err(Obstacle::NotFused);
+                    }
+                    continue;
+                }
+                wait.insert(up);
+            }
+            waits.insert(unit, wait);
+        }
+        let mut order: Vec<usize> = Vec::new();
+        let mut done = BTreeSet::new();
+        let rank: BTreeMap<usize, usize> =
+            self.ids.iter().enumerate().map(|(i, &n)| (n, i)).collect();
+        let mut pending: Vec<usize> = units.keys().copied().collect();
+        pending.sort_by_key(|u| units[u].iter().map(|n| rank[n]).min());
+        while !pending.is_empty() {
+            let ready = pending.iter().position(|u| waits[u].is_subset(&done));
+            let Some(i) = ready else {
+                return Err(Obstacle::NotFused);
+            };
+            let unit = pending.remove(i);
+            done.insert(unit);
+            order.push(unit);
+        }
+        for unit in order {
+            let members = &units[&unit];
+            match linked.nodes[members[0]].run.op {
+                Opcode::Mul => self.multiply(members[0])?,
+                Opcode::Transpose => self.transpose(members[0])?,
+                _ => self.tape(members)?,
+            }
+        }
+        let steps = std::mem::take(&mut self.steps);
+        Ok(ChainPlan {
+            steps: steps
+                .into_iter()
+                .map(|(s, _)| (s, Split::Whole, false))
+                .collect(),
+            ..ChainPlan::default()
+        })
+    }
+
+    /// Lets vector node `p` write the rows of write `w` itself where `w` takes exactly its results.
+    fn choose_direct(&mut self, w: usize, p: usize, first: u32, width: usize) {
+        let nodes = &self.b.linked.nodes;
+        let (run, from) = (nodes[w].run, nodes[p].run);
+        let produces = is_vector(from.op) && !(from.op == Opcode::Alu && from.alu == AluOp::Iota);
+        if run.op == Opcode::Write
+            && produces
+            && first == 0
+            && from.results() == run.issues()
+            && width == run.words as usize
+            && !self.direct.values().any(|&q| q == p)
+        {
+            self.direct.insert(w, p);
+        }
+    }
+
+    fn transpose(&mut self, id: usize) -> Building<()> {
+        let linked = self.b.linked;
+        let run = linked.nodes[id].run;
+        let Some(&(source, width)) = self.sources(id)?.first() else {
+            return Err(linked.error(id, "no operand").into());
+        };
+        if width != run.dtype.bytes() {
+            return Err(linked
+                .error(id, format!("operand of {width} bytes per lane"))
+                .into());
+        }
+        let a = self.rows_of(source)?;
+        let out = self.reserve(run.results())?;
+        self.place.insert(id, out);
+        self.b.plan.pointers = self
+            .b
+            .plan
+            .pointers
+            .max(run.issues().max(run.n_out as u32) as usize);
+        let step = Transpose {
+            a,
+            rows: run.issues(),
+            out,
+            n: run.n_out as u32,
+            lo: run.lo as u32,
+            size: width as u32,
+        };
+        self.steps.push((Step::Transpose(step), id));
+        Ok(())
+    }
+
+    /// Every run a step of its own, one event per issue in the order of the cycles.
+    fn by_issue(&mut self) -> Building<ChainPlan> {
+        self.record_uses()?;
+        let linked = self.b.linked;
+        let mut events: Vec<(u64, u8, usize, u32, u32)> = Vec::new();
+        for (rank, &id) in self.ids.iter().enumerate() {
+            let n = linked.nodes[id];
+            let before = self.steps.len();
+            match n.run.op {
+                Opcode::LoadRow | Opcode::LoadCol => continue,
+                Opcode::Read if linked.is_constant(id) => continue,
+                Opcode::Mul => self.multiply(id)?,
+                Opcode::Transpose => self.transpose(id)?,
+                _ => self.tape(&[id])?,
+            }
+            for s in before..self.steps.len() {
+                let (rows, last) = match &self.steps[s].0 {
+                    Step::Pack(_) => (1, false),
+                    Step::Transpose(t) => (t.n, true),
+                    Step::Tape(t) => (t.rows, false),
+                    Step::Multiply(m) => (m.rows, false),
+                };
+                let class = match n.run.op {
+                    Opcode::Read | Opcode::Gather => 0,
+                    Opcode::Write | Opcode::Scatter => 2,
+                    _ => 1,
+                };
+                for row in 0..rows {
+                    let issue = if last { n.run.issues() - 1 } else { row };
+                    let cycle = n.cycle + n.run.offset(issue) as u64;
+                    events.push((cycle, class, rank, s as u32, row));
+                }
+            }
+        }
+        events.sort_unstable();
+        let steps = std::mem::take(&mut self.steps);
+        Ok(ChainPlan {
+            steps: steps
+                .into_iter()
+                .map(|(s, _)| (s, Split::Whole, false))
+                .collect(),
+            events: events.into_iter().map(|e| (e.3, e.4)).collect(),
+            ..ChainPlan::default()
+        })
+    }
+}

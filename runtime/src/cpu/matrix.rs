@@ -1,0 +1,377 @@
+//! Products and where their weights come from.
+//!
+//! Weights that `load.row` takes from a weight tile of the artifact are used where they are. Other constants are packed
+//! into panels at load. Weights computed at run time are packed when the first product needs them, or used in place
+//! where few rows are multiplied and their rows are evenly spaced.
+
+use crate::cpu::build::{Building, Chain};
+use crate::cpu::link::{Linked, Source};
+use crate::cpu::plan::{Arg, BlockStep, Multiply, OpKind, Pack, Rows, Space, Step, Tape, TapeOp};
+use crate::memory::Memory;
+use lockstep_isa::artifact::PANEL_COLUMNS;
+use lockstep_isa::run::AccIn;
+use lockstep_isa::{DType, Opcode, scalar};
+
+/// Up to this many rows, evenly spaced run-time weights are multiplied where they are.
+const IN_PLACE_ROWS: u32 = 4;
+
+/// Panels of a tile block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weights {
+    space: Space,
+    offset: usize,
+    w_step: usize,
+    panel_step: usize,
+    dtype: DType,
+}
+
+impl Weights {
+    /// Panels of f32 or i32 with `k` rows each.
+    fn packed(space: Space, offset: usize, k: u32, dtype: DType) -> Weights {
+        Weights {
+            space,
+            offset,
+            w_step: PANEL_COLUMNS * 4,
+            panel_step: PANEL_COLUMNS * 4 * k as usize,
+            dtype: dtype.widened(),
+        }
+    }
+}
+
+/// Bytes of a weight tile, where they lie within the weights section.
+pub fn tile_bytes(linked: &Linked<'_>, tile: u32) -> Option<usize> {
+    let image = linked.artifact.tiles.get(tile as usize)?;
+    let panels = (image.columns as usize).div_ceil(PANEL_COLUMNS);
+    let bytes = panels * image.rows as usize * PANEL_COLUMNS * image.dtype.bytes();
+    let end = usize::try_from(image.offset).ok()?.checked_add(bytes)?;
+    (end <= linked.artifact.weight_bytes().len()).then_some(bytes)
+}
+
+impl Chain<'_, '_> {
+    /// Whether every vector of a tile load is constant.
+    pub fn is_static_load(&self, load: usize) -> bool {
+        let linked = self.b.linked;
+        let run = linked.nodes[load].run;
+        let belts = (run.belts as u32).max(1).min(run.load_vectors());
+        (0..belts as usize).all(|g| {
+            let p = linked.producer(load, g, 0);
+            p.is_ok_and(|(id, _)| linked.is_constant(id))
+        })
+    }
+
+    /// The panels of a tile load, in place. `None` where the load does not take consecutive rows of one weight tile.
+    fn tile_weights(&self, load: usize) -> Building<Option<Weights>> {
+        let linked = self.b.linked;
+        let run = linked.nodes[load].run;
+        let (vectors, belts) = (run.load_vectors(), (run.belts as u32).max(1));
+        if run.op != Opcode::LoadRow || !self.is_static_load(load) {
+            return Ok(None);
+        }
+        let mut start = None;
+        for g in 0..belts.min(vectors) {
+            let count = (vectors - g).div_ceil(belts);
+            let (read, first) = linked.producer(load, g as usize, count)?;
+            let Some((tile, rows)) = linked.tile_rows_of(read) else {
+                return Ok(None);
+            };
+            let (tile0, row0) = *start.get_or_insert((tile, rows[first as usize]));
+            let taken = &rows[first as usize..(first + count) as usize];
+            let even = taken
+                .iter()
+                .enumerate()
+                .all(|(j, &row)| row == row0 + g + j as u32 * belts);
+            if tile != tile0 || !even {
+                return Ok(None);
+            }
+        }
+        let Some((tile, row)) = start else {
+            return Ok(None);
+        };
+        let image = linked.artifact.tiles[tile as usize];
+        let columns = run.window.n0.checked_sub(image.lo);
+        let inside = run.window.n1 <= image.lo.saturating_add(image.columns);
+        let Some(column) =
+            columns.filter(|c| (*c as usize).is_multiple_of(PANEL_COLUMNS) && inside)
+        else {
+            return Ok(None);
+        };
+        if image.dtype != run.dtype || tile_bytes(linked, tile).is_none() {
+            return Ok(None);
+        }
+        let size = image.dtype.bytes();
+        let w_step = PANEL_COLUMNS * size;
+        let panel_step = w_step * image.rows as usize;
+        let panel = column as usize / PANEL_COLUMNS;
+        Ok(Some(Weights {
+            space: Space::Weights,
+            offset: image.offset as usize + panel * panel_step + row as usize * w_step,
+            w_step,
+            panel_step,
+            dtype: image.dtype,
+        }))
+    }
+
+    /// The panels of a tile load, packed at load or by a step where need be. `rows` is how many rows of x they multiply.
+    fn weights_of(&mut self, load: usize, rows: u32) -> Building<Weights> {
+        if let Some(&w) = self.weights.get(&load) {
+            return Ok(w);
+        }
+        let weights = match self.tile_weights(load)? {
+            Some(w) => w,
+            None => self.packed_weights(load, rows)?,
+        };
+        self.weights.insert(load, weights);
+        Ok(weights)
+    }
+
+    fn packed_weights(&mut self, load: usize, rows: u32) -> Building<Weights> {
+        let linked = self.b.linked;
+        let run = linked.nodes[load].run;
+        let columns = run.op == Opcode::LoadCol;
+        let vectors = run.load_vectors();
+        let (k, n) = (run.window.k1 - run.window.k0, run.window.n1 - run.window.n0);
+        let (lo, lanes) = match columns {
+            true => (run.window.k0, k),
+            false => (run.window.n0, n),
+        };
+        let mut belts = Vec::new();
+        for (source, width) in self.belt_sources(load)? {
+            if width != run.dtype.bytes() {
+                let what = format!("a belt of {width} bytes per lane");
+                return Err(linked.error(load, what).into());
+            }
+            belts.push(self.rows_of(source)?);
+        }
+        let bytes = PANEL_COLUMNS * 4 * k as usize * (n as usize).div_ceil(PANEL_COLUMNS);
+        let mut pack = Pack {
+            belts,
+            vectors,
+            columns,
+            dtype: run.dtype,
+            lo: lo as u32,
+            n: lanes as u32,
+            out: 0,
+        };
+        if self.is_static_load(load) {
+            let at = self.b.pool.reserve(bytes);
+            pack_constant(linked.memory, &pack, &mut self.b.pool.bytes[at..at + bytes]);
+            return Ok(Weights::packed(Space::Pool, at, k as u32, run.dtype));
+        }
+        if let Some(w) = in_place(&pack, rows, n) {
+            return Ok(w);
+        }
+        pack.out = self.reserve_bytes(bytes as u64)?;
+        self.b.plan.pointers = self.b.plan.pointers.max(PANEL_COLUMNS);
+        let weights = Weights::packed(Space::Scratch, pack.out, k as u32, run.dtype);
+        self.steps.push((Step::Pack(pack), load));
+        Ok(weights)
+    }
+
+    /// Adds a product.
+    pub fn multiply(&mut self, id: usize) -> Building<()> {
+        let linked = self.b.linked;
+        let node = linked.nodes[id];
+        let run = node.run;
+        let rows = run.issues();
+        let sources = self.sources(id)?;
+        let mut loads = Vec::new();
+        for block in &node.claims.blocks {
+            loads.push(linked.block_load(id, block.load)?);
+        }
+        let mut blocks = Vec::new();
+        let (mut k_low, mut k_high) = (u16::MAX, 0);
+        for &load in &loads {
+            let w = self.weights_of(load, rows)?;
+            let window = linked.nodes[load].run.window;
+            if w.dtype.is_float() != run.a.dtype.is_float() {
+                let what = format!("x of {} by weights of {}", run.a.dtype, w.dtype);
+                return Err(linked.error(id, what).into());
+            }
+            (k_low, k_high) = (k_low.min(window.k0), k_high.max(window.k1));
+            blocks.push(BlockStep {
+                n0: window.n0 as u32,
+                n: (window.n1 - window.n0) as u32,
+                k0: window.k0 as u32,
+                k: (window.k1 - window.k0) as u32,
+                space: w.space,
+                offset: w.offset,
+                w_step: w.w_step,
+                panel_step: w.panel_step,
+                dtype: w.dtype,
+                zero: true,
+            });
+        }
+        let Some(&(x, width)) = sources.first() else {
+            return Err(linked.error(id, "no claim for x").into());
+        };
+        if blocks.is_empty() || width != run.a.dtype.bytes() {
+            let what = format!("{} blocks, x of {width} bytes per lane", blocks.len());
+            return Err(linked.error(id, what).into());
+        }
+        let mut x = self.rows_of(x)?;
+        if run.a.dtype.bytes() != 4 {
+            x = self.widen(id, x, rows, run.a.dtype, (k_low, k_high))?;
+        }
+        let (acc, mut copy, mut defined) = self.start(id, &sources)?;
+        let mut clear = Vec::new();
+        for b in &mut blocks {
+            let missing: Vec<u32> = (b.n0..b.n0 + b.n).filter(|&l| !has(&defined, l)).collect();
+            b.zero = missing.len() == b.n as usize;
+            if !b.zero {
+                clear.extend(missing);
+            }
+        }
+        if !clear.is_empty() {
+            // Some columns of a block go on from the accumulator and others start from zero: a case of its own that
+            // no fused form has. Zero the latter first.
+            let zeros = self.b.pool.row(false, 0, self.b.row_bytes);
+            if let Some((from, lo, hi)) = copy.take() {
+                self.copy(id, from, acc, rows, (lo, hi - lo));
+            }
+            for lane in clear {
+                self.copy(id, zeros, acc, rows, (lane * 4, 4));
+            }
+        }
+        defined.extend(blocks.iter().map(|b| (b.n0, b.n0 + b.n)));
+        self.columns.insert(id, defined);
+        self.place.insert(id, acc);
+        let plan = &mut self.b.plan;
+        plan.pointers = plan.pointers.max(rows as usize);
+        let deepest = blocks.iter().map(|b| b.k).max().unwrap_or(0) as usize;
+        plan.local = plan.local.max(deepest * PANEL_COLUMNS * 4);
+        let step = Multiply {
+            rows,
+            x,
+            blocks,
+            acc,
+            copy,
+        };
+        self.steps.push((Step::Multiply(step), id));
+        Ok(())
+    }
+
+    /// The accumulator rows of a product, what to copy into them first, and which columns that defines.
+    #[allow(clippy::type_complexity)]
+    fn start(
+        &mut self,
+        id: usize,
+        sources: &[(Source, usize)],
+    ) -> Building<(Rows, Option<(Rows, u32, u32)>, Vec<(u32, u32)>)> {
+        let linked = self.b.linked;
+        let run = linked.nodes[id].run;
+        let rows = run.issues();
+        let source = match run.acc_in {
+            AccIn::Zero => return Ok((self.reserve(rows)?, None, Vec::new())),
+            AccIn::Row => {
+                let (p, first) = linked.accumulator(id, rows)?;
+                Source::Node(p, first)
+            }
+            AccIn::Stream => match sources.get(1) {
+                Some(&(s, 4)) => s,
+                _ => {
+                    return Err(linked
+                        .error(id, "no accumulator of 4 bytes per lane")
+                        .into());
+                }
+            },
+        };
+        let from = self.rows_of(source)?;
+        let (lo, hi) = (run.lo as u32, run.hi as u32);
+        let Source::Node(p, first) = source else {
+            let acc = self.reserve(rows)?;
+            return Ok((acc, Some((from, lo * 4, hi * 4)), vec![(lo, hi)]));
+        };
+        let product = linked.nodes[p].run.op == Opcode::Mul;
+        let defined = match self.columns.get(&p) {
+            Some(c) => c.clone(),
+            None => {
+                let r = linked.nodes[p].run;
+                vec![(r.lo as u32, r.hi as u32)]
+            }
+        };
+        let shared = self.uses.get(&p).is_some_and(|uses| {
+            let overlaps = |&&(f, n): &&(u32, u32)| f < first + rows && first < f + n;
+            uses.iter().filter(overlaps).count() > 1
+        });
+        if product && !shared {
+            return Ok((from, None, defined));
+        }
+        let acc = self.reserve(rows)?;
+        let bytes = linked.artifact.target.lanes as u32 * 4;
+        Ok((acc, Some((from, 0, bytes)), defined))
+    }
+
+    /// Copies `n` bytes from byte `lo` on of rows.
+    fn copy(&mut self, id: usize, from: Rows, to: Rows, rows: u32, (lo, n): (u32, u32)) {
+        let op = TapeOp {
+            kind: OpKind::Copy,
+            a: Arg::Rows(from),
+            b: Arg::None,
+            c: Arg::None,
+            out: Arg::Rows(to),
+            lo,
+            n,
+        };
+        let tape = Tape {
+            rows,
+            block: 1,
+            grain: 1,
+            slots: 0,
+            ops: vec![op],
+        };
+        self.steps.push((Step::Tape(tape), id));
+    }
+}
+
+fn has(ranges: &[(u32, u32)], lane: u32) -> bool {
+    ranges.iter().any(|&(a, b)| (a..b).contains(&lane))
+}
+
+/// Evenly spaced rows of whole panels that few rows multiply need no packing.
+fn in_place(pack: &Pack, rows: u32, n: u16) -> Option<Weights> {
+    if pack.columns || rows > IN_PLACE_ROWS || !(n as usize).is_multiple_of(PANEL_COLUMNS) {
+        return None;
+    }
+    let belts = pack.belts.len() as u32;
+    let at = |i: u32| pack.belts[(i % belts) as usize].at(i / belts);
+    let space = pack.belts.first()?.space;
+    let step = if pack.vectors > 1 { at(1) - at(0) } else { 0 };
+    let even = (1..pack.vectors).all(|i| at(i) - at(i - 1) == step);
+    if step < 0 || !even || pack.belts.iter().any(|b| b.space != space) {
+        return None;
+    }
+    let size = pack.dtype.bytes();
+    Some(Weights {
+        space,
+        offset: usize::try_from(at(0) + pack.lo as i64 * size as i64).ok()?,
+        w_step: step as usize,
+        panel_step: PANEL_COLUMNS * size,
+        dtype: pack.dtype,
+    })
+}
+
+/// Packs constant rows of memory into widened panels.
+fn pack_constant(memory: &Memory, pack: &Pack, to: &mut [u8]) {
+    let size = pack.dtype.bytes();
+    let depth = if pack.columns { pack.n } else { pack.vectors } as usize;
+    let belts = pack.belts.len() as u32;
+    for i in 0..pack.vectors {
+        let row = pack.belts[(i % belts) as usize].at(i / belts) as usize;
+        for lane in 0..pack.n as usize {
+            let at = row + (pack.lo as usize + lane) * size;
+            let mut bits = [0u8; 4];
+            if let Some(from) = memory.bytes().get(at..at + size) {
+                bits[..size].copy_from_slice(from);
+            }
+            let wide = scalar::widen(u32::from_le_bytes(bits), pack.dtype);
+            let (k, n) = match pack.columns {
+                true => (lane, i as usize),
+                false => (i as usize, lane),
+            };
+            let element = (n / PANEL_COLUMNS * depth + k) * PANEL_COLUMNS + n % PANEL_COLUMNS;
+            if let Some(to) = to.get_mut(element * 4..element * 4 + 4) {
+                to.copy_from_slice(&wide.to_le_bytes());
+            }
+        }
+    }
+}

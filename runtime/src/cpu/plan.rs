@@ -1,0 +1,365 @@
+//! What a loaded chain is made of: steps over rows, with every address resolved.
+//!
+//! A step works on a range of rows. Row n stands for issue n of the runs that the step was derived from, so a step can
+//! be cut anywhere between rows: into blocks that stay in cache, or over threads.
+
+use lockstep_isa::{AluOp, DType};
+
+/// What an offset counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Space {
+    /// Chip memory.
+    Memory = 0,
+    /// Scratch of the session, reused by every chain.
+    Scratch = 1,
+    /// Constants made at load.
+    Pool = 2,
+    /// The weights section of the artifact.
+    Weights = 3,
+}
+
+/// Number of spaces.
+pub const SPACES: usize = 4;
+
+/// Where the vectors of a run lie: up to three nested dimensions of byte strides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rows {
+    /// What `offset` counts from.
+    pub space: Space,
+    /// Byte of issue 0.
+    pub offset: i64,
+    /// Issue that row 0 stands for.
+    pub first: u32,
+    /// Steps of the two inner dimensions; `u32::MAX` for the inner one where there is no other.
+    pub counts: [u32; 2],
+    /// Bytes per step.
+    pub strides: [i64; 3],
+}
+
+impl Rows {
+    /// Equidistant rows.
+    pub fn linear(space: Space, offset: usize, stride: usize) -> Rows {
+        Rows {
+            space,
+            offset: offset as i64,
+            first: 0,
+            counts: [u32::MAX, 1],
+            strides: [stride as i64, 0, 0],
+        }
+    }
+
+    /// Rows from row `n` on.
+    pub fn skip(self, n: u32) -> Rows {
+        Rows {
+            first: self.first + n,
+            ..self
+        }
+    }
+
+    /// Byte of row `n`.
+    #[inline]
+    pub fn at(&self, n: u32) -> i64 {
+        let n = self.first + n;
+        if self.counts[0] == u32::MAX {
+            return self.offset + n as i64 * self.strides[0];
+        }
+        let (i0, rest) = (n % self.counts[0], n / self.counts[0]);
+        let (i1, i2) = (rest % self.counts[1], rest / self.counts[1]);
+        self.offset
+            + i0 as i64 * self.strides[0]
+            + i1 as i64 * self.strides[1]
+            + i2 as i64 * self.strides[2]
+    }
+
+    /// Bytes from each row to the next among the first `n`, where they are equidistant.
+    pub fn stride(&self, n: u32) -> Option<i64> {
+        if n < 2 {
+            return Some(0);
+        }
+        let step = self.at(1) - self.at(0);
+        let even =
+            self.counts[0] == u32::MAX || (1..n).all(|i| self.at(i) - self.at(i - 1) == step);
+        even.then_some(step)
+    }
+}
+
+/// Operand or result of a tape operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arg {
+    /// Absent.
+    None,
+    /// Rows addressed by the row number.
+    Rows(Rows),
+    /// A buffer of the tape that holds the rows of the current block.
+    Slot(u32),
+}
+
+/// What a tape operation does with its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpKind {
+    /// An ALU operation on widened operands a, b, c; lanes `lo .. lo + n`.
+    Map {
+        /// The operation.
+        op: AluOp,
+        /// Type of the operands, of a select that of its condition.
+        ty: DType,
+    },
+    /// Widens a.
+    Widen(DType),
+    /// Converts a, of type F32 or I32, to a dtype.
+    Narrow {
+        /// Type of a.
+        ty: DType,
+        /// Type of the result.
+        dtype: DType,
+    },
+    /// Reduces segments of a.
+    Reduce {
+        /// The operation.
+        op: AluOp,
+        /// F32 or I32.
+        ty: DType,
+        /// Lanes per segment.
+        segment: u32,
+    },
+    /// Permutes a by the map b.
+    Permute {
+        /// Bytes per lane.
+        size: u32,
+        /// Lanes of a.
+        lanes: u32,
+        /// Bits of the fill.
+        fill: u32,
+    },
+    /// Copies bytes `lo .. lo + n` of row `c + min(index, limit - 1) * stride`, the index being lane 0 of a.
+    Gather {
+        /// Rows that may be touched.
+        limit: u32,
+        /// Bytes between them.
+        stride: u32,
+    },
+    /// Gathers from a weight tile: vector `base + row number * step + min(index, limit - 1) * stride` of a value.
+    GatherTile {
+        /// Index into [`Plan::tiles`].
+        tile: u32,
+        /// Index into [`Plan::tile_rows`]: tile row of each issue at index 0.
+        rows: u32,
+        /// Rows that may be touched.
+        limit: u32,
+        /// Tile rows between them.
+        stride: u32,
+    },
+    /// Copies bytes `lo .. lo + n` of a.
+    Copy,
+    /// Copies bytes `lo .. lo + n` of a into row `out + min(index, limit - 1) * stride`, the index being lane 0 of b.
+    Scatter {
+        /// Rows that may be touched.
+        limit: u32,
+        /// Bytes between them.
+        stride: u32,
+    },
+    /// Folds `len` rows of a at a time into slot c; writes the result after every row or after the last.
+    Fold {
+        /// The operation.
+        op: AluOp,
+        /// F32 or I32.
+        ty: DType,
+        /// Rows folded into one result.
+        len: u32,
+        /// Whether every row gives a result.
+        every: bool,
+    },
+}
+
+/// One operation on every row of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TapeOp {
+    /// What it does.
+    pub kind: OpKind,
+    /// First operand.
+    pub a: Arg,
+    /// Second operand.
+    pub b: Arg,
+    /// Third operand.
+    pub c: Arg,
+    /// Result.
+    pub out: Arg,
+    /// First lane (or byte, where the kind says so).
+    pub lo: u32,
+    /// Lanes (or bytes).
+    pub n: u32,
+}
+
+/// Elementwise, lane and memory operations, evaluated block by block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tape {
+    /// Rows.
+    pub rows: u32,
+    /// Rows of one block.
+    pub block: u32,
+    /// Rows that must stay on one thread together: those that one fold folds.
+    pub grain: u32,
+    /// Buffers of `block` rows.
+    pub slots: u32,
+    /// Operations in order.
+    pub ops: Vec<TapeOp>,
+}
+
+/// One column block of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockStep {
+    /// First column.
+    pub n0: u32,
+    /// Columns.
+    pub n: u32,
+    /// First lane of x.
+    pub k0: u32,
+    /// Lanes of x.
+    pub k: u32,
+    /// What `offset` counts from.
+    pub space: Space,
+    /// Byte of the first panel.
+    pub offset: usize,
+    /// Bytes from row k to row k + 1.
+    pub w_step: usize,
+    /// Bytes from a panel to the next.
+    pub panel_step: usize,
+    /// Type of the weights.
+    pub dtype: DType,
+    /// Whether these columns start from zero.
+    pub zero: bool,
+}
+
+/// A product of rows by the blocks of a tile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Multiply {
+    /// Rows.
+    pub rows: u32,
+    /// x, widened.
+    pub x: Rows,
+    /// Blocks.
+    pub blocks: Vec<BlockStep>,
+    /// Accumulators and result: equidistant rows.
+    pub acc: Rows,
+    /// Where the accumulators start from, if elsewhere: bytes `.1 .. .2` of these rows are copied first.
+    pub copy: Option<(Rows, u32, u32)>,
+}
+
+/// Packing of run-time weights into widened panels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pack {
+    /// Vector i comes from belt `i % belts.len()`, its row `i / belts.len()`.
+    pub belts: Vec<Rows>,
+    /// Vectors.
+    pub vectors: u32,
+    /// Whether a vector is a column (lanes are k) or a row.
+    pub columns: bool,
+    /// Type of the weights.
+    pub dtype: DType,
+    /// First lane.
+    pub lo: u32,
+    /// Lanes.
+    pub n: u32,
+    /// Byte in scratch of the panels.
+    pub out: usize,
+}
+
+/// A transpose of `rows` vectors into `n`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transpose {
+    /// Operands.
+    pub a: Rows,
+    /// How many.
+    pub rows: u32,
+    /// Results.
+    pub out: Rows,
+    /// How many.
+    pub n: u32,
+    /// First lane of the operands.
+    pub lo: u32,
+    /// Bytes per lane.
+    pub size: u32,
+}
+
+/// One step of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Tape.
+    Tape(Tape),
+    /// Product.
+    Multiply(Multiply),
+    /// Packing.
+    Pack(Pack),
+    /// Transpose.
+    Transpose(Transpose),
+}
+
+impl Step {
+    /// Rows, and how many of them must stay together on one thread.
+    pub fn rows(&self) -> (u32, u32) {
+        match self {
+            Step::Tape(s) => (s.rows, s.grain),
+            Step::Multiply(s) => (s.rows, 1),
+            Step::Pack(_) => (1, 1),
+            Step::Transpose(s) => (s.n, 1),
+        }
+    }
+}
+
+/// How a step is split over threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// One thread does it all.
+    Whole,
+    /// Each thread takes a range of rows.
+    Rows,
+    /// Each thread takes a range of columns.
+    Columns,
+}
+
+/// Steps of one chain.
+#[derive(Clone, Debug, Default)]
+pub struct ChainPlan {
+    /// Steps in order, with their split and whether all threads meet before them.
+    pub steps: Vec<(Step, Split, bool)>,
+    /// For a chain that no fused form fits: (step, row) in the order of issue, instead of whole steps.
+    pub events: Vec<(u32, u32)>,
+    /// The thread that runs the steps that are not split.
+    pub owner: usize,
+    /// Whether all threads meet before the chain.
+    pub wait: bool,
+    /// Bytes of memory read and written, as ranges: first, end, written.
+    pub accesses: Vec<(i64, i64, bool)>,
+}
+
+/// A weight tile as `gather` reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TileView {
+    /// Byte in the weights section.
+    pub offset: usize,
+    /// Rows.
+    pub rows: u32,
+    /// Lane of column 0.
+    pub lo: u32,
+    /// Columns.
+    pub columns: u32,
+    /// Bytes per element.
+    pub size: u32,
+}
+
+/// An entry, ready to run.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Chains in order.
+    pub chains: Vec<ChainPlan>,
+    /// Tiles that gathers read in place.
+    pub tiles: Vec<TileView>,
+    /// Tile rows of gathers.
+    pub tile_rows: Vec<u32>,
+    /// Bytes of scratch.
+    pub scratch: usize,
+    /// Most rows of a product or vectors of a pack or transpose.
+    pub pointers: usize,
+    /// Bytes of each thread's buffers.
+    pub local: usize,
+}

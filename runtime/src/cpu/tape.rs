@@ -1,0 +1,476 @@
+//! Turns a group of vector operations into a tape.
+
+use crate::cpu::build::{Building, Chain, Obstacle};
+use crate::cpu::link::Source;
+use crate::cpu::plan::{Arg, OpKind, Rows, Step, Tape, TapeOp, TileView};
+use crate::kernels::MAX_BLOCK;
+use lockstep_isa::run::{Operand, Src};
+use lockstep_isa::{AluOp, DType, Opcode, scalar};
+use std::collections::BTreeMap;
+
+/// Bytes that the buffers of a tape may take together: they should stay in the first-level cache.
+const CACHE_BYTES: usize = 24 << 10;
+
+/// A tape being written. Slots are numbered as they are defined and shared afterwards.
+struct Writer {
+    ops: Vec<TapeOp>,
+    slots: u32,
+    /// Slots that keep their contents from block to block.
+    kept: Vec<u32>,
+    /// Results of the group's nodes.
+    values: BTreeMap<usize, Arg>,
+    grain: u32,
+    rows: u32,
+}
+
+impl Writer {
+    fn slot(&mut self) -> Arg {
+        self.slots += 1;
+        Arg::Slot(self.slots - 1)
+    }
+
+    fn push(&mut self, kind: OpKind, [a, b, c]: [Arg; 3], out: Arg, (lo, n): (u32, u32)) {
+        self.ops.push(TapeOp {
+            kind,
+            a,
+            b,
+            c,
+            out,
+            lo,
+            n,
+        });
+    }
+}
+
+impl Chain<'_, '_> {
+    /// Adds the tape of a group of nodes, which are in the order of their first issue.
+    pub fn tape(&mut self, members: &[usize]) -> Building<()> {
+        let linked = self.b.linked;
+        let rows = linked.nodes[members[0]].run.issues();
+        let mut w = Writer {
+            ops: Vec::new(),
+            slots: 0,
+            kept: Vec::new(),
+            values: BTreeMap::new(),
+            grain: 1,
+            rows,
+        };
+        for &id in members {
+            if linked.nodes[id].run.issues() != rows {
+                return Err(Obstacle::NotFused);
+            }
+            self.node(&mut w, id)?;
+        }
+        if w.ops.is_empty() {
+            return Ok(());
+        }
+        let tape = self.finish(w);
+        self.steps.push((Step::Tape(tape), members[0]));
+        Ok(())
+    }
+
+    /// Lanes of a run, widened to whole registers where rows have room.
+    fn lanes(&self, lo: u16, hi: u16) -> (u32, u32) {
+        let lanes = self.b.linked.artifact.target.lanes as u32;
+        let lo = lo as u32 & !15;
+        (lo, (hi as u32).next_multiple_of(16).min(lanes) - lo)
+    }
+
+    /// The rows of a source at the dtype stated, not widened.
+    fn narrow_arg(
+        &self,
+        w: &Writer,
+        id: usize,
+        (s, width): (Source, usize),
+        want: usize,
+    ) -> Building<Arg> {
+        if width != want {
+            let what = format!("an operand of {width} bytes per lane, {want} are needed");
+            return Err(self.b.linked.error(id, what).into());
+        }
+        match s {
+            Source::Node(p, 0) if w.values.contains_key(&p) => Ok(w.values[&p]),
+            _ => Ok(Arg::Rows(self.rows_of(s)?)),
+        }
+    }
+
+    /// The operand as f32 or i32.
+    fn wide_arg(
+        &mut self,
+        w: &mut Writer,
+        id: usize,
+        s: (Source, usize),
+        dtype: DType,
+    ) -> Building<Arg> {
+        let a = self.narrow_arg(w, id, s, dtype.bytes())?;
+        if dtype.bytes() == 4 {
+            return Ok(a);
+        }
+        let run = self.b.linked.nodes[id].run;
+        let lanes = self.lanes(run.lo, run.hi);
+        let out = w.slot();
+        w.push(OpKind::Widen(dtype), [a, Arg::None, Arg::None], out, lanes);
+        Ok(out)
+    }
+
+    /// An ALU operand: immediate, stream or forwarded result.
+    fn operand(
+        &mut self,
+        w: &mut Writer,
+        id: usize,
+        o: Operand,
+        sources: &mut impl Iterator<Item = (Source, usize)>,
+    ) -> Building<Arg> {
+        match o.src {
+            Src::None => Ok(Arg::None),
+            Src::Imm(i) => {
+                let run = self.b.linked.nodes[id].run;
+                let bits = run.imm.get(i as usize).copied().unwrap_or(0);
+                let bits = scalar::widen(bits, o.dtype);
+                Ok(Arg::Rows(self.b.pool.row(false, bits, self.b.row_bytes)))
+            }
+            _ => match sources.next() {
+                Some(s) => self.wide_arg(w, id, s, o.dtype),
+                None => Err(self.b.linked.error(id, "too few claims").into()),
+            },
+        }
+    }
+
+    /// Where a node's result goes.
+    fn result(&mut self, w: &mut Writer, id: usize) -> Building<Arg> {
+        let linked = self.b.linked;
+        let run = linked.nodes[id].run;
+        let direct = self.direct.iter().find(|&(_, &p)| p == id).map(|(&w, _)| w);
+        let folded = run.op == Opcode::Fold && !run.emit_every;
+        let out = if let (true, Some(write)) = (self.fused, direct) {
+            let rows = linked.memory_rows(write)?;
+            self.place.insert(id, rows);
+            Arg::Rows(rows)
+        } else if !self.fused || folded || self.leaves.contains(&id) {
+            let rows = self.reserve(run.results())?;
+            self.place.insert(id, rows);
+            Arg::Rows(rows)
+        } else {
+            w.slot()
+        };
+        if !folded {
+            w.values.insert(id, out);
+        }
+        Ok(out)
+    }
+
+    fn node(&mut self, w: &mut Writer, id: usize) -> Building<()> {
+        let linked = self.b.linked;
+        let run = linked.nodes[id].run;
+        let mut sources = self.sources(id)?.into_iter();
+        let none = Arg::None;
+        let lanes = self.lanes(run.lo, run.hi);
+        let fail = |what: &str| Err(Obstacle::Link(linked.error(id, what)));
+        let mut next = || sources.next();
+        match run.op {
+            Opcode::Alu => self.alu(w, id, &mut sources),
+            Opcode::Fold => {
+                let a = self.operand(w, id, run.a, &mut sources)?;
+                let len: u32 = run.dims[..run.fold_dims as usize]
+                    .iter()
+                    .map(|d| d.count as u32)
+                    .product();
+                let ty = run.a.dtype.widened();
+                if run.dtype != ty {
+                    return fail("the dtype of its result is not that of its operand");
+                }
+                let c = if self.fused {
+                    let slot = w.slot();
+                    w.kept.push(w.slots - 1);
+                    slot
+                } else {
+                    Arg::Rows(Rows {
+                        strides: [0; 3],
+                        ..self.reserve(1)?
+                    })
+                };
+                let grain = if w.grain == 1 || w.grain == len {
+                    len
+                } else {
+                    w.rows
+                };
+                w.grain = w.grain.max(grain);
+                let out = self.result(w, id)?;
+                let (op, every) = (run.alu, run.emit_every);
+                let kind = OpKind::Fold { op, ty, len, every };
+                w.push(kind, [a, none, c], out, lanes);
+                Ok(())
+            }
+            Opcode::Reduce => {
+                let a = self.operand(w, id, run.a, &mut sources)?;
+                let ty = run.a.dtype.widened();
+                if run.dtype != ty {
+                    return fail("the dtype of its result is not that of its operand");
+                }
+                let out = self.result(w, id)?;
+                let (op, segment) = (run.alu, run.segment as u32);
+                let kind = OpKind::Reduce { op, ty, segment };
+                let exact = (run.lo as u32, (run.hi - run.lo) as u32);
+                w.push(kind, [a, none, none], out, exact);
+                Ok(())
+            }
+            Opcode::Permute => {
+                let (Some(x), Some(map)) = (next(), next()) else {
+                    return fail("too few claims");
+                };
+                let size = run.dtype.bytes();
+                let a = self.narrow_arg(w, id, x, size)?;
+                let b = self.narrow_arg(w, id, map, 2)?;
+                let out = self.result(w, id)?;
+                let kind = OpKind::Permute {
+                    size: size as u32,
+                    lanes: linked.artifact.target.lanes as u32,
+                    fill: run.imm[0],
+                };
+                let exact = (run.lo as u32, (run.hi - run.lo) as u32);
+                w.push(kind, [a, b, none], out, exact);
+                Ok(())
+            }
+            Opcode::Gather => {
+                let Some(index) = next() else {
+                    return fail("too few claims");
+                };
+                self.gather(w, id, index)
+            }
+            Opcode::Write | Opcode::Scatter => {
+                let size = match run.op {
+                    Opcode::Write => run.words as usize,
+                    _ => run.dtype.bytes(),
+                } as u32;
+                let Some(data) = next() else {
+                    return fail("too few claims");
+                };
+                let bytes = self.live_bytes(id, size);
+                let out = Arg::Rows(linked.memory_rows(id)?);
+                if run.op == Opcode::Scatter {
+                    let Some(index) = next() else {
+                        return fail("too few claims");
+                    };
+                    let a = self.narrow_arg(w, id, data, size as usize)?;
+                    let b = self.narrow_arg(w, id, index, 4)?;
+                    let kind = OpKind::Scatter {
+                        limit: run.limit,
+                        stride: run.row_stride as u32 * linked.memory.lanes() as u32,
+                    };
+                    w.push(kind, [a, b, none], out, bytes);
+                    return Ok(());
+                }
+                if self.fused && self.direct.contains_key(&id) {
+                    return Ok(());
+                }
+                let a = self.narrow_arg(w, id, data, size as usize)?;
+                w.push(OpKind::Copy, [a, none, none], out, bytes);
+                Ok(())
+            }
+            Opcode::Read => {
+                let rows = linked.memory_rows(id)?;
+                let out = self.result(w, id)?;
+                let all = run.words as u32 * linked.memory.lanes() as u32;
+                w.push(OpKind::Copy, [Arg::Rows(rows), none, none], out, (0, all));
+                Ok(())
+            }
+            Opcode::Send | Opcode::Recv => {
+                let Some((source, _)) = next() else {
+                    return fail("too few claims");
+                };
+                let mut rows = self.rows_of(source)?;
+                if let Source::Node(p, _) = source {
+                    rows.offset += (linked.word_of(id, p) * linked.memory.lanes()) as i64;
+                }
+                let out = self.result(w, id)?;
+                let all = (0, linked.memory.lanes() as u32);
+                w.push(OpKind::Copy, [Arg::Rows(rows), none, none], out, all);
+                Ok(())
+            }
+            _ => fail("no vector operation"),
+        }
+    }
+
+    /// First byte and bytes of the live lanes of a memory run; of a word access all of the word.
+    fn live_bytes(&self, id: usize, size: u32) -> (u32, u32) {
+        let run = self.b.linked.nodes[id].run;
+        let word = run.op == Opcode::Write && (run.words as u16) < run.dtype.words();
+        if word {
+            return (0, self.b.linked.memory.lanes() as u32);
+        }
+        (run.lo as u32 * size, (run.hi - run.lo) as u32 * size)
+    }
+
+    fn alu(
+        &mut self,
+        w: &mut Writer,
+        id: usize,
+        sources: &mut impl Iterator<Item = (Source, usize)>,
+    ) -> Building<()> {
+        let linked = self.b.linked;
+        let run = linked.nodes[id].run;
+        if run.alu == AluOp::Iota {
+            let rows = self.b.pool.row(true, run.imm[0], self.b.row_bytes);
+            w.values.insert(id, Arg::Rows(rows));
+            self.place.insert(id, rows);
+            return Ok(());
+        }
+        let a = self.operand(w, id, run.a, sources)?;
+        let b = self.operand(w, id, run.b, sources)?;
+        let c = self.operand(w, id, run.c, sources)?;
+        let ty = run.a.dtype.widened();
+        let of = match run.alu {
+            AluOp::Select => run.b.dtype.widened(),
+            _ => scalar::result_type(run.alu, ty),
+        };
+        let lanes = self.lanes(run.lo, run.hi);
+        let out = self.result(w, id)?;
+        if run.alu == AluOp::Cvt {
+            let kind = match (ty, run.dtype) {
+                (DType::F32, DType::F32) | (DType::I32, DType::I32) => OpKind::Map {
+                    op: AluOp::Copy,
+                    ty,
+                },
+                (_, DType::F32 | DType::I32) => OpKind::Map { op: AluOp::Cvt, ty },
+                (_, dtype) => OpKind::Narrow { ty, dtype },
+            };
+            w.push(kind, [a, Arg::None, Arg::None], out, lanes);
+            return Ok(());
+        }
+        if run.dtype != of {
+            let what = format!("a result of {}, {} gives {of}", run.dtype, run.alu.name());
+            return Err(linked.error(id, what).into());
+        }
+        w.push(OpKind::Map { op: run.alu, ty }, [a, b, c], out, lanes);
+        Ok(())
+    }
+
+    fn gather(&mut self, w: &mut Writer, id: usize, index: (Source, usize)) -> Building<()> {
+        let linked = self.b.linked;
+        let run = linked.nodes[id].run;
+        let size = run.dtype.bytes() as u32;
+        let a = self.narrow_arg(w, id, index, 4)?;
+        let tile = if linked.tile_rows {
+            None
+        } else {
+            linked.tile_rows_of(id)
+        };
+        if let Some((t, rows)) = tile {
+            let image = linked.artifact.tiles[t as usize];
+            let step = linked.tile_claim(id).map_or(0, |c| c.2 as u32);
+            let inside = run.lo >= image.lo && run.hi <= image.lo.saturating_add(image.columns);
+            if !inside || image.dtype != run.dtype || super::matrix::tile_bytes(linked, t).is_none()
+            {
+                return Err(linked
+                    .error(id, format!("lanes outside weight tile {t}"))
+                    .into());
+            }
+            let plan = &mut self.b.plan;
+            let kind = OpKind::GatherTile {
+                tile: plan.tiles.len() as u32,
+                rows: plan.tile_rows.len() as u32,
+                limit: run.limit,
+                stride: run.row_stride as u32 / run.dtype.words() as u32 * step,
+            };
+            plan.tiles.push(TileView {
+                offset: image.offset as usize,
+                rows: image.rows as u32,
+                lo: image.lo as u32,
+                columns: image.columns as u32,
+                size,
+            });
+            plan.tile_rows.extend(rows);
+            let out = self.result(w, id)?;
+            let exact = (run.lo as u32, (run.hi - run.lo) as u32);
+            w.push(kind, [a, Arg::None, Arg::None], out, exact);
+            return Ok(());
+        }
+        let from = Arg::Rows(linked.memory_rows(id)?);
+        let out = self.result(w, id)?;
+        let kind = OpKind::Gather {
+            limit: run.limit,
+            stride: run.row_stride as u32 * linked.memory.lanes() as u32,
+        };
+        let bytes = self.live_bytes(id, size);
+        w.push(kind, [a, Arg::None, from], out, bytes);
+        Ok(())
+    }
+
+    /// Adds a tape that widens `rows` rows of a dtype from scratch or memory, lanes `[lo, hi)`, into scratch.
+    pub fn widen(
+        &mut self,
+        id: usize,
+        from: Rows,
+        rows: u32,
+        dtype: DType,
+        (lo, hi): (u16, u16),
+    ) -> Building<Rows> {
+        let out = self.reserve(rows)?;
+        let lanes = self.lanes(lo, hi);
+        let mut w = Writer {
+            ops: Vec::new(),
+            slots: 0,
+            kept: Vec::new(),
+            values: BTreeMap::new(),
+            grain: 1,
+            rows,
+        };
+        let a = [Arg::Rows(from), Arg::None, Arg::None];
+        w.push(OpKind::Widen(dtype), a, Arg::Rows(out), lanes);
+        let tape = self.finish(w);
+        self.steps.push((Step::Tape(tape), id));
+        Ok(out)
+    }
+
+    /// Shares slots whose lives do not overlap and chooses the block size.
+    fn finish(&mut self, mut w: Writer) -> Tape {
+        let mut last = vec![0usize; w.slots as usize];
+        for (i, op) in w.ops.iter().enumerate() {
+            for arg in [op.a, op.b, op.c, op.out] {
+                if let Arg::Slot(s) = arg {
+                    last[s as usize] = i;
+                }
+            }
+        }
+        for &s in &w.kept {
+            last[s as usize] = usize::MAX;
+        }
+        let mut home: Vec<Option<u32>> = vec![None; w.slots as usize];
+        let mut free: Vec<u32> = Vec::new();
+        let mut slots = 0u32;
+        for (i, op) in w.ops.iter_mut().enumerate() {
+            for arg in [&mut op.a, &mut op.b, &mut op.c, &mut op.out] {
+                let Arg::Slot(s) = arg else {
+                    continue;
+                };
+                let at = home[*s as usize].unwrap_or_else(|| {
+                    free.pop().unwrap_or_else(|| {
+                        slots += 1;
+                        slots - 1
+                    })
+                });
+                home[*s as usize] = Some(at);
+                *arg = Arg::Slot(at);
+            }
+            for (s, &l) in last.iter().enumerate() {
+                if l == i
+                    && let Some(at) = home[s]
+                {
+                    free.push(at);
+                }
+            }
+        }
+        let width = w.ops.iter().map(|op| op.n as usize * 4).max().unwrap_or(64);
+        let fits = CACHE_BYTES / (width.max(64) * (slots as usize + 1));
+        let block = fits.clamp(1, MAX_BLOCK).min(w.rows.max(1) as usize);
+        let local = slots as usize * block * self.b.row_bytes;
+        self.b.plan.local = self.b.plan.local.max(local);
+        Tape {
+            rows: w.rows,
+            block: block as u32,
+            grain: w.grain,
+            slots,
+            ops: w.ops,
+        }
+    }
+}

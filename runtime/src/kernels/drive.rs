@@ -1,0 +1,542 @@
+//! Runs the steps of a plan.
+//!
+//! Safety rests on the plan: its builder checks every offset against the spaces (`cpu::link` and `cpu::build`), and the
+//! session allocates scratch and buffers of the sizes that the plan states.
+
+use super::{Kernels, MapArgs, Product};
+use crate::cpu::plan::{
+    Arg, ChainPlan, Multiply, OpKind, Pack, Plan, Rows, SPACES, Space, Split, Step, Tape, TapeOp,
+    Transpose,
+};
+use lockstep_isa::artifact::PANEL_COLUMNS;
+use lockstep_isa::scalar;
+use lockstep_isa::{AluOp, DType};
+
+/// Most rows of one tape block.
+pub const MAX_BLOCK: usize = 32;
+
+/// The memory that steps work on.
+#[derive(Clone, Copy)]
+pub struct Machine {
+    /// First byte of each [`Space`].
+    bases: [*mut u8; SPACES],
+    /// Bytes of a row of scratch.
+    row_bytes: usize,
+    /// Bytes of one thread's scratch.
+    scratch_bytes: usize,
+}
+
+// SAFETY: threads that share a machine write to disjoint rows between two barriers, which the plan guarantees.
+unsafe impl Send for Machine {}
+// SAFETY: as above.
+unsafe impl Sync for Machine {}
+
+impl Machine {
+    /// A machine over these spaces. `row_bytes` is the size of a scratch row, `scratch_bytes` that of each thread's
+    /// scratch; `scratch` holds one for each thread.
+    ///
+    /// The weights and the pool are never written.
+    pub fn new(
+        memory: &mut [u8],
+        scratch: &mut [u8],
+        pool: &[u8],
+        weights: &[u8],
+        row_bytes: usize,
+        scratch_bytes: usize,
+    ) -> Machine {
+        Machine {
+            bases: [
+                memory.as_mut_ptr(),
+                scratch.as_mut_ptr(),
+                pool.as_ptr().cast_mut(),
+                weights.as_ptr().cast_mut(),
+            ],
+            row_bytes,
+            scratch_bytes,
+        }
+    }
+
+    /// The same machine with the scratch of thread `t`.
+    fn with_scratch(&self, t: usize) -> Machine {
+        let mut m = *self;
+        let scratch = &mut m.bases[Space::Scratch as usize];
+        *scratch = scratch.wrapping_add(t * self.scratch_bytes);
+        m
+    }
+
+    #[inline(always)]
+    fn row(&self, rows: &Rows, n: u32) -> *mut u8 {
+        self.byte(rows.space, rows.at(n))
+    }
+
+    #[inline(always)]
+    fn byte(&self, space: Space, offset: i64) -> *mut u8 {
+        self.bases[space as usize].wrapping_offset(offset as isize)
+    }
+}
+
+/// Buffers of one thread.
+pub struct Local {
+    slots: Vec<Line>,
+    pointers: Vec<*const u8>,
+    outputs: Vec<*mut u8>,
+}
+
+/// Gives an allocation its alignment.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+// SAFETY: the pointers are scratch of one step and are not kept from one step to the next.
+unsafe impl Send for Local {}
+
+impl Local {
+    /// Buffers for a plan's `local` bytes and `pointers` rows.
+    pub fn new(bytes: usize, pointers: usize) -> Local {
+        Local {
+            slots: vec![Line([0; 64]); bytes.div_ceil(64) + 1],
+            pointers: Vec::with_capacity(pointers.max(PANEL_COLUMNS)),
+            outputs: Vec::with_capacity(pointers),
+        }
+    }
+
+    fn base(&mut self) -> *mut u8 {
+        self.slots.as_mut_ptr().cast()
+    }
+}
+
+/// The share of `rows` that thread `t` of `threads` does, in multiples of `grain`.
+pub fn share(rows: u32, grain: u32, t: usize, threads: usize) -> (u32, u32) {
+    let grain = grain.max(1) as u64;
+    let units = (rows as u64).div_ceil(grain);
+    let cut = |t: usize| (units * t as u64 / threads as u64 * grain).min(rows as u64) as u32;
+    (cut(t), cut(t + 1))
+}
+
+/// Runs thread `t`'s share of a chain. `meet` is called where all threads must meet.
+///
+/// # Safety
+/// The plan was built for this machine's spaces, `local` for the plan; all `threads` threads run the same chains.
+pub unsafe fn run_chain(
+    k: &Kernels,
+    m: &Machine,
+    plan: &Plan,
+    chain: &ChainPlan,
+    local: &mut Local,
+    (t, threads): (usize, usize),
+    meet: &(dyn Fn() + Sync),
+) {
+    if chain.wait && threads > 1 {
+        meet();
+    }
+    let own = m.with_scratch(chain.owner);
+    // SAFETY: as the caller vouches.
+    unsafe {
+        if !chain.events.is_empty() {
+            if t == chain.owner {
+                for &(s, n) in &chain.events {
+                    if let Some((step, ..)) = chain.steps.get(s as usize) {
+                        run_step(k, &own, plan, step, local, (n, n + 1), (0, 1));
+                    }
+                }
+            }
+            return;
+        }
+        for (step, split, wait) in &chain.steps {
+            if *wait && threads > 1 {
+                meet();
+            }
+            let (rows, grain) = step.rows();
+            match split {
+                Split::Whole if t != chain.owner => {}
+                Split::Whole => run_step(k, &own, plan, step, local, (0, rows), (0, 1)),
+                Split::Rows => {
+                    let (a, b) = share(rows, grain, t, threads);
+                    run_step(k, &own, plan, step, local, (a, b), (0, 1));
+                }
+                Split::Columns => run_step(k, &own, plan, step, local, (0, rows), (t, threads)),
+            }
+        }
+    }
+}
+
+unsafe fn run_step(
+    k: &Kernels,
+    m: &Machine,
+    plan: &Plan,
+    step: &Step,
+    local: &mut Local,
+    rows: (u32, u32),
+    columns: (usize, usize),
+) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        match step {
+            Step::Tape(s) => tape(k, m, plan, s, local, rows),
+            Step::Multiply(s) => multiply(k, m, s, local, rows, columns),
+            Step::Pack(s) => pack(k, m, s, local, columns),
+            Step::Transpose(s) => transpose(m, s, local, rows),
+        }
+    }
+}
+
+unsafe fn multiply(
+    k: &Kernels,
+    m: &Machine,
+    s: &Multiply,
+    local: &mut Local,
+    (r0, r1): (u32, u32),
+    (t, threads): (usize, usize),
+) {
+    if r0 >= r1 {
+        return;
+    }
+    let acc_step = s.acc.strides[0] as usize;
+    if let Some((from, lo, hi)) = &s.copy {
+        for n in r0..r1 {
+            let (lo, hi) = (*lo as usize, *hi as usize);
+            // SAFETY: the plan vouches for these bytes of both rows.
+            unsafe {
+                let (a, b) = (m.row(from, n).add(lo), m.row(&s.acc, n).add(lo));
+                std::ptr::copy(a, b, hi - lo);
+            }
+        }
+    }
+    let scratch = local.base();
+    for b in &s.blocks {
+        let (q0, q1) = share(b.n.div_ceil(PANEL_COLUMNS as u32), 1, t, threads);
+        let n0 = q0 * PANEL_COLUMNS as u32;
+        let n = (q1 * PANEL_COLUMNS as u32).min(b.n).saturating_sub(n0);
+        if n == 0 {
+            continue;
+        }
+        local.pointers.clear();
+        for r in r0..r1 {
+            let x = m.row(&s.x, r).wrapping_add(b.k0 as usize * 4);
+            local.pointers.push(x.cast_const());
+        }
+        let product = Product {
+            x: &local.pointers,
+            w: m.byte(b.space, b.offset as i64)
+                .wrapping_add(q0 as usize * b.panel_step)
+                .cast_const(),
+            w_step: b.w_step,
+            panel_step: b.panel_step,
+            dtype: b.dtype,
+            k: b.k as usize,
+            n: n as usize,
+            acc: m.row(&s.acc, r0).wrapping_add((b.n0 + n0) as usize * 4),
+            acc_step,
+            zero: b.zero,
+            scratch,
+        };
+        // SAFETY: the plan vouches for the rows and panels; the slots hold a widened panel of the largest window.
+        unsafe { (k.product)(&product) };
+    }
+}
+
+unsafe fn pack(
+    k: &Kernels,
+    m: &Machine,
+    s: &Pack,
+    local: &mut Local,
+    (t, threads): (usize, usize),
+) {
+    let belts = s.belts.len() as u32;
+    if belts == 0 {
+        return;
+    }
+    let size = s.dtype.bytes();
+    let out = m.byte(Space::Scratch, s.out as i64);
+    let vector = |i: u32| m.row(&s.belts[(i % belts) as usize], i / belts);
+    const PANEL: u32 = PANEL_COLUMNS as u32;
+    let (depth, width) = if s.columns {
+        (s.n, s.vectors)
+    } else {
+        (s.vectors, s.n)
+    };
+    let (q0, q1) = share(width.div_ceil(PANEL), 1, t, threads);
+    for q in q0..q1 {
+        let count = (width - q * PANEL).min(PANEL);
+        let panel = out.wrapping_add(q as usize * depth as usize * PANEL_COLUMNS * 4);
+        // SAFETY: the plan vouches for the vectors and for room for the panels.
+        unsafe {
+            if s.columns {
+                local.pointers.clear();
+                for i in 0..count {
+                    local.pointers.push(vector(q * PANEL + i).cast_const());
+                }
+                let (lo, n) = (s.lo as usize, s.n as usize);
+                (k.pack_columns)(s.dtype, &local.pointers, lo, n, PANEL_COLUMNS, panel);
+                continue;
+            }
+            for i in 0..s.vectors {
+                let from = vector(i).add((s.lo + q * PANEL) as usize * size);
+                let to = panel.add(i as usize * PANEL_COLUMNS * 4);
+                (k.widen)(s.dtype, from, to, count as usize);
+                let rest = PANEL_COLUMNS - count as usize;
+                std::ptr::write_bytes(to.add(count as usize * 4), 0, rest * 4);
+            }
+        }
+    }
+}
+
+unsafe fn transpose(m: &Machine, s: &Transpose, local: &mut Local, (r0, r1): (u32, u32)) {
+    local.pointers.clear();
+    local.outputs.clear();
+    for i in 0..s.rows {
+        local.pointers.push(m.row(&s.a, i).cast_const());
+    }
+    for i in r0..r1 {
+        local.outputs.push(m.row(&s.out, i));
+    }
+    // SAFETY: the plan vouches for `lo + n` lanes of each operand and `rows` lanes of each result.
+    unsafe {
+        let lo = (s.lo + r0) as usize;
+        super::transpose(&local.pointers, &local.outputs, s.size as usize, lo);
+    }
+}
+
+/// Pointers to the rows of a block.
+type Block = [*mut u8; MAX_BLOCK];
+
+/// The rows of an operand in the block that starts at row `n`.
+#[inline(always)]
+fn place(
+    m: &Machine,
+    slots: *mut u8,
+    s: &Tape,
+    arg: &Arg,
+    n: u32,
+    count: usize,
+    shift: usize,
+) -> Block {
+    let mut block = [std::ptr::null_mut(); MAX_BLOCK];
+    match arg {
+        Arg::None => {}
+        Arg::Rows(rows) => {
+            for (i, p) in block.iter_mut().enumerate().take(count) {
+                *p = m.row(rows, n + i as u32).wrapping_add(shift);
+            }
+        }
+        Arg::Slot(slot) => {
+            let base = slots.wrapping_add(*slot as usize * s.block as usize * m.row_bytes + shift);
+            for (i, p) in block.iter_mut().enumerate().take(count) {
+                *p = base.wrapping_add(i * m.row_bytes);
+            }
+        }
+    }
+    block
+}
+
+fn readable(block: &Block) -> [*const u8; MAX_BLOCK] {
+    block.map(|p| p.cast_const())
+}
+
+unsafe fn tape(
+    k: &Kernels,
+    m: &Machine,
+    plan: &Plan,
+    s: &Tape,
+    local: &mut Local,
+    (r0, r1): (u32, u32),
+) {
+    let slots = local.base();
+    let mut n = r0;
+    while n < r1 {
+        let count = (r1 - n).min(s.block) as usize;
+        for op in &s.ops {
+            // SAFETY: the plan vouches for every row of every operand.
+            unsafe { tape_op(k, m, plan, s, slots, op, n, count) };
+        }
+        n += count as u32;
+    }
+}
+
+/// Row offset that an index vector selects.
+#[inline(always)]
+unsafe fn chosen(index: *const u8, limit: u32, stride: u32) -> usize {
+    // SAFETY: an index vector has at least one lane of 4 bytes.
+    let index = unsafe { index.cast::<u32>().read_unaligned() };
+    scalar::clamp_index(index, limit) as usize * stride as usize
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn tape_op(
+    k: &Kernels,
+    m: &Machine,
+    plan: &Plan,
+    s: &Tape,
+    slots: *mut u8,
+    op: &TapeOp,
+    n: u32,
+    count: usize,
+) {
+    let lanes = op.n as usize;
+    let rows = |arg: &Arg, shift: usize| place(m, slots, s, arg, n, count, shift);
+    let words = op.lo as usize * 4;
+    // SAFETY: the plan vouches for lanes `lo .. lo + n` of every row of every operand and result.
+    unsafe {
+        match op.kind {
+            OpKind::Map { op: alu, ty } => {
+                let a = readable(&rows(&op.a, words));
+                let b = readable(&rows(&op.b, words));
+                let c = readable(&rows(&op.c, words));
+                let out = rows(&op.out, words);
+                let args = MapArgs {
+                    a: &a[..count],
+                    b: &b[..count],
+                    c: &c[..count],
+                    out: &out[..count],
+                    n: lanes,
+                };
+                (k.map)(alu, ty, &args);
+            }
+            OpKind::Widen(dtype) => {
+                let a = rows(&op.a, op.lo as usize * dtype.bytes());
+                let out = rows(&op.out, words);
+                for i in 0..count {
+                    (k.widen)(dtype, a[i], out[i], lanes);
+                }
+            }
+            OpKind::Narrow { ty, dtype } => {
+                let a = rows(&op.a, words);
+                let out = rows(&op.out, op.lo as usize * dtype.bytes());
+                for i in 0..count {
+                    (k.narrow)(ty, dtype, a[i], out[i], lanes);
+                }
+            }
+            OpKind::Reduce {
+                op: alu,
+                ty,
+                segment,
+            } => {
+                let (a, out) = (rows(&op.a, words), rows(&op.out, words));
+                for i in 0..count {
+                    (k.reduce)(alu, ty, segment as usize, a[i], out[i], lanes);
+                }
+            }
+            OpKind::Permute {
+                size,
+                lanes: all,
+                fill,
+            } => {
+                let (a, b, out) = (rows(&op.a, 0), rows(&op.b, 0), rows(&op.out, 0));
+                let (lo, hi) = (op.lo as usize, (op.lo + op.n) as usize);
+                for i in 0..count {
+                    super::permute(
+                        a[i],
+                        b[i],
+                        out[i],
+                        size as usize,
+                        all as usize,
+                        lo,
+                        hi,
+                        fill,
+                    );
+                }
+            }
+            OpKind::Gather { limit, stride } => {
+                let lo = op.lo as usize;
+                let (a, c, out) = (rows(&op.a, 0), rows(&op.c, lo), rows(&op.out, lo));
+                for i in 0..count {
+                    let from = c[i].add(chosen(a[i], limit, stride));
+                    std::ptr::copy(from, out[i], lanes);
+                }
+            }
+            OpKind::GatherTile {
+                tile,
+                rows: table,
+                limit,
+                stride,
+            } => {
+                let (a, out) = (rows(&op.a, 0), rows(&op.out, 0));
+                for i in 0..count {
+                    let first = plan.tile_rows.get(table as usize + n as usize + i);
+                    let (Some(tile), Some(&first)) = (plan.tiles.get(tile as usize), first) else {
+                        continue;
+                    };
+                    let row = first as usize + chosen(a[i], limit, stride);
+                    let size = tile.size as usize;
+                    let (mut lane, end) = (op.lo as usize, (op.lo + op.n) as usize);
+                    while lane < end {
+                        let column = lane - tile.lo as usize;
+                        let run = (PANEL_COLUMNS - column % PANEL_COLUMNS).min(end - lane);
+                        let panel = column / PANEL_COLUMNS * tile.rows as usize;
+                        let at = (panel + row) * PANEL_COLUMNS + column % PANEL_COLUMNS;
+                        let from = m.byte(Space::Weights, (tile.offset + at * size) as i64);
+                        std::ptr::copy_nonoverlapping(from, out[i].add(lane * size), run * size);
+                        lane += run;
+                    }
+                }
+            }
+            OpKind::Copy => {
+                let (a, out) = (rows(&op.a, op.lo as usize), rows(&op.out, op.lo as usize));
+                for i in 0..count {
+                    std::ptr::copy(a[i], out[i], lanes);
+                }
+            }
+            OpKind::Scatter { limit, stride } => {
+                let lo = op.lo as usize;
+                let (a, b, out) = (rows(&op.a, lo), rows(&op.b, 0), rows(&op.out, lo));
+                for i in 0..count {
+                    let to = out[i].add(chosen(b[i], limit, stride));
+                    std::ptr::copy(a[i], to, lanes);
+                }
+            }
+            OpKind::Fold {
+                op: alu,
+                ty,
+                len,
+                every,
+            } => {
+                fold(k, m, s, slots, op, (alu, ty, len, every), n, count);
+            }
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn fold(
+    k: &Kernels,
+    m: &Machine,
+    s: &Tape,
+    slots: *mut u8,
+    op: &TapeOp,
+    (alu, ty, len, every): (AluOp, DType, u32, bool),
+    n: u32,
+    count: usize,
+) {
+    let shift = op.lo as usize * 4;
+    let lanes = op.n as usize;
+    let a = place(m, slots, s, &op.a, n, count, shift);
+    let acc = place(m, slots, s, &op.c, 0, 1, shift)[0];
+    for (i, &x) in a.iter().enumerate().take(count) {
+        let at = n + i as u32;
+        // SAFETY: the plan vouches for these rows.
+        unsafe {
+            if at.is_multiple_of(len) {
+                std::ptr::copy_nonoverlapping(x, acc, lanes * 4);
+            } else {
+                let args = MapArgs {
+                    a: &[acc.cast_const()],
+                    b: &[x.cast_const()],
+                    c: &[],
+                    out: &[acc],
+                    n: lanes,
+                };
+                (k.map)(alu, ty, &args);
+            }
+            let result = match (every, (at + 1).is_multiple_of(len)) {
+                (true, _) => at,
+                (false, true) => at / len,
+                _ => continue,
+            };
+            let out = match op.out {
+                Arg::Slot(_) => place(m, slots, s, &op.out, n, count, shift)[i],
+                _ => place(m, slots, s, &op.out, result, 1, shift)[0],
+            };
+            std::ptr::copy_nonoverlapping(acc, out, lanes * 4);
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Products of rows by weight panels.
+//!
+//! Every output element is one chain of multiply-adds over k in ascending order that starts from the accumulator, held
+//! in a register from the first k to the last. How many rows and columns are worked on at a time changes no bit.
+
+use super::convert::{load_wide, widen};
+use super::simd::Simd;
+use lockstep_isa::DType;
+use lockstep_isa::artifact::PANEL_COLUMNS;
+
+/// Most rows of x that a micro-kernel holds.
+const MAX_ROWS: usize = 12;
+/// From this many rows on, narrow weights are widened once into scratch.
+const WIDEN_ROWS: usize = 4;
+/// Bytes of one row of a widened panel.
+const PANEL_BYTES: usize = PANEL_COLUMNS * 4;
+
+/// `acc[r][n] += sum over k of x[r][k] * w[k][n]` for one column block of a tile.
+#[derive(Clone, Copy)]
+pub struct Product<'a> {
+    /// Row r of x: `k` elements of 4 bytes, f32 (float weights) or i32 (integer weights).
+    pub x: &'a [*const u8],
+    /// Panels of 32 columns, each k-major, all columns readable.
+    pub w: *const u8,
+    /// Bytes from row k to row k + 1 of a panel.
+    pub w_step: usize,
+    /// Bytes from a panel to the next.
+    pub panel_step: usize,
+    /// Element type of the weights.
+    pub dtype: DType,
+    /// Rows of the window.
+    pub k: usize,
+    /// Columns of the block.
+    pub n: usize,
+    /// Accumulator row r starts at `acc + r * acc_step`: `n` elements of 4 bytes.
+    pub acc: *mut u8,
+    /// Bytes from one accumulator row to the next.
+    pub acc_step: usize,
+    /// Whether to start from zero instead of what the accumulator rows hold.
+    pub zero: bool,
+    /// Room for one widened panel, `32 * k` elements of 4 bytes; used where the weights are narrow.
+    pub scratch: *mut u8,
+}
+
+/// How one kind of weights is loaded and multiplied.
+trait Weight {
+    const DTYPE: DType;
+    /// Whether it is worth a micro-kernel for every number of rows.
+    const EVERY: bool;
+    fn mac<V: Simd>(x: V, w: V, acc: V) -> V;
+}
+
+macro_rules! weights {
+    ($($name:ident $dtype:ident $mac:ident $every:literal;)*) => {
+        $(
+            struct $name;
+            impl Weight for $name {
+                const DTYPE: DType = DType::$dtype;
+                const EVERY: bool = $every;
+                #[inline(always)]
+                fn mac<V: Simd>(x: V, w: V, acc: V) -> V {
+                    $mac(x, w, acc)
+                }
+            }
+        )*
+    };
+}
+
+weights! {
+    F32 F32 mac_float true;
+    F16 F16 mac_float false;
+    BF16 BF16 mac_float false;
+    I32 I32 mac_int false;
+    I8 I8 mac_int false;
+    U8 U8 mac_int false;
+}
+
+#[inline(always)]
+fn mac_float<V: Simd>(x: V, w: V, acc: V) -> V {
+    x.fma(w, acc)
+}
+
+#[inline(always)]
+fn mac_int<V: Simd>(x: V, w: V, acc: V) -> V {
+    V::from_bits(V::int_add(acc.bits(), V::int_mul(x.bits(), w.bits())))
+}
+
+/// `R` rows by `P` neighbouring panels of `NV` registers each.
+///
+/// # Safety
+/// As for [`product`], for `R` rows from `x` and `acc` on and `P` whole panels from `w` on.
+#[inline(always)]
+unsafe fn micro<V: Simd, W: Weight, const R: usize, const P: usize, const NV: usize>(
+    p: &Product<'_>,
+    x: &[*const u8],
+    w: *const u8,
+    acc: *mut u8,
+    acc_step: usize,
+) {
+    let Some(x) = x.first_chunk::<R>() else {
+        return;
+    };
+    let rows: [*const f32; R] = std::array::from_fn(|r| x[r].cast());
+    let mut c = [[[V::splat(0.0); NV]; P]; R];
+    // SAFETY: all accesses are those that the caller vouches for.
+    unsafe {
+        if !p.zero {
+            for (r, row) in c.iter_mut().enumerate() {
+                for (q, panel) in row.iter_mut().enumerate() {
+                    for (v, reg) in panel.iter_mut().enumerate() {
+                        let at = acc.add(r * acc_step + q * PANEL_BYTES).cast::<u32>();
+                        *reg = V::load(at.add(v * V::N));
+                    }
+                }
+            }
+        }
+        let mut w = w;
+        for k in 0..p.k {
+            let mut b = [[V::splat(0.0); NV]; P];
+            for (q, panel) in b.iter_mut().enumerate() {
+                for (v, reg) in panel.iter_mut().enumerate() {
+                    *reg = load_wide::<V>(W::DTYPE, w.add(q * p.panel_step), v * V::N);
+                }
+            }
+            for (r, row) in c.iter_mut().enumerate() {
+                let a = V::splat(rows[r].add(k).read_unaligned());
+                for (panel, b) in row.iter_mut().zip(&b) {
+                    for (reg, &b) in panel.iter_mut().zip(b) {
+                        *reg = W::mac(a, b, *reg);
+                    }
+                }
+            }
+            w = w.add(p.w_step);
+        }
+        for (r, row) in c.iter().enumerate() {
+            for (q, panel) in row.iter().enumerate() {
+                for (v, reg) in panel.iter().enumerate() {
+                    let at = acc.add(r * acc_step + q * PANEL_BYTES).cast::<u32>();
+                    reg.store(at.add(v * V::N));
+                }
+            }
+        }
+    }
+}
+
+/// All rows of `x`, at most [`most_rows`] of them, by one whole panel.
+#[inline(always)]
+unsafe fn one_panel<V: Simd, W: Weight, const NV: usize>(
+    p: &Product<'_>,
+    x: &[*const u8],
+    w: *const u8,
+    acc: *mut u8,
+    acc_step: usize,
+) {
+    macro_rules! go {
+        ($r:literal) => {
+            // SAFETY: as the caller vouches.
+            unsafe { micro::<V, W, $r, 1, NV>(p, x, w, acc, acc_step) }
+        };
+    }
+    if const { V::N == 16 && W::EVERY } {
+        match x.len() {
+            1 => go!(1),
+            2 => go!(2),
+            3 => go!(3),
+            4 => go!(4),
+            5 => go!(5),
+            6 => go!(6),
+            7 => go!(7),
+            8 => go!(8),
+            9 => go!(9),
+            10 => go!(10),
+            11 => go!(11),
+            12 => go!(12),
+            _ => {}
+        }
+    } else if const { V::N > 1 } {
+        match x.len() {
+            1 => go!(1),
+            2 => go!(2),
+            3 => go!(3),
+            _ => {}
+        }
+    } else {
+        go!(1)
+    }
+}
+
+/// Most rows that a micro-kernel takes.
+#[inline(always)]
+fn most_rows<V: Simd, W: Weight>() -> usize {
+    match V::N {
+        16 if W::EVERY => MAX_ROWS,
+        1 => 1,
+        _ => 3,
+    }
+}
+
+/// All rows by the panel at `w`, whose first `n` columns belong to accumulators at `acc`.
+#[inline(always)]
+unsafe fn panel_rows<V: Simd, W: Weight, const NV: usize>(
+    p: &Product<'_>,
+    w: *const u8,
+    acc: *mut u8,
+    n: usize,
+) {
+    let most = most_rows::<V, W>();
+    let rows = p.x.len();
+    let blocks = rows.div_ceil(most);
+    let mut first = 0;
+    for block in 0..blocks {
+        let count = (rows - first).div_ceil(blocks - block);
+        let x = &p.x[first..first + count];
+        // SAFETY: the rows and columns are within those that the caller vouches for; a narrow panel goes through a
+        // buffer of whole ones.
+        unsafe {
+            let acc = acc.add(first * p.acc_step);
+            if n == PANEL_COLUMNS {
+                one_panel::<V, W, NV>(p, x, w, acc, p.acc_step);
+            } else {
+                let mut buffer = [[0u32; PANEL_COLUMNS]; MAX_ROWS];
+                for (r, row) in buffer.iter_mut().enumerate().take(count) {
+                    let from = acc.add(r * p.acc_step);
+                    if !p.zero {
+                        std::ptr::copy_nonoverlapping(from, row.as_mut_ptr().cast(), n * 4);
+                    }
+                }
+                one_panel::<V, W, NV>(p, x, w, buffer.as_mut_ptr().cast(), PANEL_BYTES);
+                for (r, row) in buffer.iter().enumerate().take(count) {
+                    let to = acc.add(r * p.acc_step);
+                    std::ptr::copy_nonoverlapping(row.as_ptr().cast(), to, n * 4);
+                }
+            }
+        }
+        first += count;
+    }
+}
+
+/// A block with its weights as they are.
+#[inline(always)]
+unsafe fn block<V: Simd, W: Weight, const NV: usize>(p: &Product<'_>) {
+    let whole = p.n / PANEL_COLUMNS;
+    let mut q = 0;
+    // SAFETY: panels `q..` are within the block that the caller vouches for.
+    unsafe {
+        // One row leaves registers idle: take up to four panels at a time.
+        if const { V::N == 16 } && p.x.len() == 1 {
+            while q < whole {
+                let count = (whole - q).div_ceil((whole - q).div_ceil(4));
+                let (w, acc) = (p.w.add(q * p.panel_step), p.acc.add(q * PANEL_BYTES));
+                match count {
+                    4 => micro::<V, W, 1, 4, NV>(p, p.x, w, acc, p.acc_step),
+                    3 => micro::<V, W, 1, 3, NV>(p, p.x, w, acc, p.acc_step),
+                    2 => micro::<V, W, 1, 2, NV>(p, p.x, w, acc, p.acc_step),
+                    _ => one_panel::<V, W, NV>(p, p.x, w, acc, p.acc_step),
+                }
+                q += count;
+            }
+        }
+        while q * PANEL_COLUMNS < p.n {
+            let n = (p.n - q * PANEL_COLUMNS).min(PANEL_COLUMNS);
+            let (w, acc) = (p.w.add(q * p.panel_step), p.acc.add(q * PANEL_BYTES));
+            panel_rows::<V, W, NV>(p, w, acc, n);
+            q += 1;
+        }
+    }
+}
+
+/// A block with narrow weights, one panel at a time widened into scratch.
+#[inline(always)]
+unsafe fn widened_block<V: Simd, const NV: usize>(p: &Product<'_>) {
+    let row = PANEL_COLUMNS * p.dtype.bytes();
+    for q in 0..p.n.div_ceil(PANEL_COLUMNS) {
+        let n = (p.n - q * PANEL_COLUMNS).min(PANEL_COLUMNS);
+        // SAFETY: panel `q` is within the block, and scratch has room for a panel, as the caller vouches.
+        unsafe {
+            let w = p.w.add(q * p.panel_step);
+            if p.w_step == row {
+                widen::<V>(p.dtype, w, p.scratch, p.k * PANEL_COLUMNS);
+            } else {
+                for k in 0..p.k {
+                    let to = p.scratch.add(k * PANEL_BYTES);
+                    widen::<V>(p.dtype, w.add(k * p.w_step), to, PANEL_COLUMNS);
+                }
+            }
+            let acc = p.acc.add(q * PANEL_BYTES);
+            let wide = Product {
+                w_step: PANEL_BYTES,
+                ..*p
+            };
+            if p.dtype.is_float() {
+                panel_rows::<V, F32, NV>(&wide, p.scratch, acc, n);
+            } else {
+                panel_rows::<V, I32, NV>(&wide, p.scratch, acc, n);
+            }
+        }
+    }
+}
+
+/// Computes one block; `NV` is 32 / V::N.
+///
+/// # Safety
+/// Every pointer of the product is valid for what its field says; weights for whole panels of 32 columns. Accumulators
+/// and scratch overlap nothing else.
+#[inline(always)]
+pub unsafe fn product<V: Simd, const NV: usize>(p: &Product<'_>) {
+    if p.x.is_empty() || p.n == 0 {
+        return;
+    }
+    // SAFETY: as the caller vouches.
+    unsafe {
+        match p.dtype {
+            DType::F32 => block::<V, F32, NV>(p),
+            DType::I32 => block::<V, I32, NV>(p),
+            _ if p.x.len() >= WIDEN_ROWS => widened_block::<V, NV>(p),
+            DType::F16 => block::<V, F16, NV>(p),
+            DType::BF16 => block::<V, BF16, NV>(p),
+            DType::I8 => block::<V, I8, NV>(p),
+            DType::U8 | DType::U16 => block::<V, U8, NV>(p),
+        }
+    }
+}

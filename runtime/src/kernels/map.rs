@@ -1,0 +1,289 @@
+//! Elementwise operations over rows: every ALU operation on f32 and i32, generic over the register type.
+
+use super::simd::Simd;
+use lockstep_isa::math;
+use lockstep_isa::{AluOp, DType};
+
+/// Rows of an elementwise operation. Row r reads `a[r]`, `b[r]`, `c[r]` (those the operation has) and writes `out[r]`,
+/// `n` elements of 4 bytes each.
+#[derive(Clone, Copy)]
+pub struct MapArgs<'a> {
+    /// First operands.
+    pub a: &'a [*const u8],
+    /// Second operands.
+    pub b: &'a [*const u8],
+    /// Third operands.
+    pub c: &'a [*const u8],
+    /// Results. A result may lie exactly on an operand, but must not overlap one otherwise.
+    pub out: &'a [*mut u8],
+    /// Elements per row.
+    pub n: usize,
+}
+
+/// One operation on registers of bits.
+trait Op {
+    /// Operands used.
+    const ARITY: usize;
+    /// Applies it.
+    fn apply<V: Simd>(a: V, b: V, c: V) -> V;
+}
+
+macro_rules! ops {
+    ($($name:ident $arity:literal |$a:ident, $b:ident, $c:ident| $body:expr;)*) => {
+        $(
+            struct $name;
+            impl Op for $name {
+                const ARITY: usize = $arity;
+                #[inline(always)]
+                #[allow(unused_variables)]
+                fn apply<V: Simd>($a: V, $b: V, $c: V) -> V {
+                    $body
+                }
+            }
+        )*
+    };
+}
+
+/// Integer 1 where the mask holds, else 0.
+#[inline(always)]
+fn flag<V: Simd>(m: V::Mask) -> V {
+    V::from_bits(V::int_select(m, V::int(1), V::int(0)))
+}
+
+/// The value that is not taken by `min` and `max` where neither is less: `same` for equal ones, else NaN.
+#[inline(always)]
+fn tie<V: Simd>(a: V, b: V, same: V::Int) -> V {
+    V::select(a.eq(b), V::from_bits(same), V::splat(f32::NAN))
+}
+
+#[inline(always)]
+pub(super) fn min<V: Simd>(a: V, b: V) -> V {
+    let rest = tie(a, b, V::int_or(a.bits(), b.bits()));
+    V::select(a.lt(b), a, V::select(b.lt(a), b, rest))
+}
+
+#[inline(always)]
+pub(super) fn max<V: Simd>(a: V, b: V) -> V {
+    let rest = tie(a, b, V::int_and(a.bits(), b.bits()));
+    V::select(b.lt(a), a, V::select(a.lt(b), b, rest))
+}
+
+#[inline(always)]
+fn not_equal<V: Simd>(a: V, b: V) -> V {
+    flag(V::not(a.eq(b)))
+}
+
+#[inline(always)]
+fn at_most<V: Simd>(a: V, b: V) -> V {
+    V::select(a.lt(b), flag(a.lt(b)), flag(a.eq(b)))
+}
+
+#[inline(always)]
+fn int_at_most<V: Simd>(a: V, b: V) -> V {
+    flag(V::not(V::int_lt(b.bits(), a.bits())))
+}
+
+/// i32 division lane by lane.
+#[inline(always)]
+fn int_div<V: Simd>(a: V, b: V) -> V {
+    let (mut x, mut y) = ([0u32; 16], [0u32; 16]);
+    // SAFETY: both buffers hold at least N elements.
+    unsafe {
+        a.store(x.as_mut_ptr());
+        b.store(y.as_mut_ptr());
+    }
+    for (p, q) in x.iter_mut().zip(&y).take(V::N) {
+        *p = lockstep_isa::scalar::div_i32(*p as i32, *q as i32) as u32;
+    }
+    // SAFETY: the buffer holds at least N elements.
+    unsafe { V::load(x.as_ptr()) }
+}
+
+ops! {
+    AddF 2 |a, b, c| a.add(b);
+    SubF 2 |a, b, c| a.sub(b);
+    MulF 2 |a, b, c| a.mul(b);
+    FmaF 3 |a, b, c| a.fma(b, c);
+    DivF 2 |a, b, c| a.div(b);
+    MinF 2 |a, b, c| min(a, b);
+    MaxF 2 |a, b, c| max(a, b);
+    EqF 2 |a, b, c| flag(a.eq(b));
+    NeF 2 |a, b, c| not_equal(a, b);
+    LtF 2 |a, b, c| flag(a.lt(b));
+    LeF 2 |a, b, c| at_most(a, b);
+    GtF 2 |a, b, c| flag(b.lt(a));
+    GeF 2 |a, b, c| at_most(b, a);
+    SelectF 3 |a, b, c| V::select(a.eq(V::splat(0.0)), c, b);
+    SelectI 3 |a, b, c| V::select(V::int_eq(a.bits(), V::int(0)), c, b);
+    Abs 1 |a, b, c| a.abs();
+    Neg 1 |a, b, c| V::from_bits(V::int_xor(a.bits(), V::int(i32::MIN)));
+    Floor 1 |a, b, c| a.floor();
+    Ceil 1 |a, b, c| a.ceil();
+    Round 1 |a, b, c| a.round();
+    Trunc 1 |a, b, c| a.trunc();
+    Sqrt 1 |a, b, c| a.sqrt();
+    Rsqrt 1 |a, b, c| V::splat(1.0).div(a.sqrt());
+    Exp 1 |a, b, c| math::exp(a);
+    Log 1 |a, b, c| math::log(a);
+    Tanh 1 |a, b, c| math::tanh(a);
+    Erf 1 |a, b, c| math::erf(a);
+    Sin 1 |a, b, c| math::sin(a);
+    Cos 1 |a, b, c| math::cos(a);
+    Copy 1 |a, b, c| a;
+    IntOfFloat 1 |a, b, c| V::from_bits(a.to_int());
+    FloatOfInt 1 |a, b, c| V::from_int(a.bits());
+    AddI 2 |a, b, c| V::from_bits(V::int_add(a.bits(), b.bits()));
+    SubI 2 |a, b, c| V::from_bits(V::int_sub(a.bits(), b.bits()));
+    MulI 2 |a, b, c| V::from_bits(V::int_mul(a.bits(), b.bits()));
+    FmaI 3 |a, b, c| V::from_bits(V::int_add(V::int_mul(a.bits(), b.bits()), c.bits()));
+    DivI 2 |a, b, c| int_div(a, b);
+    MinI 2 |a, b, c| V::select(V::int_lt(a.bits(), b.bits()), a, b);
+    MaxI 2 |a, b, c| V::select(V::int_lt(b.bits(), a.bits()), a, b);
+    EqI 2 |a, b, c| flag(V::int_eq(a.bits(), b.bits()));
+    NeI 2 |a, b, c| flag(V::not(V::int_eq(a.bits(), b.bits())));
+    LtI 2 |a, b, c| flag(V::int_lt(a.bits(), b.bits()));
+    LeI 2 |a, b, c| int_at_most(a, b);
+    GtI 2 |a, b, c| flag(V::int_lt(b.bits(), a.bits()));
+    GeI 2 |a, b, c| int_at_most(b, a);
+    And 2 |a, b, c| V::from_bits(V::int_and(a.bits(), b.bits()));
+    Or 2 |a, b, c| V::from_bits(V::int_or(a.bits(), b.bits()));
+    Xor 2 |a, b, c| V::from_bits(V::int_xor(a.bits(), b.bits()));
+    Shl 2 |a, b, c| V::from_bits(V::int_shlv(a.bits(), b.bits()));
+    Shr 2 |a, b, c| V::from_bits(V::int_shrv(a.bits(), b.bits()));
+    Shra 2 |a, b, c| V::from_bits(V::int_shrav(a.bits(), b.bits()));
+    NegI 1 |a, b, c| V::from_bits(V::int_sub(V::int(0), a.bits()));
+    AbsI 1 |a, b, c| V::select(
+        V::int_lt(a.bits(), V::int(0)),
+        V::from_bits(V::int_sub(V::int(0), a.bits())),
+        a
+    );
+}
+
+/// Pointers to the operands and the result at some element.
+type Row = ([*const u32; 3], *mut u32);
+
+#[inline(always)]
+unsafe fn rows<V: Simd, O: Op>(args: &MapArgs<'_>) {
+    let mut spare = [[0u32; 16]; 3];
+    let mut spare_out = [0u32; 16];
+    let spare_out = spare_out.as_mut_ptr();
+    for (r, &out) in args.out.iter().enumerate() {
+        let operand = |list: &[*const u8]| list.get(r).copied().unwrap_or(std::ptr::null());
+        let from = [operand(args.a), operand(args.b), operand(args.c)];
+        let mut i = 0;
+        while i < args.n {
+            let count = (args.n - i).min(V::N);
+            let at = i * 4;
+            let mut row: Row = (
+                from.map(|p| p.wrapping_add(at).cast()),
+                out.wrapping_add(at).cast(),
+            );
+            // SAFETY: the caller vouches for `n` elements of each operand that the operation has; what is left of a
+            // row goes through buffers of a whole register.
+            unsafe {
+                if count < V::N {
+                    for (k, p) in row.0.iter_mut().enumerate().take(O::ARITY) {
+                        let to = spare[k].as_mut_ptr();
+                        std::ptr::copy_nonoverlapping(*p, to, count);
+                        *p = to.cast_const();
+                    }
+                    row.1 = spare_out;
+                }
+                let x = V::load(row.0[0]);
+                let y = if O::ARITY > 1 { V::load(row.0[1]) } else { x };
+                let z = if O::ARITY > 2 { V::load(row.0[2]) } else { x };
+                O::apply(x, y, z).store(row.1);
+                if count < V::N {
+                    std::ptr::copy_nonoverlapping(spare_out, out.wrapping_add(at).cast(), count);
+                }
+            }
+            i += count;
+        }
+    }
+}
+
+/// Applies an operation on widened operands of type `ty` (F32 or I32) to rows; `ty` of a select is that of its
+/// condition, of a `cvt` that of its operand, whose other type is the result's. An operation that
+/// `isa::scalar::is_defined` denies gives zeros.
+///
+/// # Safety
+/// Every pointer is valid for `n` elements of 4 bytes; results do not partly overlap operands.
+#[inline(always)]
+pub unsafe fn map<V: Simd>(op: AluOp, ty: DType, args: &MapArgs<'_>) {
+    macro_rules! go {
+        ($o:ident) => {
+            // SAFETY: as the caller of `map` vouches.
+            unsafe { rows::<V, $o>(args) }
+        };
+    }
+    if ty == DType::F32 {
+        match op {
+            AluOp::Add => go!(AddF),
+            AluOp::Sub => go!(SubF),
+            AluOp::Mul => go!(MulF),
+            AluOp::Fma => go!(FmaF),
+            AluOp::Div => go!(DivF),
+            AluOp::Min => go!(MinF),
+            AluOp::Max => go!(MaxF),
+            AluOp::Eq => go!(EqF),
+            AluOp::Ne => go!(NeF),
+            AluOp::Lt => go!(LtF),
+            AluOp::Le => go!(LeF),
+            AluOp::Gt => go!(GtF),
+            AluOp::Ge => go!(GeF),
+            AluOp::Select => go!(SelectF),
+            AluOp::Abs => go!(Abs),
+            AluOp::Neg => go!(Neg),
+            AluOp::Floor => go!(Floor),
+            AluOp::Ceil => go!(Ceil),
+            AluOp::Round => go!(Round),
+            AluOp::Trunc => go!(Trunc),
+            AluOp::Sqrt => go!(Sqrt),
+            AluOp::Rsqrt => go!(Rsqrt),
+            AluOp::Exp => go!(Exp),
+            AluOp::Log => go!(Log),
+            AluOp::Tanh => go!(Tanh),
+            AluOp::Erf => go!(Erf),
+            AluOp::Sin => go!(Sin),
+            AluOp::Cos => go!(Cos),
+            AluOp::Copy => go!(Copy),
+            AluOp::Cvt => go!(IntOfFloat),
+            _ => zero(args),
+        }
+    } else {
+        match op {
+            AluOp::Add => go!(AddI),
+            AluOp::Sub => go!(SubI),
+            AluOp::Mul => go!(MulI),
+            AluOp::Fma => go!(FmaI),
+            AluOp::Div => go!(DivI),
+            AluOp::Min => go!(MinI),
+            AluOp::Max => go!(MaxI),
+            AluOp::Eq => go!(EqI),
+            AluOp::Ne => go!(NeI),
+            AluOp::Lt => go!(LtI),
+            AluOp::Le => go!(LeI),
+            AluOp::Gt => go!(GtI),
+            AluOp::Ge => go!(GeI),
+            AluOp::Select => go!(SelectI),
+            AluOp::And => go!(And),
+            AluOp::Or => go!(Or),
+            AluOp::Xor => go!(Xor),
+            AluOp::Shl => go!(Shl),
+            AluOp::Shr => go!(Shr),
+            AluOp::Shra => go!(Shra),
+            AluOp::Abs => go!(AbsI),
+            AluOp::Neg => go!(NegI),
+            AluOp::Copy => go!(Copy),
+            AluOp::Cvt => go!(FloatOfInt),
+            _ => zero(args),
+        }
+    }
+}
+
+fn zero(args: &MapArgs<'_>) {
+    for &out in args.out {
+        // SAFETY: the caller of `map` vouches for `n` elements per row.
+        unsafe { std::ptr::write_bytes(out, 0, args.n * 4) };
+    }
+}

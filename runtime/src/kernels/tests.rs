@@ -1,0 +1,315 @@
+//! Every kernel of every level against the scalar definition, bit for bit.
+
+use super::*;
+use lockstep_isa::scalar;
+
+fn levels() -> Vec<Kernels> {
+    let all = [Level::Scalar, Level::Avx2, Level::Avx512];
+    all.into_iter()
+        .filter_map(|l| Kernels::new(Some(l)))
+        .collect()
+}
+
+/// Deterministic words: small numbers, special values and raw bits.
+fn words(seed: u32, n: usize) -> Vec<u32> {
+    let special = [
+        0u32,
+        0x8000_0000,
+        1,
+        0x8000_0001,
+        0x3f80_0000,
+        0xbf80_0000,
+        0x7f80_0000,
+        0xff80_0000,
+        0x7fc0_0000,
+        0x4f00_0000,
+        0xcf00_0000,
+        0x7fff_ffff,
+        0x3f00_0000,
+        0x4020_0000,
+        0x33ff_ffff,
+    ];
+    let mut s = seed.wrapping_mul(2_654_435_761) | 1;
+    (0..n)
+        .map(|i| {
+            s ^= s << 13;
+            s ^= s >> 17;
+            s ^= s << 5;
+            match s % 4 {
+                0 => special[i % special.len()],
+                1 => s,
+                2 => (s >> 8) % 100,
+                _ => ((s >> 8) as f32 / 16_777_216.0 * 20.0 - 10.0).to_bits(),
+            }
+        })
+        .collect()
+}
+
+fn same(got: u32, want: u32, float: bool) -> bool {
+    got == want || float && f32::from_bits(got).is_nan() && f32::from_bits(want).is_nan()
+}
+
+#[test]
+fn maps_equal_the_scalar_definition() {
+    let n = 1003;
+    let (a, b, c) = (words(1, n), words(2, n), words(3, n));
+    for k in levels() {
+        for &op in AluOp::ALL {
+            for ty in [DType::F32, DType::I32] {
+                if !scalar::is_defined(op, ty) || op == AluOp::Iota {
+                    continue;
+                }
+                let mut out = vec![0u32; n];
+                let args = MapArgs {
+                    a: &[a.as_ptr().cast()],
+                    b: &[b.as_ptr().cast()],
+                    c: &[c.as_ptr().cast()],
+                    out: &[out.as_mut_ptr().cast()],
+                    n,
+                };
+                // SAFETY: every buffer has n elements.
+                unsafe { (k.map)(op, ty, &args) };
+                for i in 0..n {
+                    let want = match op {
+                        AluOp::Cvt if ty == DType::F32 => scalar::convert(a[i], ty, DType::I32),
+                        AluOp::Cvt => scalar::convert(a[i], ty, DType::F32),
+                        AluOp::Select => scalar::alu(op, ty, scalar::truth(a[i], ty), b[i], c[i]),
+                        _ => scalar::alu(op, ty, a[i], b[i], c[i]),
+                    };
+                    let float = scalar::result_type(op, ty) == DType::F32 || op == AluOp::Select;
+                    assert!(
+                        same(out[i], want, float),
+                        "{:?} {} {ty} lane {i}: {:08x} {:08x} {:08x} -> {:08x}, want {want:08x}",
+                        k.level,
+                        op.name(),
+                        a[i],
+                        b[i],
+                        c[i],
+                        out[i]
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn conversions_equal_the_scalar_definition() {
+    let n = 777;
+    let wide = words(5, n);
+    let raw: Vec<u8> = words(6, n).iter().flat_map(|w| w.to_le_bytes()).collect();
+    for k in levels() {
+        for dtype in DType::ALL {
+            let mut out = vec![0u32; n];
+            // SAFETY: the buffers hold n elements.
+            unsafe { (k.widen)(dtype, raw.as_ptr(), out.as_mut_ptr().cast(), n) };
+            for i in 0..n {
+                let mut bits = [0u8; 4];
+                let s = dtype.bytes();
+                bits[..s].copy_from_slice(&raw[i * s..(i + 1) * s]);
+                let want = scalar::widen(u32::from_le_bytes(bits), dtype);
+                assert!(
+                    same(out[i], want, dtype.is_float()),
+                    "{:?} {dtype} {i}",
+                    k.level
+                );
+            }
+            for ty in [DType::F32, DType::I32] {
+                let mut out = vec![0u8; n * dtype.bytes()];
+                // SAFETY: the buffers hold n elements.
+                unsafe { (k.narrow)(ty, dtype, wide.as_ptr().cast(), out.as_mut_ptr(), n) };
+                for i in 0..n {
+                    let mut bits = [0u8; 4];
+                    let s = dtype.bytes();
+                    bits[..s].copy_from_slice(&out[i * s..(i + 1) * s]);
+                    let (got, want) = (
+                        u32::from_le_bytes(bits),
+                        scalar::convert(wide[i], ty, dtype),
+                    );
+                    let nan =
+                        |b| dtype.is_float() && f32::from_bits(scalar::widen(b, dtype)).is_nan();
+                    assert!(
+                        got == want || nan(got) && nan(want),
+                        "{:?} {ty} {:08x} -> {dtype}: {got:x}, want {want:x}",
+                        k.level,
+                        wide[i]
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn reductions_equal_the_scalar_definition() {
+    let n = 960;
+    let x = words(9, n);
+    for k in levels() {
+        for op in [AluOp::Add, AluOp::Mul, AluOp::Min, AluOp::Max] {
+            for ty in [DType::F32, DType::I32] {
+                for segment in [1usize, 3, 16, 20, 32, 64, 120, 320] {
+                    let mut out = vec![0u32; n];
+                    // SAFETY: the buffers hold n elements.
+                    unsafe {
+                        (k.reduce)(
+                            op,
+                            ty,
+                            segment,
+                            x.as_ptr().cast(),
+                            out.as_mut_ptr().cast(),
+                            n,
+                        )
+                    };
+                    for s in 0..n / segment {
+                        let part = &x[s * segment..(s + 1) * segment];
+                        let want = scalar::reduce(op, ty, part);
+                        for &got in &out[s * segment..(s + 1) * segment] {
+                            assert!(
+                                same(got, want, ty == DType::F32),
+                                "{:?} {op:?} {ty}",
+                                k.level
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_equal_the_scalar_chain() {
+    let lanes = 320;
+    for k in levels() {
+        for dtype in [
+            DType::F32,
+            DType::F16,
+            DType::BF16,
+            DType::I8,
+            DType::U8,
+            DType::I32,
+        ] {
+            for (rows, depth, n) in [
+                (1usize, 40usize, 320usize),
+                (2, 33, 200),
+                (3, 7, 64),
+                (5, 64, 33),
+                (13, 20, 50),
+                (31, 16, 96),
+            ] {
+                let float = dtype.is_float();
+                let number = |i: usize, salt: usize| ((i * 7919 + salt * 31) % 201) as i32 - 100;
+                let x: Vec<u32> = (0..rows * lanes)
+                    .map(|i| match float {
+                        true => (number(i, 1) as f32 / 37.0).to_bits(),
+                        false => number(i, 1) as u32,
+                    })
+                    .collect();
+                let panels = n.div_ceil(32);
+                let narrow = |i: usize| match float {
+                    true => scalar::narrow_f32(number(i, 2) as f32 / 53.0, dtype),
+                    false => scalar::narrow_i32(number(i, 2), dtype),
+                };
+                let w: Vec<u32> = (0..panels * depth * 32).map(narrow).collect();
+                let bytes: Vec<u8> = w
+                    .iter()
+                    .flat_map(|v| v.to_le_bytes()[..dtype.bytes()].to_vec())
+                    .collect();
+                for zero in [true, false] {
+                    let start: Vec<u32> = (0..rows * lanes)
+                        .map(|i| (i as f32 * 0.01).to_bits())
+                        .collect();
+                    let mut acc = start.clone();
+                    let mut scratch = vec![0u32; 32 * depth];
+                    let pointers: Vec<*const u8> =
+                        (0..rows).map(|r| x[r * lanes..].as_ptr().cast()).collect();
+                    let p = Product {
+                        x: &pointers,
+                        w: bytes.as_ptr(),
+                        w_step: 32 * dtype.bytes(),
+                        panel_step: 32 * dtype.bytes() * depth,
+                        dtype,
+                        k: depth,
+                        n,
+                        acc: acc.as_mut_ptr().cast(),
+                        acc_step: lanes * 4,
+                        zero,
+                        scratch: scratch.as_mut_ptr().cast(),
+                    };
+                    // SAFETY: the buffers have the sizes stated.
+                    unsafe { (k.product)(&p) };
+                    for r in 0..rows {
+                        for j in 0..lanes {
+                            let mut want = start[r * lanes + j];
+                            if j < n {
+                                want = if zero { 0 } else { want };
+                                for d in 0..depth {
+                                    let w = w[((j / 32) * depth + d) * 32 + j % 32];
+                                    let w = scalar::widen(w, dtype);
+                                    let x = x[r * lanes + d];
+                                    want = if float {
+                                        scalar::mac_f32(
+                                            f32::from_bits(x),
+                                            f32::from_bits(w),
+                                            f32::from_bits(want),
+                                        )
+                                        .to_bits()
+                                    } else {
+                                        scalar::mac_i32(x as i32, w as i32, want as i32) as u32
+                                    };
+                                }
+                            }
+                            assert_eq!(
+                                acc[r * lanes + j],
+                                want,
+                                "{:?} {dtype} {rows}x{depth}x{n} row {r} column {j}",
+                                k.level
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn columns_are_packed_k_major() {
+    let (k0, k, lanes) = (3, 37, 64);
+    for kernels in levels() {
+        for dtype in [DType::F32, DType::F16, DType::I8] {
+            let rows: Vec<Vec<u8>> = (0..21)
+                .map(|n| {
+                    (0..lanes * dtype.bytes())
+                        .map(|i| (i * 13 + n * 7) as u8 & 0x7b)
+                        .collect()
+                })
+                .collect();
+            let pointers: Vec<*const u8> = rows.iter().map(|r| r.as_ptr()).collect();
+            let mut out = vec![1u32; k * 32];
+            // SAFETY: the buffers have the sizes stated.
+            unsafe { (kernels.pack_columns)(dtype, &pointers, k0, k, 32, out.as_mut_ptr().cast()) };
+            for d in 0..k {
+                for n in 0..32 {
+                    let want = rows.get(n).map_or(0, |r| {
+                        let mut bits = [0u8; 4];
+                        let s = dtype.bytes();
+                        bits[..s].copy_from_slice(&r[(k0 + d) * s..(k0 + d + 1) * s]);
+                        scalar::widen(u32::from_le_bytes(bits), dtype)
+                    });
+                    assert_eq!(out[d * 32 + n], want);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_float_environment_is_restored() {
+    let tiny = std::hint::black_box(1e-40f32);
+    {
+        let _environment = FloatEnvironment::enter();
+        assert!(std::hint::black_box(tiny) * std::hint::black_box(1.0) > 0.0);
+    }
+    assert!(tiny > 0.0);
+}

@@ -683,8 +683,23 @@ fn periods(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<(), Co
 }
 
 fn check_counts(chain: ChainId, steps: &[Step]) -> Result<(), CompileError> {
-    for (u, v, _, first) in edges(steps) {
-        let (have, need) = (steps[u].results(), first as u64 + steps[v].issues() as u64);
+    for (u, v, belt, first) in edges(steps) {
+        let takes = match &steps[v].op {
+            // The last issue of a tile load may leave its last belts out.
+            StepOp::Node(NodeOp::Load {
+                by_column, window, ..
+            }) => {
+                let (from, to) = if *by_column {
+                    (window.n0, window.n1)
+                } else {
+                    (window.k0, window.k1)
+                };
+                let vectors = to.saturating_sub(from) as usize;
+                vectors.saturating_sub(belt).div_ceil(steps[v].args.len().max(1)) as u64
+            }
+            _ => steps[v].issues() as u64,
+        };
+        let (have, need) = (steps[u].results(), first as u64 + takes);
         if need > have {
             return Err(bad(
                 chain,

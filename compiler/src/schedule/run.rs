@@ -239,7 +239,7 @@ pub(super) fn make(p: &Placed<'_>, index: usize) -> Result<(Run, Claims), Compil
                 window,
             });
         }
-        claims.blocks.sort_by_key(|b| b.window.n0);
+        claims.blocks.sort_by_key(|b| (b.window.n0, b.window.k0));
     }
     Ok((run, claims))
 }

@@ -40,8 +40,8 @@ struct Nest {
 fn nest(chain: ChainId, step: &Step, strides: [i32; 3], fold: u8) -> Result<Nest, CompileError> {
     let mut out: Vec<(u64, i64)> = Vec::with_capacity(3);
     let mut inner = 0usize;
-    for d in 0..3 {
-        let (count, stride) = (step.dims[d] as u64, strides[d] as i64);
+    for (d, (&count, &stride)) in step.dims.iter().zip(&strides).enumerate() {
+        let (count, stride) = (count as u64, stride as i64);
         if count == 1 {
             continue;
         }

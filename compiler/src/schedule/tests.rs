@@ -708,7 +708,7 @@ fn transfers_of_partial_vectors() {
                 .collect();
         let port = m.host("x", x);
         m.p.inputs.push(port);
-        let mut map = |m: &mut Maker, chip, x, y| {
+        let map = |m: &mut Maker, chip, x, y| {
             let nodes: Nodes = [
                 (NodeOp::Read(x, rows(0)), vec![]),
                 (NodeOp::Alu(AluOp::Neg), vec![r(0)]),

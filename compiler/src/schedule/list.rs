@@ -6,16 +6,16 @@
 //!
 //! Dependences are kept per vector: the cycle from which it may be read, and after which its row may be written again.
 
+use super::PlacedRun;
+use super::acc::acc_rows;
+use super::deps::{Bound, Deps};
 use super::group::{self, Group, Members, Step, StepOp, Unit, bad};
 use super::report::{ChainTiming, Wait};
 use super::reserve::{Chip, Slots};
 use super::run::{self, Placed};
 use super::transfer::{self, Transfer};
-use super::{PlacedRun, ScheduleOptions};
 use crate::CompileError;
-use crate::chain::{
-    Acc, Affine, BufId, BufKind, Chain, ChainId, ChainKind, ChainProgram, Node, NodeOp,
-};
+use crate::chain::{Acc, Chain, ChainId, ChainKind, ChainProgram, Node, NodeOp};
 use lockstep_graph::EntityId;
 use lockstep_isa::{Dir, Opcode, Place, Queue, Target};
 
@@ -25,32 +25,6 @@ pub(super) struct Timed {
     pub runs: Vec<PlacedRun>,
     /// One per chain.
     pub chains: Vec<ChainTiming>,
-}
-
-/// What a dependence says: not before this cycle, because of this chain.
-#[derive(Clone, Copy, Debug)]
-struct Bound {
-    cycle: u64,
-    wait: Wait,
-}
-
-impl Bound {
-    fn raise(&mut self, cycle: u64, wait: Wait) {
-        if cycle > self.cycle {
-            *self = Bound { cycle, wait };
-        }
-    }
-}
-
-/// Per vector of a buffer that programs write.
-#[derive(Clone, Debug, Default)]
-struct Rows {
-    /// Cycle from which it may be read.
-    ready: Vec<u64>,
-    /// First cycle at which it may be written.
-    writable: Vec<u64>,
-    /// Chain that wrote it.
-    writer: Vec<u32>,
 }
 
 /// A place found for a group.
@@ -85,7 +59,7 @@ struct Lister<'a> {
     target: &'a Target,
     window: Option<usize>,
     chips: Vec<Chip>,
-    rows: Vec<Rows>,
+    deps: Deps<'a>,
     runs: Vec<PlacedRun>,
     timings: Vec<ChainTiming>,
     /// Largest end over the chains up to each, and over all runs.
@@ -122,7 +96,7 @@ impl<'a> Lister<'a> {
             chips: (0..program.n_chips)
                 .map(|_| Chip::new(target, unit))
                 .collect(),
-            rows: vec![Rows::default(); program.bufs.len()],
+            deps: Deps::new(program, target),
             runs: Vec::new(),
             timings: Vec::new(),
             ends: Vec::new(),
@@ -170,7 +144,7 @@ impl<'a> Lister<'a> {
                 };
                 let mut best: Option<(Fit, Group)> = None;
                 for group in transfer::groups(self.program, self.target, self.places, id, &t)? {
-                    let bound = self.bound(&group)?;
+                    let bound = self.deps.bound(&group, self.floor(group.chain))?;
                     let fit = self.find(&group, bound)?;
                     if best.as_ref().is_none_or(|(b, _)| fit.at < b.at) {
                         best = Some((fit, group));
@@ -251,7 +225,7 @@ impl<'a> Lister<'a> {
                 unit = Some((mul, *hemi, planes, *swap));
             }
             let group = group::build(self.program, self.target, self.places, id, members)?;
-            let mut bound = self.bound(&group)?;
+            let mut bound = self.deps.bound(&group, self.floor(group.chain))?;
             if let Some((mul, hemi, planes, _)) = &unit {
                 let offset = step_of(&group, *mul).map_or(0, |s| s.offset);
                 bound.raise(loaded.cycle.saturating_sub(offset), Wait::Loads);
@@ -327,7 +301,7 @@ impl<'a> Lister<'a> {
         windows: &dyn Fn(u32) -> Option<lockstep_isa::run::Window>,
     ) -> Result<Bound, CompileError> {
         let group = group::build(self.program, self.target, self.places, id, members)?;
-        let mut bound = self.bound(&group)?;
+        let mut bound = self.deps.bound(&group, self.floor(group.chain))?;
         let Some(step) = members.load.and_then(|l| step_of(&group, l)) else {
             return Err(bad(id, "a load group without its load"));
         };
@@ -393,118 +367,6 @@ impl<'a> Lister<'a> {
                 *slot = Some((first + i) as u32);
             }
         }
-    }
-
-    /// The buffer whose rows these are: a next state lies in the rows of its state.
-    fn storage(&self, buf: BufId) -> BufId {
-        match self.program.bufs.get(buf).map(|b| &b.kind) {
-            Some(BufKind::NextState(state)) => *state,
-            _ => buf,
-        }
-    }
-
-    /// Calls `f(offset in cycles from the step's first issue, vector)` for every vector the step touches: with the first
-    /// and the last issue for rows chosen at run time.
-    fn touch(
-        &self,
-        id: ChainId,
-        step: &Step,
-        f: &mut dyn FnMut(u64, u64, usize),
-    ) -> Result<(), CompileError> {
-        let (buf, at, width, rows) = match &step.op {
-            StepOp::Node(NodeOp::Read(buf, at) | NodeOp::Write(buf, at)) => (*buf, at, 1, None),
-            StepOp::Node(
-                NodeOp::Gather {
-                    buf,
-                    at,
-                    row_stride,
-                    limit,
-                }
-                | NodeOp::Scatter {
-                    buf,
-                    at,
-                    row_stride,
-                    limit,
-                },
-            ) => (*buf, at, 1, Some((*row_stride, *limit))),
-            StepOp::Words { buf, at, .. } => (*buf, at, step.dtype.words() as i64, None),
-            _ => return Ok(()),
-        };
-        let n = self.program.bufs.get(buf).map_or(0, |b| b.n_vectors) as i64;
-        let mut issue = 0u64;
-        let mut seen = Vec::new();
-        for i2 in 0..step.dims[2] as i64 {
-            for i1 in 0..step.dims[1] as i64 {
-                for i0 in 0..step.dims[0] as i64 {
-                    let s: &Affine = at;
-                    let element = s.base as i64
-                        + i0 * s.strides[0] as i64
-                        + i1 * s.strides[1] as i64
-                        + i2 * s.strides[2] as i64;
-                    let vector = element.div_euclid(width);
-                    if vector < 0 || vector >= n {
-                        return Err(bad(
-                            id,
-                            format_args!(
-                                "node {:?} touches vector {vector} of {buf}, which has {n}",
-                                step.node
-                            ),
-                        ));
-                    }
-                    match rows {
-                        None => f(issue * step.period, issue * step.period, vector as usize),
-                        Some(_) => seen.push(vector),
-                    }
-                    issue += 1;
-                }
-            }
-        }
-        if let Some((stride, limit)) = rows {
-            seen.sort_unstable();
-            seen.dedup();
-            for first in seen {
-                let last = first + limit.max(1).saturating_sub(1) as i64 * stride as i64;
-                if limit == 0 || last >= n {
-                    return Err(bad(
-                        id,
-                        format_args!(
-                            "node {:?} may touch vector {last} of {buf}, which has {n}",
-                            step.node
-                        ),
-                    ));
-                }
-                for row in 0..limit as i64 {
-                    f(0, step.last(), (first + row * stride as i64) as usize);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Earliest anchor by the rows that the group reads and writes.
-    fn bound(&self, group: &Group) -> Result<Bound, CompileError> {
-        let mut bound = Bound {
-            cycle: self.floor(group.chain),
-            wait: Wait::Start,
-        };
-        for step in &group.steps {
-            let Some((buf, writes)) = memory(step) else {
-                continue;
-            };
-            let rows = &self.rows[self.storage(buf).index()];
-            // The vectors' range must be checked even where nothing has been written.
-            self.touch(group.chain, step, &mut |first, _, v| {
-                let Some(&ready) = rows.ready.get(v) else {
-                    return;
-                };
-                let wait = Wait::Rows(ChainId::from_index(rows.writer[v] as usize));
-                bound.raise(ready.saturating_sub(step.offset + first), wait);
-                if writes {
-                    bound.raise(rows.writable[v].saturating_sub(step.offset + first), wait);
-                }
-            })?;
-        }
-        Ok(bound)
     }
 
     /// The earliest cycle at or after the bound at which everything the group needs is free.
@@ -722,7 +584,7 @@ impl<'a> Lister<'a> {
                 chip.belts.set(&slots, stream, belt.words, true);
             }
             end = end.max(fit.at + step.offset + group::end(self.target, step));
-            self.note_rows(group.chain, step, fit.at)?;
+            self.deps.note(group.chain, step, fit.at)?;
         }
         self.end = self.end.max(end);
         if let Some(timing) = self.timings.last_mut() {
@@ -735,57 +597,6 @@ impl<'a> Lister<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Records what a step reads or writes.
-    fn note_rows(&mut self, chain: ChainId, step: &Step, at: u64) -> Result<(), CompileError> {
-        let Some((buf, writes)) = memory(step) else {
-            return Ok(());
-        };
-        let storage = self.storage(buf);
-        let Some(data) = self.program.bufs.get(storage) else {
-            return Ok(());
-        };
-        match data.kind {
-            BufKind::Rows(_) | BufKind::Tile { .. } if writes => {
-                return Err(bad(
-                    chain,
-                    format_args!("node {:?} writes the constant {buf}", step.node),
-                ));
-            }
-            BufKind::Rows(_) | BufKind::Tile { .. } => return Ok(()),
-            _ => {}
-        }
-        let mut rows = std::mem::take(&mut self.rows[storage.index()]);
-        if rows.ready.is_empty() {
-            let n = data.n_vectors as usize;
-            rows = Rows {
-                ready: vec![0; n],
-                writable: vec![0; n],
-                writer: vec![0; n],
-            };
-        }
-        let latency = group::latency(self.target, step);
-        let result = self.touch(chain, step, &mut |_, last, v| {
-            let cycle = at + step.offset + last;
-            if writes {
-                rows.ready[v] = rows.ready[v].max(cycle + latency);
-                rows.writer[v] = chain.index() as u32;
-            }
-            rows.writable[v] = rows.writable[v].max(cycle + 1);
-        });
-        self.rows[storage.index()] = rows;
-        result
-    }
-}
-
-/// Which buffer a step touches, and whether it writes.
-pub(super) fn memory(step: &Step) -> Option<(BufId, bool)> {
-    match &step.op {
-        StepOp::Node(NodeOp::Read(buf, _) | NodeOp::Gather { buf, .. }) => Some((*buf, false)),
-        StepOp::Node(NodeOp::Write(buf, _) | NodeOp::Scatter { buf, .. }) => Some((*buf, true)),
-        StepOp::Words { buf, write, .. } => Some((*buf, *write)),
-        _ => None,
     }
 }
 
@@ -826,93 +637,4 @@ fn stream_order(group: &Group) -> Vec<Vec<usize>> {
         .collect();
     order.sort_by_key(|&i| std::cmp::Reverse(group.steps[i].belt.map_or(0, |b| b.words)));
     order.into_iter().map(|i| vec![i]).collect()
-}
-
-/// First accumulator row of each mul: sequences alive at the same time get ranges of their own.
-fn acc_rows(target: &Target, id: ChainId, nodes: &[Node]) -> Result<Vec<u16>, CompileError> {
-    struct Sequence {
-        first: usize,
-        last: usize,
-        rows: u32,
-        base: u32,
-    }
-    let mut sequences: Vec<Sequence> = Vec::new();
-    let mut of = vec![usize::MAX; nodes.len()];
-    for (m, node) in nodes.iter().enumerate() {
-        let NodeOp::Mul { acc, to_rows, .. } = &node.op else {
-            continue;
-        };
-        match acc {
-            Acc::Rows(before) => {
-                let s = of.get(*before as usize).copied().unwrap_or(usize::MAX);
-                let Some(sequence) = sequences.get_mut(s) else {
-                    return Err(bad(
-                        id,
-                        format_args!("mul {m} accumulates on node {before}, which fills no rows"),
-                    ));
-                };
-                sequence.last = m;
-                if node.issues() != sequence.rows {
-                    return Err(bad(
-                        id,
-                        format_args!(
-                            "mul {m} has {} rows, its accumulator {}",
-                            node.issues(),
-                            sequence.rows
-                        ),
-                    ));
-                }
-                of[m] = s;
-            }
-            Acc::Zero if *to_rows => {
-                of[m] = sequences.len();
-                sequences.push(Sequence {
-                    first: m,
-                    last: m,
-                    rows: node.issues(),
-                    base: 0,
-                });
-            }
-            Acc::Zero => {}
-        }
-    }
-    for s in 0..sequences.len() {
-        let (first, last, rows) = (sequences[s].first, sequences[s].last, sequences[s].rows);
-        let mut base = 0;
-        // Ranges of sequences still alive, by base: the first gap that is wide enough.
-        let mut alive: Vec<(u32, u32)> = sequences[..s]
-            .iter()
-            .filter(|o| o.last > first && o.first < last)
-            .map(|o| (o.base, o.base + o.rows))
-            .collect();
-        alive.sort_unstable();
-        for (low, high) in alive {
-            if base + rows <= low {
-                break;
-            }
-            base = base.max(high);
-        }
-        if base + rows > target.mxm.acc_rows as u32 {
-            return Err(bad(
-                id,
-                format_args!(
-                    "needs {} accumulator rows, a matrix unit has {}",
-                    base + rows,
-                    target.mxm.acc_rows
-                ),
-            ));
-        }
-        sequences[s].base = base;
-    }
-    Ok(of
-        .into_iter()
-        .map(|s| sequences.get(s).map_or(0, |s| s.base as u16))
-        .collect())
-}
-
-impl ScheduleOptions {
-    /// The oracle: no overlap.
-    pub fn serial() -> Self {
-        ScheduleOptions { serial: true }
-    }
 }

@@ -14,15 +14,20 @@
 //! - Rows are shared by buffers whose lifetimes are disjoint, in the same order, both in cycles and in chains.
 //! - No hash map, clock or thread count: the same program gives the same schedule.
 
+mod acc;
 mod alloc;
+mod deps;
 mod group;
 mod list;
 mod place;
 mod report;
 mod reserve;
 mod run;
+mod solve;
 mod transfer;
 
+#[cfg(test)]
+mod e2e;
 #[cfg(test)]
 mod tests;
 
@@ -47,6 +52,13 @@ const ATTEMPTS: &[(usize, Option<usize>)] = &[
 pub struct ScheduleOptions {
     /// Every group after everything before it: the oracle.
     pub serial: bool,
+}
+
+impl ScheduleOptions {
+    /// The oracle: no overlap.
+    pub fn serial() -> Self {
+        ScheduleOptions { serial: true }
+    }
 }
 
 /// Where a buffer lies.

@@ -40,8 +40,8 @@ struct Nest {
 fn nest(chain: ChainId, step: &Step, strides: [i32; 3], fold: u8) -> Result<Nest, CompileError> {
     let mut out: Vec<(u64, i64)> = Vec::with_capacity(3);
     let mut inner = 0usize;
-    for d in 0..3 {
-        let (count, stride) = (step.dims[d] as u64, strides[d] as i64);
+    for (d, (&count, &stride)) in step.dims.iter().zip(&strides).enumerate() {
+        let (count, stride) = (count as u64, stride as i64);
         if count == 1 {
             continue;
         }
@@ -239,7 +239,7 @@ pub(super) fn make(p: &Placed<'_>, index: usize) -> Result<(Run, Claims), Compil
                 window,
             });
         }
-        claims.blocks.sort_by_key(|b| b.window.n0);
+        claims.blocks.sort_by_key(|b| (b.window.n0, b.window.k0));
     }
     Ok((run, claims))
 }

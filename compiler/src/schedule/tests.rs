@@ -475,29 +475,21 @@ fn folds_permutes_and_transposes() {
     let x = m.input(DType::F32, 24, None);
     let y = m.temp(6, Dir::East);
     // Sum over groups of four vectors, each sum scaled.
-    let mut nodes = Nodes::new();
-    nodes.push(m.node(
-        NodeOp::Read(
-            x,
-            Affine {
-                base: 0,
-                strides: [1, 4, 0],
-            },
-        ),
-        [4, 6, 1],
-        &[],
-    ));
-    nodes.push(m.node(
-        NodeOp::Fold {
-            op: AluOp::Add,
-            dims: 1,
-            every: false,
-        },
-        [4, 6, 1],
-        &[r(0)],
-    ));
-    nodes.push(m.node(NodeOp::Alu(AluOp::Mul), [6, 1, 1], &[r(1), imm(0.25)]));
-    nodes.push(m.node(NodeOp::Write(y, rows(0)), [6, 1, 1], &[r(2)]));
+    let affine = Affine {
+        base: 0,
+        strides: [1, 4, 0],
+    };
+    let fold = NodeOp::Fold {
+        op: AluOp::Add,
+        dims: 1,
+        every: false,
+    };
+    let nodes = vec![
+        m.node(NodeOp::Read(x, affine), [4, 6, 1], &[]),
+        m.node(fold, [4, 6, 1], &[r(0)]),
+        m.node(NodeOp::Alu(AluOp::Mul), [6, 1, 1], &[r(1), imm(0.25)]),
+        m.node(NodeOp::Write(y, rows(0)), [6, 1, 1], &[r(2)]),
+    ];
     m.chain(0, nodes);
     // Reverse the lanes.
     let lanes = t.lanes;
@@ -688,4 +680,218 @@ fn what_does_not_fit_is_refused_with_terms() {
         matches!(error.kind, crate::CompileErrorKind::DoesNotFit { .. }),
         "{error}"
     );
+}
+
+#[test]
+fn transfers_of_partial_vectors() {
+    // 20 lanes of f32 are two and a half words of 32 bytes; f16 vectors are half as wide.
+    let t = target("toy");
+    for (dtype, lo, hi) in [
+        (DType::F32, 0, 20),
+        (DType::F32, 9, 31),
+        (DType::F16, 0, 20),
+    ] {
+        let mut m = Maker::new(t.lanes, 2);
+        let mut bufs = Vec::new();
+        for chip in [0, 1, 1, 0] {
+            bufs.push(m.buf(chip, dtype, 3, BufKind::Temp, None));
+        }
+        let x = m.buf(0, dtype, 3, BufKind::Input, None);
+        m.p.bufs =
+            m.p.bufs
+                .iter()
+                .map(|(_, b)| Buf {
+                    lo,
+                    hi,
+                    ..b.clone()
+                })
+                .collect();
+        let port = m.host("x", x);
+        m.p.inputs.push(port);
+        let map = |m: &mut Maker, chip, x, y| {
+            let nodes: Nodes = [
+                (NodeOp::Read(x, rows(0)), vec![]),
+                (NodeOp::Alu(AluOp::Neg), vec![r(0)]),
+                (NodeOp::Write(y, rows(0)), vec![r(1)]),
+            ]
+            .into_iter()
+            .map(|(op, args)| Node {
+                op,
+                dtype,
+                dims: [3, 1, 1],
+                lo,
+                hi,
+                args,
+            })
+            .collect();
+            m.chain(chip, nodes);
+        };
+        map(&mut m, 0, x, bufs[0]);
+        let transfer = |from, to| ChainKind::Transfer {
+            from,
+            from_base: 1,
+            to,
+            to_base: 1,
+            n_vectors: 2,
+        };
+        m.p.chains.push(Chain {
+            kind: transfer(bufs[0], bufs[1]),
+            origin: 0,
+        });
+        let first = |from, to| ChainKind::Transfer {
+            from,
+            from_base: 0,
+            to,
+            to_base: 0,
+            n_vectors: 1,
+        };
+        m.p.chains.push(Chain {
+            kind: first(bufs[0], bufs[1]),
+            origin: 0,
+        });
+        map(&mut m, 1, bufs[1], bufs[2]);
+        m.p.chains.push(Chain {
+            kind: transfer(bufs[2], bufs[3]),
+            origin: 0,
+        });
+        m.p.chains.push(Chain {
+            kind: first(bufs[2], bufs[3]),
+            origin: 0,
+        });
+        m.output(bufs[3]);
+        check(&m.p, &t);
+    }
+}
+
+#[test]
+fn entries_share_constants_and_states() {
+    let t = target("toy");
+    let mut m = Maker::new(t.lanes, 1);
+    let w = m.floats(30, None);
+    let ws = m.tile(4, Dir::East);
+    m.p.states.push(State {
+        name: "s".into(),
+        from: "s.next".into(),
+    });
+    let old = m.buf(0, DType::F32, 30, BufKind::State(0), None);
+    let next = m.buf(0, DType::F32, 30, BufKind::NextState(old), None);
+    let shared = m.p.clone();
+    let mut programs = Vec::new();
+    for n in [10u32, 30] {
+        let mut m = Maker {
+            p: shared.clone(),
+            lanes: t.lanes,
+        };
+        m.p.name = format!("n={n}");
+        // Buffers of its own come first in one entry, last in the other.
+        let x = m.input(DType::F32, n, None);
+        let bias = m.floats(1, None);
+        let y = m.temp(n, Dir::West);
+        m.dense(Dir::East, &[x], std::slice::from_ref(&ws), bias, y, n);
+        let z = m.temp(30, Dir::East);
+        m.map(old, &[AluOp::Neg], &[z], 30);
+        let mut nodes = Nodes::new();
+        let a = m.push(&mut nodes, NodeOp::Read(z, rows(0)), 30, &[]);
+        let b = m.push(&mut nodes, NodeOp::Read(w, rows(0)), 30, &[]);
+        let c = m.push(&mut nodes, NodeOp::Alu(AluOp::Add), 30, &[r(a), r(b)]);
+        m.push(&mut nodes, NodeOp::Write(next, rows(0)), 30, &[r(c)]);
+        m.chain(0, nodes);
+        m.output(y);
+        programs.push(m.p);
+    }
+    let all: Vec<&ChainProgram> = programs.iter().collect();
+    let schedules = schedule_entries(&all, &t, &ScheduleOptions::default()).unwrap();
+    for b in [w, ws[0], ws[3], old, next] {
+        assert_eq!(schedules[0].homes[b.index()], schedules[1].homes[b.index()]);
+    }
+    let entries: Vec<_> = all.into_iter().zip(&schedules).collect();
+    verify(&emit(&entries, &t, &ArtifactInfo::default()).unwrap());
+}
+
+#[test]
+fn units_of_several_widths_share_planes() {
+    // f32 takes both planes of a hemisphere, i8 one each.
+    let t = target("toy");
+    let mut m = Maker::new(t.lanes, 1);
+    let n = 16;
+    let x = m.input(DType::F32, n, None);
+    let mut outs = Vec::new();
+    for (i, (dtype, plane)) in [
+        (DType::I8, 0),
+        (DType::I8, 1),
+        (DType::F32, 0),
+        (DType::F16, 0),
+        (DType::I8, 1),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let lanes = t.lanes as usize;
+        let data = Arc::new(
+            (0..lanes * lanes * dtype.bytes())
+                .map(|i| if i % 2 == 0 { 0 } else { 3 })
+                .collect(),
+        );
+        let rows_of = Tile {
+            rows: t.lanes,
+            lo: 0,
+            columns: t.lanes,
+            dtype,
+            data,
+        };
+        let tile = m.p.tiles.push(rows_of);
+        let w = m.buf(
+            0,
+            dtype,
+            t.lanes as u32,
+            BufKind::Tile {
+                tile,
+                first: 0,
+                step: 1,
+            },
+            None,
+        );
+        let narrow = m.buf(0, dtype, n, BufKind::Temp, None);
+        let acc = dtype.widened();
+        let y = m.buf(0, acc, n, BufKind::Temp, None);
+        let mut nodes = Nodes::new();
+        let a = m.push(&mut nodes, NodeOp::Read(x, rows(0)), n, &[]);
+        let c = m.push(&mut nodes, NodeOp::Alu(AluOp::Cvt), n, &[r(a)]);
+        let d = m.push(&mut nodes, NodeOp::Write(narrow, rows(0)), n, &[r(c)]);
+        (nodes[c].dtype, nodes[d].dtype) = (dtype, dtype);
+        m.chain(0, nodes);
+        let mut nodes = Nodes::new();
+        let hemi = Dir::East;
+        let load = m.load(&mut nodes, &[w], m.window(), false, hemi);
+        for node in &mut nodes {
+            node.dtype = dtype;
+            if let NodeOp::Load { plane: p, .. } = &mut node.op {
+                *p = plane;
+            }
+        }
+        let a = m.push(&mut nodes, NodeOp::Read(narrow, rows(0)), n, &[]);
+        let op = NodeOp::Mul {
+            loads: vec![load],
+            swap: true,
+            acc: Acc::Zero,
+            to_rows: false,
+            hemi,
+            plane,
+        };
+        let b = m.push(&mut nodes, op, n, &[r(a)]);
+        let c = m.push(&mut nodes, NodeOp::Alu(AluOp::Abs), n, &[r(b)]);
+        let d = m.push(&mut nodes, NodeOp::Write(y, rows(0)), n, &[r(c)]);
+        (
+            nodes[a].dtype,
+            nodes[b].dtype,
+            nodes[c].dtype,
+            nodes[d].dtype,
+        ) = (dtype, dtype, acc, acc);
+        m.chain(0, nodes);
+        outs.push((i, y));
+    }
+    for (_, y) in outs {
+        m.output(y);
+    }
+    check(&m.p, &t);
 }

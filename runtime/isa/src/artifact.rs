@@ -223,7 +223,7 @@ pub struct HostDim {
 
 /// A tensor of the signature and its static index map.
 ///
-/// Inputs: each host element is placed once; every live lane of an input value that no nest covers is filled with
+/// Inputs: each host element is placed once on every chip that has the input; every live lane of an input value that no nest covers is filled with
 /// `fill`. Outputs: each host element is taken from exactly one lane. Conversion between host and chip dtype: integers
 /// saturate into i32 (i64, u32, u64), bool is 0 or 1 (non-zero is 1), f64 rounds to f32, floats convert exactly or round
 /// to nearest even; NaN is canonical at outputs.

@@ -1,5 +1,5 @@
-//! A17: the maps of host tensors place each element once, within the live lanes of inputs and of what outlives the
-//! program.
+//! A17: the maps of host tensors place each element of an input once on every chip that has the input, take each element
+//! of an output once, and stay within live lanes.
 
 use super::Invariant;
 use super::report::Sink;
@@ -14,9 +14,35 @@ const MAX_ELEMENTS: u64 = 1 << 30;
 pub(super) fn check(entry: &Entry, ok: &[bool], sink: &mut Sink) {
     let mut placed: Vec<Option<Vec<bool>>> = vec![None; entry.values.len()];
     for tensor in &entry.inputs {
-        if let Err(what) = check_tensor(entry, ok, tensor, Some(&mut placed)) {
-            let what = format!("input {:?}: {what}", tensor.name);
+        // One map per chip that has the input.
+        let mut chips: Vec<u16> = tensor
+            .nests
+            .iter()
+            .filter_map(|n| entry.values.get(n.value as usize))
+            .map(|v| v.chip)
+            .collect();
+        chips.sort_unstable();
+        chips.dedup();
+        let stray = |n: &&HostNest| entry.values.get(n.value as usize).is_none();
+        if let Some(nest) = tensor.nests.iter().find(stray) {
+            let what = format!("input {:?}: no value v{}", tensor.name, nest.value);
             sink.global(Invariant::HostMaps, &entry.name, None, what);
+            continue;
+        }
+        for chip in chips {
+            let here = HostTensor {
+                nests: tensor
+                    .nests
+                    .iter()
+                    .filter(|n| entry.values[n.value as usize].chip == chip)
+                    .cloned()
+                    .collect(),
+                ..tensor.clone()
+            };
+            if let Err(what) = check_tensor(entry, ok, &here, Some(&mut placed)) {
+                let what = format!("input {:?} on c{chip}: {what}", tensor.name);
+                sink.global(Invariant::HostMaps, &entry.name, None, what);
+            }
         }
     }
     for tensor in &entry.outputs {

@@ -343,7 +343,12 @@ fn resolve_tensor(
         nests.push(nest_io);
         values.push(nest.value);
     }
-    if covered != elements {
+    // An input lies whole on every chip that has it.
+    let mut chips: Vec<u16> = values.iter().map(|&v| entry.values[v as usize].chip).collect();
+    chips.sort_unstable();
+    chips.dedup();
+    let copies = if input { chips.len() as u64 } else { 1 };
+    if covered != elements.saturating_mul(copies) {
         return Err(format!("nests cover {covered} of {elements} elements"));
     }
     values.sort_unstable();

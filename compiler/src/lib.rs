@@ -19,6 +19,7 @@ pub mod layout;
 pub mod lower;
 pub mod options;
 pub mod partition;
+pub mod passes;
 pub mod pipeline;
 pub mod report;
 pub mod schedule;

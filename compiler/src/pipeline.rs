@@ -7,6 +7,7 @@ use crate::emit::{ArtifactInfo, emit};
 use crate::lower::lower;
 use crate::options::Options;
 use crate::partition::{PartitionOptions, Partitioned, candidates};
+use crate::passes::{self, PassOptions, TIR_PASSES, precision};
 use crate::report::{self, Report};
 use crate::schedule::{Schedule, ScheduleOptions, schedule};
 use crate::tir::TensorIr;
@@ -59,9 +60,25 @@ pub fn compile(
         return stopped;
     }
     cx.observer.stage("lower");
-    let ir = lower(graph)?;
+    let mut ir = lower(graph)?;
     check(&ir, "lower")?;
     if cx.after("lower", || ir.to_string()) {
+        return stopped;
+    }
+    cx.observer.stage("optimize");
+    if let Some(dtype) = options.precision {
+        precision::run(&mut ir, dtype)?;
+    }
+    let wanted = PassOptions {
+        dump_after: options.dump_after.iter().filter(|n| TIR_PASSES.iter().any(|p| p.name == **n)).cloned().collect(),
+        stop_after: options.stop_after.iter().find(|n| TIR_PASSES.iter().any(|p| p.name == **n)).cloned(),
+        verify: options.verify_passes,
+        exact: options.exact,
+    };
+    for dump in passes::run_all(&mut ir, &wanted)? {
+        cx.observer.dump(dump.pass, &dump.text);
+    }
+    if wanted.stop_after.is_some() || cx.after("optimize", || ir.to_string()) {
         return stopped;
     }
     cx.observer.stage("partition");

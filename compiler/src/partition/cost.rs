@@ -39,11 +39,11 @@ pub(super) fn value_bytes(target: &Target, ty: &Type) -> u64 {
     words(target, ty) * target.word_bytes() as u64
 }
 
-/// SRAM bytes of a constant or a state: one row of the last axis to a vector, padded to full lanes.
+/// SRAM bytes of a constant or a state: trailing axes in the lanes as layouts have them, padded to full lanes.
 pub(super) fn row_bytes(target: &Target, ty: &Type) -> u64 {
-    let last = ty.shape.last().copied().unwrap_or(1).max(1);
-    let rows = ty.elements() / last;
-    (rows * last.div_ceil((target.lanes as usize).max(1)) * ty.dtype.bytes()) as u64 * target.word_bytes() as u64
+    let lanes = (target.lanes as usize).max(1);
+    let layout = crate::layout::choose::default_layout(&ty.shape, lanes, &crate::layout::choose::Rows::single(usize::MAX));
+    (layout.n_vectors() * ty.dtype.bytes()) as u64 * target.word_bytes() as u64
 }
 
 /// Bytes of the elements alone.

@@ -176,6 +176,16 @@ impl TirBuilder {
         self.push(Op::State(id), &[], &ty)
     }
 
+    /// The states of another program, under the same ids.
+    pub fn carry_states(&mut self, ir: &TensorIr) {
+        self.ir.states = ir.states.clone();
+    }
+
+    /// Sets the type of a state, before it is read.
+    pub fn set_state_type(&mut self, id: super::StateId, ty: Type) {
+        self.ir.states[id].ty = ty;
+    }
+
     /// The value that becomes the contents of state number `index` (in order of creation).
     pub fn set_next(&mut self, index: usize, next: ValueId) {
         if let Some((_, state)) = self.ir.states.iter_mut().nth(index) {

@@ -1,0 +1,131 @@
+//! `fuse-maps`: an elementwise producer is merged into its user, if that is its only one or the producer is cheap.
+//!
+//! ```text
+//! v1 = map add(v0, v9)
+//! v2 = map max(v1, 0.0)     =>    v1 = map max(add(v0, v9), 0.0)
+//! ```
+//!
+//! Limits: the operations that a chain of the vector unit holds, and the operands that it can stream.
+
+use super::rebuild::{keep, rebuild, users};
+use super::{Changed, PassCx};
+use crate::error::CompileError;
+use crate::tir::op::MapNode;
+use crate::tir::{Arg, Op, TensorIr, TirBuilder, ValueId};
+use lockstep_graph::EntityId;
+use lockstep_isa::AluOp;
+
+/// Most ALUs of a fused map: a chain has 16, and conversions and write-backs take some.
+const MAX_ALUS: usize = 12;
+/// Most operands of a fused map.
+const MAX_OPERANDS: usize = 6;
+/// A producer of at most this many ALUs is computed again in every user.
+const CHEAP_ALUS: usize = 2;
+
+/// Runs the pass.
+pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError> {
+    // Users of the program as it was; a value of the new program stands for at least one old value.
+    let old_users = users(ir);
+    let mut new_users: Vec<u32> = Vec::new();
+    rebuild(ir, |b, old, id, inputs| {
+        let v = match &old.values[id].op {
+            Op::Map { nodes } if !inputs.iter().all(|&v| b.is_const(v)) => {
+                let (mut nodes, mut operands) = (nodes.clone(), inputs.to_vec());
+                let shape = &old.values[id].ty.shape;
+                let mut at = 0;
+                while at < operands.len() {
+                    let single = new_users.get(operands[at].index()).is_some_and(|&n| n == 1);
+                    match inlined(b, shape, &nodes, &operands, at, single) {
+                        // The producer's own operands take its place and are looked at next.
+                        Some((merged, with)) => (nodes, operands) = (merged, with),
+                        None => at += 1,
+                    }
+                }
+                b.map_nodes(shape, &operands, nodes)?
+            }
+            _ => keep(b, old, id, inputs)?,
+        };
+        if new_users.len() <= v.index() {
+            new_users.resize(v.index() + 1, 0);
+        }
+        new_users[v.index()] += old_users[id.index()];
+        Ok(v)
+    })
+}
+
+/// ALUs that an expression occupies.
+fn alus(nodes: &[MapNode]) -> usize {
+    nodes.iter().map(|n| usize::from(n.op.cost())).sum()
+}
+
+/// The expression with operand `at` replaced by the map that computes it, if that is within limits.
+fn inlined(
+    b: &TirBuilder,
+    shape: &[usize],
+    nodes: &[MapNode],
+    operands: &[ValueId],
+    at: usize,
+    single: bool,
+) -> Option<(Vec<MapNode>, Vec<ValueId>)> {
+    let producer = &b.ir().values[operands[at]];
+    let Op::Map { nodes: inner } = &producer.op else { return None };
+    if b.is_const(operands[at]) {
+        return None;
+    }
+    let smaller = producer.ty.shape != shape;
+    let cheap = alus(inner) <= CHEAP_ALUS;
+    let broadcast_iota = smaller && inner.iter().any(|n| n.op == AluOp::Iota);
+    if broadcast_iota || (smaller && !cheap) || (!single && !cheap) {
+        return None;
+    }
+    // Operands: the outer ones in place, new ones of the producer after them.
+    let mut merged_operands: Vec<ValueId> = operands.to_vec();
+    merged_operands.remove(at);
+    let mut place = |v: ValueId| {
+        let found = merged_operands.iter().position(|&o| o == v);
+        found.unwrap_or_else(|| {
+            merged_operands.push(v);
+            merged_operands.len() - 1
+        }) as u32
+    };
+    let mut merged: Vec<MapNode> = Vec::with_capacity(inner.len() + nodes.len());
+    for node in inner {
+        let mut node = *node;
+        let arity = node.op.arity();
+        for arg in &mut node.args[..arity] {
+            if let Arg::Operand(i) = arg {
+                *arg = Arg::Operand(place(producer.inputs[*i as usize]));
+            }
+        }
+        merged.push(node);
+    }
+    // The operand becomes the producer's last node; nodes that both have are shared.
+    let result = inner.len() as u32 - 1;
+    let mut index: Vec<u32> = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        let mut node = *node;
+        let arity = node.op.arity();
+        for arg in &mut node.args[..arity] {
+            *arg = match *arg {
+                Arg::Operand(i) if i as usize == at => Arg::Node(result),
+                Arg::Operand(i) => Arg::Operand(place(operands[i as usize])),
+                Arg::Node(i) => Arg::Node(index[i as usize]),
+                imm => imm,
+            };
+        }
+        let shared = merged.iter().position(|n| *n == node);
+        index.push(shared.unwrap_or_else(|| {
+            merged.push(node);
+            merged.len() - 1
+        }) as u32);
+    }
+    // The result must stay the last node.
+    let last = *index.last()?;
+    merged.truncate(last as usize + 1);
+    let merged = crate::tir::expr::prune(&merged);
+    let used = |i: usize| merged.iter().any(|n| n.args[..n.op.arity()].contains(&Arg::Operand(i as u32)));
+    let n_operands = (0..merged_operands.len()).filter(|&i| used(i)).count();
+    // An expression that is too large already may still shrink its operands, but never grow.
+    let fits = alus(&merged) <= MAX_ALUS && n_operands <= MAX_OPERANDS;
+    fits.then_some((merged, merged_operands))
+}

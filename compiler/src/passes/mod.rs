@@ -1,0 +1,109 @@
+//! Passes over the tensor IR, one per file; [`TIR_PASSES`] is their order and reads as prose.
+//!
+//! A pass rebuilds the program value by value ([`rebuild`]), which shares equal operations and drops unused ones on the way.
+
+mod axes;
+mod compose_moves;
+mod dead_code;
+mod dedup;
+mod fold_consts;
+mod fuse_maps;
+mod legalize;
+pub mod precision;
+mod push_moves;
+mod rebuild;
+
+use crate::error::CompileError;
+use crate::tir::{Phase, TensorIr};
+use lockstep_graph::{Verify, VerifyErrors};
+
+/// Whether a pass changed anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed(pub bool);
+
+/// What passes may ask.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PassCx {
+    /// Keep the rounding of the program as lowered.
+    pub exact: bool,
+}
+
+/// A pass.
+#[derive(Clone, Copy)]
+pub struct Pass {
+    /// Name on the command line, in dumps and in tests.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
+    /// Runs it.
+    pub run: fn(&mut TensorIr, &PassCx) -> Result<Changed, CompileError>,
+}
+
+/// The passes in order; a name may occur more than once.
+pub const TIR_PASSES: &[Pass] = &[
+    Pass { name: "dead-code", about: "drop values, constants and maps that nothing needs", run: dead_code::run },
+    Pass { name: "fold-consts", about: "materialise tiny constant expressions, make scalars immediates", run: fold_consts::run },
+    Pass { name: "compose-moves", about: "join moves of moves, drop broadcasts that maps do themselves", run: compose_moves::run },
+    Pass { name: "push-moves", about: "split axes where reshapes need it and absorb permutations into axis numbers", run: push_moves::run },
+    Pass { name: "compose-moves", about: "join the moves that are left", run: compose_moves::run },
+    Pass { name: "fold-consts", about: "fold what the moves uncovered", run: fold_consts::run },
+    Pass { name: "fuse-maps", about: "merge elementwise producers into their users", run: fuse_maps::run },
+    Pass { name: "legalize", about: "rewrite what later stages do not take", run: legalize::run },
+    Pass { name: "dedup", about: "share equal operations", run: dedup::run },
+    Pass { name: "dead-code", about: "drop what the passes left behind", run: dead_code::run },
+];
+
+/// Options of [`run_all`].
+#[derive(Clone, Debug, Default)]
+pub struct PassOptions {
+    /// Passes after which the program is dumped (every occurrence).
+    pub dump_after: Vec<String>,
+    /// Stop after the last occurrence of this pass.
+    pub stop_after: Option<String>,
+    /// Check all invariants after every pass.
+    pub verify: bool,
+    /// Keep the rounding of the program as lowered.
+    pub exact: bool,
+}
+
+/// A program as text after a pass.
+#[derive(Clone, Debug)]
+pub struct Dump {
+    /// Name of the pass.
+    pub pass: &'static str,
+    /// The program.
+    pub text: String,
+}
+
+/// Runs [`TIR_PASSES`] in order; the dumps that were asked for.
+///
+/// # Errors
+/// If an option names no pass, or a pass breaks an invariant (a bug).
+pub fn run_all(ir: &mut TensorIr, options: &PassOptions) -> Result<Vec<Dump>, CompileError> {
+    for name in options.dump_after.iter().chain(&options.stop_after) {
+        if !TIR_PASSES.iter().any(|p| p.name == name) {
+            let names: Vec<&str> = TIR_PASSES.iter().map(|p| p.name).collect();
+            return Err(CompileError::options(format!("no pass is named {name}, allowed: {}", names.join(", "))));
+        }
+    }
+    let last = options.stop_after.as_ref().and_then(|name| TIR_PASSES.iter().rposition(|p| p.name == name));
+    let cx = PassCx { exact: options.exact };
+    let mut dumps = Vec::new();
+    for pass in &TIR_PASSES[..last.map_or(TIR_PASSES.len(), |at| at + 1)] {
+        (pass.run)(ir, &cx)?;
+        tracing::debug!(pass = pass.name, values = ir.values.len(), "pass");
+        if options.verify || cfg!(debug_assertions) {
+            check(ir, pass.name)?;
+        }
+        if options.dump_after.iter().any(|name| name == pass.name) {
+            dumps.push(Dump { pass: pass.name, text: ir.to_string() });
+        }
+    }
+    Ok(dumps)
+}
+
+fn check(ir: &TensorIr, pass: &'static str) -> Result<(), CompileError> {
+    let mut errors = VerifyErrors::new();
+    ir.verify(&Phase::Legal, &mut errors);
+    if errors.is_empty() { Ok(()) } else { Err(CompileError::internal(pass, errors.to_string())) }
+}

@@ -1,12 +1,15 @@
 //! The registration table: which ONNX operators are imported, and by what.
 
 mod activation;
+mod attention;
 mod conv;
 mod elementwise;
 mod index;
+mod loss;
 mod matmul;
 mod norm;
 mod pool;
+mod quant;
 mod reduce;
 mod rnn;
 mod shape;
@@ -29,6 +32,7 @@ const TABLE: &[(&str, Run)] = &[
     ("Asinh", elementwise::unary),
     ("Atan", elementwise::unary),
     ("Atanh", elementwise::unary),
+    ("Attention", attention::attention),
     ("AveragePool", pool::average),
     ("BatchNormalization", norm::batch),
     ("BitShift", elementwise::bit_shift),
@@ -47,13 +51,16 @@ const TABLE: &[(&str, Run)] = &[
     ("Constant", shape::constant),
     ("ConstantOfShape", shape::constant_of_shape),
     ("Conv", conv::conv),
+    ("ConvInteger", quant::conv_integer),
     ("ConvTranspose", conv::conv_transpose),
     ("Cos", elementwise::unary),
     ("Cosh", elementwise::unary),
     ("CumSum", reduce::cum_sum),
     ("DepthToSpace", shape::depth_to_space),
+    ("DequantizeLinear", quant::dequantize),
     ("Div", elementwise::binary),
     ("Dropout", elementwise::dropout),
+    ("DynamicQuantizeLinear", quant::dynamic_quantize),
     ("Einsum", matmul::einsum),
     ("Elu", activation::elu),
     ("Equal", elementwise::binary),
@@ -93,6 +100,7 @@ const TABLE: &[(&str, Run)] = &[
     ("LpNormalization", norm::lp),
     ("LpPool", pool::lp),
     ("MatMul", matmul::matmul),
+    ("MatMulInteger", quant::matmul_integer),
     ("Max", elementwise::variadic),
     ("MaxPool", pool::max),
     ("Mean", elementwise::variadic),
@@ -102,6 +110,7 @@ const TABLE: &[(&str, Run)] = &[
     ("Mod", elementwise::modulo),
     ("Mul", elementwise::binary),
     ("Neg", elementwise::unary),
+    ("NegativeLogLikelihoodLoss", loss::nll),
     ("NonMaxSuppression", index::data_dependent),
     ("NonZero", index::non_zero),
     ("Not", elementwise::unary),
@@ -110,6 +119,9 @@ const TABLE: &[(&str, Run)] = &[
     ("PRelu", activation::prelu),
     ("Pad", shape::pad),
     ("Pow", elementwise::pow),
+    ("QLinearConv", quant::qlinear_conv),
+    ("QLinearMatMul", quant::qlinear_matmul),
+    ("QuantizeLinear", quant::quantize),
     ("RMSNormalization", norm::rms),
     ("RNN", rnn::rnn),
     ("Range", shape::range),
@@ -127,6 +139,7 @@ const TABLE: &[(&str, Run)] = &[
     ("Relu", elementwise::unary),
     ("Reshape", shape::reshape),
     ("ReverseSequence", index::reverse_sequence),
+    ("RotaryEmbedding", attention::rotary),
     ("Round", elementwise::unary),
     ("Scatter", index::scatter_elements),
     ("ScatterElements", index::scatter_elements),
@@ -141,6 +154,7 @@ const TABLE: &[(&str, Run)] = &[
     ("Size", shape::size),
     ("Slice", shape::slice),
     ("Softmax", norm::softmax),
+    ("SoftmaxCrossEntropyLoss", loss::softmax_cross_entropy),
     ("Softplus", activation::softplus),
     ("Softsign", activation::softsign),
     ("SpaceToDepth", shape::space_to_depth),
@@ -169,19 +183,12 @@ pub(super) fn lookup(domain: &str, op_type: &str) -> Option<Run> {
     if !domain.is_empty() {
         return None;
     }
-    TABLE
-        .binary_search_by_key(&op_type, |(name, _)| name)
-        .ok()
-        .map(|at| TABLE[at].1)
+    TABLE.binary_search_by_key(&op_type, |(name, _)| name).ok().map(|at| TABLE[at].1)
 }
 
 /// Names of all ONNX operators that are imported, ascending; all are of ONNX's own domain.
 pub fn supported() -> Vec<&'static str> {
-    let mut names: Vec<&str> = TABLE
-        .iter()
-        .map(|(name, _)| *name)
-        .chain(["If", "Loop", "Scan"])
-        .collect();
+    let mut names: Vec<&str> = TABLE.iter().map(|(name, _)| *name).chain(["If", "Loop", "Scan"]).collect();
     names.retain(|name| !matches!(*name, "NonMaxSuppression" | "Unique"));
     names.sort_unstable();
     names
@@ -190,20 +197,11 @@ pub fn supported() -> Vec<&'static str> {
 /// The failure of an operator without an importer.
 pub(super) fn unknown(domain: &str, _op_type: &str) -> Fail {
     let (reason, help) = if domain.is_empty() {
-        (
-            "there is no importer for this operator",
-            "replace it by operators that `lockstep ops` lists",
-        )
+        ("there is no importer for this operator", "replace it by operators that `lockstep ops` lists")
     } else {
-        (
-            "operators of this domain are not known",
-            "export the model with ONNX's own operators",
-        )
+        ("operators of this domain are not known", "export the model with ONNX's own operators")
     };
-    Fail::Unsupported {
-        reason: reason.into(),
-        help: help.into(),
-    }
+    Fail::Unsupported { reason: reason.into(), help: help.into() }
 }
 
 #[cfg(test)]
@@ -211,8 +209,6 @@ mod tests {
     #[test]
     fn the_table_is_sorted() {
         assert!(super::TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert!(
-            super::lookup("", "Conv").is_some() && super::lookup("com.example", "Conv").is_none()
-        );
+        assert!(super::lookup("", "Conv").is_some() && super::lookup("com.example", "Conv").is_none());
     }
 }

@@ -4,6 +4,7 @@ mod activation;
 mod attention;
 mod conv;
 mod elementwise;
+mod image;
 mod index;
 mod loss;
 mod matmul;
@@ -13,6 +14,7 @@ mod quant;
 mod reduce;
 mod rnn;
 mod shape;
+mod signal;
 
 use super::cx::{Cx, Fail, Imported};
 
@@ -40,6 +42,7 @@ const TABLE: &[(&str, Run)] = &[
     ("BitwiseNot", elementwise::unary),
     ("BitwiseOr", elementwise::binary),
     ("BitwiseXor", elementwise::binary),
+    ("BlackmanWindow", signal::window),
     ("Cast", elementwise::cast),
     ("CastLike", elementwise::cast_like),
     ("Ceil", elementwise::unary),
@@ -56,6 +59,7 @@ const TABLE: &[(&str, Run)] = &[
     ("Cos", elementwise::unary),
     ("Cosh", elementwise::unary),
     ("CumSum", reduce::cum_sum),
+    ("DFT", signal::dft),
     ("DepthToSpace", shape::depth_to_space),
     ("DequantizeLinear", quant::dequantize),
     ("Div", elementwise::binary),
@@ -82,6 +86,8 @@ const TABLE: &[(&str, Run)] = &[
     ("Greater", elementwise::binary),
     ("GreaterOrEqual", elementwise::binary),
     ("GroupNormalization", norm::group),
+    ("HammingWindow", signal::window),
+    ("HannWindow", signal::window),
     ("HardSigmoid", activation::hard_sigmoid),
     ("HardSwish", activation::hard_swish),
     ("Hardmax", norm::hardmax),
@@ -138,9 +144,11 @@ const TABLE: &[(&str, Run)] = &[
     ("ReduceSumSquare", reduce::reduce),
     ("Relu", elementwise::unary),
     ("Reshape", shape::reshape),
+    ("Resize", image::resize),
     ("ReverseSequence", index::reverse_sequence),
     ("RotaryEmbedding", attention::rotary),
     ("Round", elementwise::unary),
+    ("STFT", signal::stft),
     ("Scatter", index::scatter_elements),
     ("ScatterElements", index::scatter_elements),
     ("ScatterND", index::scatter_nd),
@@ -174,6 +182,7 @@ const TABLE: &[(&str, Run)] = &[
     ("Trilu", shape::trilu),
     ("Unique", index::data_dependent),
     ("Unsqueeze", shape::unsqueeze),
+    ("Upsample", image::upsample),
     ("Where", elementwise::select),
     ("Xor", elementwise::binary),
 ];

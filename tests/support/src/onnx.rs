@@ -11,8 +11,9 @@
 //! ```
 
 use lockstep_onnx_protobuf::{
-    AttributeProto, DataLocation, DataType, Dimension, FunctionProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
-    TensorProto, TensorShapeProto, TensorType, TypeProto, ValueInfoProto, dimension, type_proto,
+    AttributeProto, DataLocation, DataType, Dimension, FunctionProto, GraphProto, Message,
+    ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
+    TensorShapeProto, TensorType, TypeProto, ValueInfoProto, dimension, type_proto,
 };
 
 /// A model, or the body of a control-flow attribute, under construction. Nodes are named `n0`, `n1`, .. unless told otherwise.
@@ -26,7 +27,14 @@ pub struct OnnxBuilder {
 impl OnnxBuilder {
     /// An empty graph of opset 17.
     pub fn new(name: &str) -> Self {
-        Self { graph: GraphProto { name: name.into(), ..GraphProto::default() }, functions: Vec::new(), opset: 17 }
+        Self {
+            graph: GraphProto {
+                name: name.into(),
+                ..GraphProto::default()
+            },
+            functions: Vec::new(),
+            opset: 17,
+        }
     }
 
     /// Sets the version of ONNX's operator set.
@@ -53,7 +61,10 @@ impl OnnxBuilder {
 
     /// Adds an output; its type is left out.
     pub fn output(mut self, name: &str) -> Self {
-        self.graph.output.push(ValueInfoProto { name: name.into(), ..ValueInfoProto::default() });
+        self.graph.output.push(ValueInfoProto {
+            name: name.into(),
+            ..ValueInfoProto::default()
+        });
         self
     }
 
@@ -86,12 +97,25 @@ impl OnnxBuilder {
     }
 
     /// Adds a node.
-    pub fn node_with(self, op_type: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<AttributeProto>) -> Self {
+    pub fn node_with(
+        self,
+        op_type: &str,
+        inputs: &[&str],
+        outputs: &[&str],
+        attribute: Vec<AttributeProto>,
+    ) -> Self {
         self.node_of("", op_type, inputs, outputs, attribute)
     }
 
     /// Adds a node of another domain.
-    pub fn node_of(mut self, domain: &str, op_type: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<AttributeProto>) -> Self {
+    pub fn node_of(
+        mut self,
+        domain: &str,
+        op_type: &str,
+        inputs: &[&str],
+        outputs: &[&str],
+        attribute: Vec<AttributeProto>,
+    ) -> Self {
         let strings = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
         self.graph.node.push(NodeProto {
             name: format!("n{}", self.graph.node.len()),
@@ -114,7 +138,13 @@ impl OnnxBuilder {
     }
 
     /// Adds a local function: the nodes of `body` with its inputs, outputs and opset.
-    pub fn function(mut self, domain: &str, name: &str, attributes: &[&str], body: OnnxBuilder) -> Self {
+    pub fn function(
+        mut self,
+        domain: &str,
+        name: &str,
+        attributes: &[&str],
+        body: OnnxBuilder,
+    ) -> Self {
         let names = |infos: &[ValueInfoProto]| infos.iter().map(|info| info.name.clone()).collect();
         self.functions.push(FunctionProto {
             name: name.into(),
@@ -123,7 +153,10 @@ impl OnnxBuilder {
             output: names(&body.graph.output),
             attribute: attributes.iter().map(|name| name.to_string()).collect(),
             node: body.graph.node,
-            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: body.opset }],
+            opset_import: vec![OperatorSetIdProto {
+                domain: String::new(),
+                version: body.opset,
+            }],
             ..FunctionProto::default()
         });
         self
@@ -136,8 +169,14 @@ impl OnnxBuilder {
 
     /// The model.
     pub fn model(self) -> ModelProto {
-        let mut opset_import = vec![OperatorSetIdProto { domain: String::new(), version: self.opset }];
-        opset_import.extend(self.functions.iter().map(|function| OperatorSetIdProto { domain: function.domain.clone(), version: 1 }));
+        let mut opset_import = vec![OperatorSetIdProto {
+            domain: String::new(),
+            version: self.opset,
+        }];
+        opset_import.extend(self.functions.iter().map(|function| OperatorSetIdProto {
+            domain: function.domain.clone(),
+            version: 1,
+        }));
         ModelProto {
             ir_version: 10,
             producer_name: "lockstep-testkit".into(),
@@ -162,32 +201,71 @@ pub fn value_info(name: &str, dtype: DataType, dims: &[&str]) -> ValueInfoProto 
             (Err(_), "?") => None,
             (Err(_), symbol) => Some(dimension::Value::DimParam(symbol.into())),
         };
-        Dimension { value, ..Dimension::default() }
+        Dimension {
+            value,
+            ..Dimension::default()
+        }
     };
-    let shape = TensorShapeProto { dim: dims.iter().map(dim).collect() };
-    let tensor = TensorType { elem_type: dtype as i32, shape: Some(shape) };
-    let r#type = Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() });
-    ValueInfoProto { name: name.into(), r#type, ..ValueInfoProto::default() }
+    let shape = TensorShapeProto {
+        dim: dims.iter().map(dim).collect(),
+    };
+    let tensor = TensorType {
+        elem_type: dtype as i32,
+        shape: Some(shape),
+    };
+    let r#type = Some(TypeProto {
+        value: Some(type_proto::Value::TensorType(tensor)),
+        ..TypeProto::default()
+    });
+    ValueInfoProto {
+        name: name.into(),
+        r#type,
+        ..ValueInfoProto::default()
+    }
 }
 
 /// A tensor with raw data.
 pub fn tensor_f32(name: &str, dims: &[i64], data: &[f32]) -> TensorProto {
-    raw(name, DataType::Float, dims, data.iter().flat_map(|v| v.to_le_bytes()).collect())
+    raw(
+        name,
+        DataType::Float,
+        dims,
+        data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    )
 }
 
 /// A tensor with raw data.
 pub fn tensor_i64(name: &str, dims: &[i64], data: &[i64]) -> TensorProto {
-    raw(name, DataType::Int64, dims, data.iter().flat_map(|v| v.to_le_bytes()).collect())
+    raw(
+        name,
+        DataType::Int64,
+        dims,
+        data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    )
 }
 
 /// A tensor with raw data of any type.
 pub fn raw(name: &str, dtype: DataType, dims: &[i64], data: Vec<u8>) -> TensorProto {
-    TensorProto { name: name.into(), data_type: dtype as i32, dims: dims.to_vec(), raw_data: data.into(), ..TensorProto::default() }
+    TensorProto {
+        name: name.into(),
+        data_type: dtype as i32,
+        dims: dims.to_vec(),
+        raw_data: data.into(),
+        ..TensorProto::default()
+    }
 }
 
 /// A tensor whose data lies in another file.
-pub fn external(name: &str, dtype: DataType, dims: &[i64], entries: &[(&str, &str)]) -> TensorProto {
-    let entry = |(key, value): &(&str, &str)| StringStringEntryProto { key: key.to_string(), value: value.to_string() };
+pub fn external(
+    name: &str,
+    dtype: DataType,
+    dims: &[i64],
+    entries: &[(&str, &str)],
+) -> TensorProto {
+    let entry = |(key, value): &(&str, &str)| StringStringEntryProto {
+        key: key.to_string(),
+        value: value.to_string(),
+    };
     TensorProto {
         name: name.into(),
         data_type: dtype as i32,
@@ -203,46 +281,104 @@ pub mod attr {
     use lockstep_onnx_protobuf::{AttributeProto, AttributeType, GraphProto, TensorProto};
 
     fn of(name: &str, kind: AttributeType, rest: AttributeProto) -> AttributeProto {
-        AttributeProto { name: name.into(), r#type: kind as i32, ..rest }
+        AttributeProto {
+            name: name.into(),
+            r#type: kind as i32,
+            ..rest
+        }
     }
 
     /// An integer.
     pub fn int(name: &str, i: i64) -> AttributeProto {
-        of(name, AttributeType::Int, AttributeProto { i, ..AttributeProto::default() })
+        of(
+            name,
+            AttributeType::Int,
+            AttributeProto {
+                i,
+                ..AttributeProto::default()
+            },
+        )
     }
 
     /// A list of integers.
     pub fn ints(name: &str, ints: &[i64]) -> AttributeProto {
-        of(name, AttributeType::Ints, AttributeProto { ints: ints.to_vec(), ..AttributeProto::default() })
+        of(
+            name,
+            AttributeType::Ints,
+            AttributeProto {
+                ints: ints.to_vec(),
+                ..AttributeProto::default()
+            },
+        )
     }
 
     /// A float.
     pub fn float(name: &str, f: f32) -> AttributeProto {
-        of(name, AttributeType::Float, AttributeProto { f, ..AttributeProto::default() })
+        of(
+            name,
+            AttributeType::Float,
+            AttributeProto {
+                f,
+                ..AttributeProto::default()
+            },
+        )
     }
 
     /// A list of floats.
     pub fn floats(name: &str, floats: &[f32]) -> AttributeProto {
-        of(name, AttributeType::Floats, AttributeProto { floats: floats.to_vec(), ..AttributeProto::default() })
+        of(
+            name,
+            AttributeType::Floats,
+            AttributeProto {
+                floats: floats.to_vec(),
+                ..AttributeProto::default()
+            },
+        )
     }
 
     /// A string.
     pub fn string(name: &str, s: &str) -> AttributeProto {
-        of(name, AttributeType::String, AttributeProto { s: s.as_bytes().to_vec().into(), ..AttributeProto::default() })
+        of(
+            name,
+            AttributeType::String,
+            AttributeProto {
+                s: s.as_bytes().to_vec().into(),
+                ..AttributeProto::default()
+            },
+        )
     }
 
     /// A tensor.
     pub fn tensor(name: &str, t: TensorProto) -> AttributeProto {
-        of(name, AttributeType::Tensor, AttributeProto { t: Some(t), ..AttributeProto::default() })
+        of(
+            name,
+            AttributeType::Tensor,
+            AttributeProto {
+                t: Some(t),
+                ..AttributeProto::default()
+            },
+        )
     }
 
     /// A graph.
     pub fn graph(name: &str, g: GraphProto) -> AttributeProto {
-        of(name, AttributeType::Graph, AttributeProto { g: Some(g), ..AttributeProto::default() })
+        of(
+            name,
+            AttributeType::Graph,
+            AttributeProto {
+                g: Some(g),
+                ..AttributeProto::default()
+            },
+        )
     }
 
     /// In a function body: the value of the function's own attribute.
     pub fn reference(name: &str, function_attribute: &str, like: AttributeProto) -> AttributeProto {
-        AttributeProto { name: name.into(), ref_attr_name: function_attribute.into(), r#type: like.r#type, ..AttributeProto::default() }
+        AttributeProto {
+            name: name.into(),
+            ref_attr_name: function_attribute.into(),
+            r#type: like.r#type,
+            ..AttributeProto::default()
+        }
     }
 }

@@ -25,7 +25,10 @@ pub const CASES: &[Case] = &[
 
 /// The bytes of a named model.
 pub fn build(name: &str) -> Option<Vec<u8>> {
-    CASES.iter().find(|(known, _)| *known == name).map(|(_, build)| build().build())
+    CASES
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, build)| build().build())
 }
 
 /// Two layers with relu and softmax.
@@ -39,7 +42,12 @@ fn mlp() -> OnnxBuilder {
         .node("MatMul", &["x", "fc1.w"], &["h"])
         .node("Add", &["h", "fc1.b"], &["hb"])
         .node("Relu", &["hb"], &["a"])
-        .node_with("Gemm", &["a", "fc2.w", "fc2.b"], &["z"], vec![attr::int("transB", 1)])
+        .node_with(
+            "Gemm",
+            &["a", "fc2.w", "fc2.b"],
+            &["z"],
+            vec![attr::int("transB", 1)],
+        )
         .node("Softmax", &["z"], &["y"])
         .output("y")
 }
@@ -56,11 +64,37 @@ fn conv_classifier() -> OnnxBuilder {
         .init_ramp("dw.w", &[8, 1, 3, 3])
         .init_ramp("dw.b", &[8])
         .init_ramp("fc.w", &[8, 4])
-        .node_with("Conv", &["x", "stem.w"], &["c1"], vec![attr::ints("strides", &[2, 2]), attr::ints("pads", &[1, 1, 1, 1])])
-        .node("BatchNormalization", &["c1", "bn.scale", "bn.bias", "bn.mean", "bn.var"], &["b1"])
+        .node_with(
+            "Conv",
+            &["x", "stem.w"],
+            &["c1"],
+            vec![
+                attr::ints("strides", &[2, 2]),
+                attr::ints("pads", &[1, 1, 1, 1]),
+            ],
+        )
+        .node(
+            "BatchNormalization",
+            &["c1", "bn.scale", "bn.bias", "bn.mean", "bn.var"],
+            &["b1"],
+        )
         .node("HardSwish", &["b1"], &["s1"])
-        .node_with("Conv", &["s1", "dw.w", "dw.b"], &["c2"], vec![attr::int("group", 8), attr::ints("pads", &[1, 1, 1, 1])])
-        .node_with("MaxPool", &["c2"], &["p"], vec![attr::ints("kernel_shape", &[3, 3]), attr::ints("strides", &[2, 2]), attr::int("ceil_mode", 1)])
+        .node_with(
+            "Conv",
+            &["s1", "dw.w", "dw.b"],
+            &["c2"],
+            vec![attr::int("group", 8), attr::ints("pads", &[1, 1, 1, 1])],
+        )
+        .node_with(
+            "MaxPool",
+            &["c2"],
+            &["p"],
+            vec![
+                attr::ints("kernel_shape", &[3, 3]),
+                attr::ints("strides", &[2, 2]),
+                attr::int("ceil_mode", 1),
+            ],
+        )
         .node("GlobalAveragePool", &["p"], &["g"])
         .node("Flatten", &["g"], &["f"])
         .node("MatMul", &["f", "fc.w"], &["y"])
@@ -86,7 +120,15 @@ fn lstm_state() -> OnnxBuilder {
         .input_f32("h", &["2", "1", "3"])
         .init_ramp("w", &[2, 12, 4])
         .init_ramp("r", &[2, 12, 3])
-        .node_with("LSTM", &["x", "w", "r", "", "", "h"], &["y", "hn"], vec![attr::int("hidden_size", 3), attr::string("direction", "bidirectional")])
+        .node_with(
+            "LSTM",
+            &["x", "w", "r", "", "", "h"],
+            &["y", "hn"],
+            vec![
+                attr::int("hidden_size", 3),
+                attr::string("direction", "bidirectional"),
+            ],
+        )
         .output("y")
         .output("hn")
 }
@@ -94,14 +136,26 @@ fn lstm_state() -> OnnxBuilder {
 /// An `If` on a rate that must be fixed at import; the branch uses a value from outside.
 fn if_const() -> OnnxBuilder {
     let branch = |name: &str, factor: f32| {
-        OnnxBuilder::new(name).init_f32("factor", &[], &[factor]).node("Mul", &["x", "factor"], &["scaled"]).output("scaled").graph()
+        OnnxBuilder::new(name)
+            .init_f32("factor", &[], &[factor])
+            .node("Mul", &["x", "factor"], &["scaled"])
+            .output("scaled")
+            .graph()
     };
     OnnxBuilder::new("if_const")
         .input_f32("x", &["4"])
         .input_i64("sr", &[])
         .init_i64("rate", &[], &[16000])
         .node("Equal", &["sr", "rate"], &["wide"])
-        .node_with("If", &["wide"], &["y"], vec![attr::graph("then_branch", branch("then", 2.0)), attr::graph("else_branch", branch("else", 0.5))])
+        .node_with(
+            "If",
+            &["wide"],
+            &["y"],
+            vec![
+                attr::graph("then_branch", branch("then", 2.0)),
+                attr::graph("else_branch", branch("else", 0.5)),
+            ],
+        )
         .output("y")
 }
 
@@ -122,7 +176,12 @@ fn loop_unrolled() -> OnnxBuilder {
     OnnxBuilder::new("loop_unrolled")
         .input_f32("x", &["2"])
         .init_i64("trips", &[], &[3])
-        .node_with("Loop", &["trips", "", "x"], &["last", "all"], vec![attr::graph("body", body)])
+        .node_with(
+            "Loop",
+            &["trips", "", "x"],
+            &["last", "all"],
+            vec![attr::graph("body", body)],
+        )
         .output("last")
         .output("all")
 }
@@ -132,13 +191,30 @@ fn function_call() -> OnnxBuilder {
     let body = OnnxBuilder::new("leaky")
         .opset(16)
         .input_f32("t", &[])
-        .node_with("LeakyRelu", &["t"], &["u"], vec![attr::reference("alpha", "slope", attr::float("", 0.0))])
+        .node_with(
+            "LeakyRelu",
+            &["t"],
+            &["u"],
+            vec![attr::reference("alpha", "slope", attr::float("", 0.0))],
+        )
         .output("u");
     OnnxBuilder::new("function_call")
         .input_f32("x", &["3"])
         .function("example", "Leaky", &["slope"], body)
-        .node_of("example", "Leaky", &["x"], &["a"], vec![attr::float("slope", 0.5)])
-        .node_of("example", "Leaky", &["a"], &["b"], vec![attr::float("slope", 0.25)])
+        .node_of(
+            "example",
+            "Leaky",
+            &["x"],
+            &["a"],
+            vec![attr::float("slope", 0.5)],
+        )
+        .node_of(
+            "example",
+            "Leaky",
+            &["a"],
+            &["b"],
+            vec![attr::float("slope", 0.25)],
+        )
         .output("b")
 }
 
@@ -156,9 +232,19 @@ fn shape_arithmetic() -> OnnxBuilder {
         .node("Gather", &["shape", "one"], &["s"])
         .node("Unsqueeze", &["b", "axis0"], &["b1"])
         .node("Unsqueeze", &["s", "axis0"], &["s1"])
-        .node_with("Concat", &["b1", "s1", "tail"], &["split"], vec![attr::int("axis", 0)])
+        .node_with(
+            "Concat",
+            &["b1", "s1", "tail"],
+            &["split"],
+            vec![attr::int("axis", 0)],
+        )
         .node("Reshape", &["x", "split"], &["heads"])
-        .node_with("Transpose", &["heads"], &["turned"], vec![attr::ints("perm", &[0, 2, 1, 3])])
+        .node_with(
+            "Transpose",
+            &["heads"],
+            &["turned"],
+            vec![attr::ints("perm", &[0, 2, 1, 3])],
+        )
         .node("Div", &["s", "half"], &["middle"])
         .node("Unsqueeze", &["middle", "axis0"], &["end"])
         .node("Slice", &["turned", "axis0", "end", "tail_axis"], &["y"])
@@ -180,7 +266,13 @@ fn symbolic_dims() -> OnnxBuilder {
 
 /// Operators that cannot be imported, one of them twice, one in a branch, and one behind another.
 fn unsupported_ops() -> OnnxBuilder {
-    let branch = |op: &str| OnnxBuilder::new("branch").node(op, &["u"], &["out"]).named("inner").output("out").graph();
+    let branch = |op: &str| {
+        OnnxBuilder::new("branch")
+            .node(op, &["u"], &["out"])
+            .named("inner")
+            .output("out")
+            .graph()
+    };
     OnnxBuilder::new("unsupported_ops")
         .input_f32("x", &["4"])
         .input("c", DataType::Bool, &[])
@@ -193,8 +285,24 @@ fn unsupported_ops() -> OnnxBuilder {
         .named("fancy1")
         .node_of("com.example", "Fancy", &["x"], &["f2"], Vec::new())
         .named("fancy2")
-        .node_with("If", &["c"], &["y"], vec![attr::graph("then_branch", branch("Relu")), attr::graph("else_branch", branch("StringNormalizer"))])
-        .node_with("If", &["f2"], &["z"], vec![attr::graph("then_branch", branch("Relu")), attr::graph("else_branch", branch("StringSplit"))])
+        .node_with(
+            "If",
+            &["c"],
+            &["y"],
+            vec![
+                attr::graph("then_branch", branch("Relu")),
+                attr::graph("else_branch", branch("StringNormalizer")),
+            ],
+        )
+        .node_with(
+            "If",
+            &["f2"],
+            &["z"],
+            vec![
+                attr::graph("then_branch", branch("Relu")),
+                attr::graph("else_branch", branch("StringSplit")),
+            ],
+        )
         .output("p")
         .output("f1")
         .output("y")
@@ -207,7 +315,12 @@ fn dynamic_reshape() -> OnnxBuilder {
         .input_f32("x", &["12"])
         .input_i64("n", &["1"])
         .init_i64("rest", &[1], &[-1])
-        .node_with("Concat", &["n", "rest"], &["shape"], vec![attr::int("axis", 0)])
+        .node_with(
+            "Concat",
+            &["n", "rest"],
+            &["shape"],
+            vec![attr::int("axis", 0)],
+        )
         .node("Reshape", &["x", "shape"], &["y"])
         .named("to_rows")
         .output("y")
@@ -217,7 +330,16 @@ fn dynamic_reshape() -> OnnxBuilder {
 fn external_weight() -> OnnxBuilder {
     OnnxBuilder::new("external_weight")
         .input_f32("x", &["1", "2"])
-        .init(external("w", DataType::Float, &[2, 2], &[("location", "weights.bin"), ("offset", "8"), ("length", "16")]))
+        .init(external(
+            "w",
+            DataType::Float,
+            &[2, 2],
+            &[
+                ("location", "weights.bin"),
+                ("offset", "8"),
+                ("length", "16"),
+            ],
+        ))
         .node("MatMul", &["x", "w"], &["y"])
         .output("y")
 }
@@ -226,7 +348,12 @@ fn external_weight() -> OnnxBuilder {
 fn quantized_linear() -> OnnxBuilder {
     OnnxBuilder::new("quantized_linear")
         .input_f32("x", &["2", "4"])
-        .init(raw("q", DataType::Int8, &[4, 3], (0..12u8).map(|v| v.wrapping_mul(37)).collect()))
+        .init(raw(
+            "q",
+            DataType::Int8,
+            &[4, 3],
+            (0..12u8).map(|v| v.wrapping_mul(37)).collect(),
+        ))
         .init(tensor_f32("scale", &[3], &[0.5, 0.25, 0.125]))
         .init(tensor_i64("axes", &[1], &[0]))
         .node_with("Cast", &["q"], &["f"], vec![attr::int("to", 1)])

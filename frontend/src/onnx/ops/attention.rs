@@ -18,7 +18,10 @@ fn heads(cx: &mut Cx<'_, '_>, x: ValueId, attr: &str) -> Result<ValueId, Fail> {
             let apart = cx.b().reshape(x, [batch, sequence, n, hidden / n])?;
             Ok(cx.b().transpose(apart, &[0, 2, 1, 3])?)
         }
-        _ => malformed(format!("operand {shape} has rank {}, allowed: 3, 4", shape.rank())),
+        _ => malformed(format!(
+            "operand {shape} has rank {}, allowed: 3, 4",
+            shape.rank()
+        )),
     }
 }
 
@@ -28,9 +31,15 @@ fn repeat_heads(cx: &mut Cx<'_, '_>, x: ValueId, n: usize) -> Result<ValueId, Fa
     if n == 1 {
         return Ok(x);
     }
-    let apart = cx.b().reshape(x, [shape[0], shape[1], 1, shape[2], shape[3]])?;
-    let wide = cx.b().expand(apart, [shape[0], shape[1], n, shape[2], shape[3]])?;
-    Ok(cx.b().reshape(wide, [shape[0], shape[1] * n, shape[2], shape[3]])?)
+    let apart = cx
+        .b()
+        .reshape(x, [shape[0], shape[1], 1, shape[2], shape[3]])?;
+    let wide = cx
+        .b()
+        .expand(apart, [shape[0], shape[1], n, shape[2], shape[3]])?;
+    Ok(cx
+        .b()
+        .reshape(wide, [shape[0], shape[1] * n, shape[2], shape[3]])?)
 }
 
 /// −inf where a bool value is false, else 0.
@@ -44,7 +53,11 @@ fn holes(cx: &mut Cx<'_, '_>, keep: ValueId, dtype: DType) -> Result<ValueId, Fa
 pub(super) fn attention(cx: &mut Cx<'_, '_>) -> Imported {
     let (q, k, v) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
     let flat = cx.rank(q) == 3;
-    let (q, mut k, mut v) = (heads(cx, q, "q_num_heads")?, heads(cx, k, "kv_num_heads")?, heads(cx, v, "kv_num_heads")?);
+    let (q, mut k, mut v) = (
+        heads(cx, q, "q_num_heads")?,
+        heads(cx, k, "kv_num_heads")?,
+        heads(cx, v, "kv_num_heads")?,
+    );
     let mut past = 0;
     if let (Some(past_key), Some(past_value)) = (cx.opt(4), cx.opt(5)) {
         past = cx.shape(past_key).get(2).copied().unwrap_or(0);
@@ -57,9 +70,15 @@ pub(super) fn attention(cx: &mut Cx<'_, '_>) -> Imported {
     if n_kv == 0 || !n_q.is_multiple_of(n_kv) {
         return malformed(format!("{n_q} query heads do not share {n_kv} key heads"));
     }
-    let (k, v) = (repeat_heads(cx, k, n_q / n_kv)?, repeat_heads(cx, v, n_q / n_kv)?);
+    let (k, v) = (
+        repeat_heads(cx, k, n_q / n_kv)?,
+        repeat_heads(cx, v, n_q / n_kv)?,
+    );
     let dtype = cx.dtype(q);
-    let scale = cx.attr("scale").map(|attr| f64::from(attr.f)).unwrap_or_else(|| 1.0 / (q_shape[3] as f64).sqrt());
+    let scale = cx
+        .attr("scale")
+        .map(|attr| f64::from(attr.f))
+        .unwrap_or_else(|| 1.0 / (q_shape[3] as f64).sqrt());
     let (queries, keys) = (q_shape[2], k_shape[2]);
 
     let root = scale.sqrt();
@@ -87,10 +106,24 @@ pub(super) fn attention(cx: &mut Cx<'_, '_>) -> Imported {
             if let Some(last) = pads.last_mut() {
                 last.1 = short;
             }
-            let fill = if is_bool { Scalar::Int(0) } else { Scalar::Float(f64::NEG_INFINITY) };
-            mask = cx.b().op(Op::Pad { pads, mode: PadMode::Constant(fill) }, &[mask])?;
+            let fill = if is_bool {
+                Scalar::Int(0)
+            } else {
+                Scalar::Float(f64::NEG_INFINITY)
+            };
+            mask = cx.b().op(
+                Op::Pad {
+                    pads,
+                    mode: PadMode::Constant(fill),
+                },
+                &[mask],
+            )?;
         }
-        let bias = if is_bool { holes(cx, mask, dtype)? } else { mask };
+        let bias = if is_bool {
+            holes(cx, mask, dtype)?
+        } else {
+            mask
+        };
         scores = cx.b().binary(Binary::Add, scores, bias)?;
     }
     if cx.flag("is_causal", false) {
@@ -115,7 +148,13 @@ pub(super) fn attention(cx: &mut Cx<'_, '_>) -> Imported {
     let precision = cx.dtype_attr("softmax_precision")?.unwrap_or(dtype);
     let b = cx.b();
     let wide = b.cast(masked, precision)?;
-    let weights = b.op(Op::Softmax { axis: 3, log: false }, &[wide])?;
+    let weights = b.op(
+        Op::Softmax {
+            axis: 3,
+            log: false,
+        },
+        &[wide],
+    )?;
     let weights = b.cast(weights, dtype)?;
     let v = b.cast(v, dtype)?;
     let mut y = b.matmul(weights, v)?;
@@ -139,17 +178,28 @@ pub(super) fn attention(cx: &mut Cx<'_, '_>) -> Imported {
 pub(super) fn rotary(cx: &mut Cx<'_, '_>) -> Imported {
     let (x, mut cos, mut sin) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
     let shape = cx.shape(x);
-    let x = if shape.rank() == 4 { cx.b().transpose(x, &[0, 2, 1, 3])? } else { heads_last(cx, x)? };
+    let x = if shape.rank() == 4 {
+        cx.b().transpose(x, &[0, 2, 1, 3])?
+    } else {
+        heads_last(cx, x)?
+    };
     let (batch, sequence, n, size) = match &cx.shape(x)[..] {
         &[batch, sequence, n, size] => (batch, sequence, n, size),
-        _ => return malformed(format!("input {shape} has rank {}, allowed: 3, 4", shape.rank())),
+        _ => {
+            return malformed(format!(
+                "input {shape} has rank {}, allowed: 3, 4",
+                shape.rank()
+            ));
+        }
     };
     let rotated = match usize::try_from(cx.int("rotary_embedding_dim", 0)).unwrap_or(0) {
         0 => size,
         dim => dim,
     };
     if rotated > size || !rotated.is_multiple_of(2) {
-        return malformed(format!("rotary_embedding_dim is {rotated}, allowed: even, at most {size}"));
+        return malformed(format!(
+            "rotary_embedding_dim is {rotated}, allowed: even, at most {size}"
+        ));
     }
     let half = rotated / 2;
     if let Some(positions) = cx.opt(3) {
@@ -161,14 +211,31 @@ pub(super) fn rotary(cx: &mut Cx<'_, '_>) -> Imported {
     let interleaved = cx.flag("interleaved", false);
     let b = cx.b();
     let (first, second) = if interleaved {
-        (Range { start: 0, step: 2, len: half }, Range { start: 1, step: 2, len: half })
+        (
+            Range {
+                start: 0,
+                step: 2,
+                len: half,
+            },
+            Range {
+                start: 1,
+                step: 2,
+                len: half,
+            },
+        )
     } else {
         (Range::of(0, half), Range::of(half, rotated))
     };
     let (x1, x2) = (b.narrow(x, 3, first)?, b.narrow(x, 3, second)?);
-    let (a, c) = (b.binary(Binary::Mul, cos, x1)?, b.binary(Binary::Mul, sin, x2)?);
+    let (a, c) = (
+        b.binary(Binary::Mul, cos, x1)?,
+        b.binary(Binary::Mul, sin, x2)?,
+    );
     let real = b.binary(Binary::Sub, a, c)?;
-    let (a, c) = (b.binary(Binary::Mul, sin, x1)?, b.binary(Binary::Mul, cos, x2)?);
+    let (a, c) = (
+        b.binary(Binary::Mul, sin, x1)?,
+        b.binary(Binary::Mul, cos, x2)?,
+    );
     let imaginary = b.binary(Binary::Add, a, c)?;
     let mut result = if interleaved {
         let apart = [batch, sequence, n, half, 1];
@@ -182,7 +249,11 @@ pub(super) fn rotary(cx: &mut Cx<'_, '_>) -> Imported {
         let rest = b.narrow(x, 3, Range::of(rotated, size))?;
         result = b.concat(&[result, rest], 3)?;
     }
-    Ok(vec![if shape.rank() == 4 { b.transpose(result, &[0, 2, 1, 3])? } else { b.reshape(result, shape)? }])
+    Ok(vec![if shape.rank() == 4 {
+        b.transpose(result, &[0, 2, 1, 3])?
+    } else {
+        b.reshape(result, shape)?
+    }])
 }
 
 /// [b, s, h·d] as [b, s, h, d].
@@ -190,7 +261,9 @@ fn heads_last(cx: &mut Cx<'_, '_>, x: ValueId) -> Result<ValueId, Fail> {
     let shape = cx.shape(x);
     let n = usize::try_from(cx.int("num_heads", 0)).unwrap_or(0);
     match &shape[..] {
-        &[batch, sequence, hidden] if n > 0 && hidden.is_multiple_of(n) => Ok(cx.b().reshape(x, [batch, sequence, n, hidden / n])?),
+        &[batch, sequence, hidden] if n > 0 && hidden.is_multiple_of(n) => {
+            Ok(cx.b().reshape(x, [batch, sequence, n, hidden / n])?)
+        }
         _ => malformed(format!("input {shape} does not split into {n} heads")),
     }
 }

@@ -5,10 +5,17 @@ use lockstep_graph::op::{Binary, Reduce, Unary};
 use lockstep_graph::{DType, Op, ValueId};
 
 /// The loss of log-probabilities [n, c, d..] at targets [n, d..], reduced as the node says.
-fn pick(cx: &mut Cx<'_, '_>, log_probs: ValueId, target: ValueId, weight: Option<ValueId>) -> Result<ValueId, Fail> {
+fn pick(
+    cx: &mut Cx<'_, '_>,
+    log_probs: ValueId,
+    target: ValueId,
+    weight: Option<ValueId>,
+) -> Result<ValueId, Fail> {
     let (shape, target_shape) = (cx.shape(log_probs), cx.shape(target));
     if shape.rank() < 2 || target_shape.rank() + 1 != shape.rank() {
-        return malformed(format!("input {shape} and target {target_shape} do not fit"));
+        return malformed(format!(
+            "input {shape} and target {target_shape} do not fit"
+        ));
     }
     let dtype = cx.dtype(log_probs);
     let mut columns = target_shape.0.clone();
@@ -23,7 +30,9 @@ fn pick(cx: &mut Cx<'_, '_>, log_probs: ValueId, target: ValueId, weight: Option
         None => target,
     };
     let indices = cx.b().reshape(safe, columns)?;
-    let picked = cx.b().op(Op::GatherElements { axis: 1 }, &[log_probs, indices])?;
+    let picked = cx
+        .b()
+        .op(Op::GatherElements { axis: 1 }, &[log_probs, indices])?;
     let picked = cx.b().reshape(picked, target_shape.clone())?;
     let mut loss = cx.b().unary(Unary::Neg, picked)?;
     let mut weights = match weight {
@@ -48,16 +57,26 @@ fn pick(cx: &mut Cx<'_, '_>, log_probs: ValueId, target: ValueId, weight: Option
         "mean" => match weights {
             None => Ok(cx.b().reduce(Reduce::Mean, loss, &axes, false)?),
             Some(weights) => {
-                let (sum, total) = (cx.b().reduce(Reduce::Sum, loss, &axes, false)?, cx.b().reduce(Reduce::Sum, weights, &axes, false)?);
+                let (sum, total) = (
+                    cx.b().reduce(Reduce::Sum, loss, &axes, false)?,
+                    cx.b().reduce(Reduce::Sum, weights, &axes, false)?,
+                );
                 Ok(cx.b().binary(Binary::Div, sum, total)?)
             }
         },
-        other => malformed(format!("reduction is \"{}\", allowed: none, sum, mean", other.escape_debug())),
+        other => malformed(format!(
+            "reduction is \"{}\", allowed: none, sum, mean",
+            other.escape_debug()
+        )),
     }
 }
 
 fn index_dtype(cx: &mut Cx<'_, '_>, target: ValueId) -> Result<ValueId, Fail> {
-    let to = if cx.dtype(target) == DType::I32 { DType::I32 } else { DType::I64 };
+    let to = if cx.dtype(target) == DType::I32 {
+        DType::I32
+    } else {
+        DType::I64
+    };
     Ok(cx.b().cast(target, to)?)
 }
 

@@ -58,6 +58,7 @@ const TABLE: &[(&str, Run)] = &[
     ("ConvTranspose", conv::conv_transpose),
     ("Cos", elementwise::unary),
     ("Cosh", elementwise::unary),
+    ("CumProd", reduce::cum_prod),
     ("CumSum", reduce::cum_sum),
     ("DFT", signal::dft),
     ("DepthToSpace", shape::depth_to_space),
@@ -192,12 +193,19 @@ pub(super) fn lookup(domain: &str, op_type: &str) -> Option<Run> {
     if !domain.is_empty() {
         return None;
     }
-    TABLE.binary_search_by_key(&op_type, |(name, _)| name).ok().map(|at| TABLE[at].1)
+    TABLE
+        .binary_search_by_key(&op_type, |(name, _)| name)
+        .ok()
+        .map(|at| TABLE[at].1)
 }
 
 /// Names of all ONNX operators that are imported, ascending; all are of ONNX's own domain.
 pub fn supported() -> Vec<&'static str> {
-    let mut names: Vec<&str> = TABLE.iter().map(|(name, _)| *name).chain(["If", "Loop", "Scan"]).collect();
+    let mut names: Vec<&str> = TABLE
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(["If", "Loop", "Scan"])
+        .collect();
     names.retain(|name| !matches!(*name, "NonMaxSuppression" | "Unique"));
     names.sort_unstable();
     names
@@ -206,11 +214,20 @@ pub fn supported() -> Vec<&'static str> {
 /// The failure of an operator without an importer.
 pub(super) fn unknown(domain: &str, _op_type: &str) -> Fail {
     let (reason, help) = if domain.is_empty() {
-        ("there is no importer for this operator", "replace it by operators that `lockstep ops` lists")
+        (
+            "there is no importer for this operator",
+            "replace it by operators that `lockstep ops` lists",
+        )
     } else {
-        ("operators of this domain are not known", "export the model with ONNX's own operators")
+        (
+            "operators of this domain are not known",
+            "export the model with ONNX's own operators",
+        )
     };
-    Fail::Unsupported { reason: reason.into(), help: help.into() }
+    Fail::Unsupported {
+        reason: reason.into(),
+        help: help.into(),
+    }
 }
 
 #[cfg(test)]
@@ -218,6 +235,8 @@ mod tests {
     #[test]
     fn the_table_is_sorted() {
         assert!(super::TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert!(super::lookup("", "Conv").is_some() && super::lookup("com.example", "Conv").is_none());
+        assert!(
+            super::lookup("", "Conv").is_some() && super::lookup("com.example", "Conv").is_none()
+        );
     }
 }

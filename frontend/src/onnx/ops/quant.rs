@@ -19,10 +19,14 @@ fn spread(cx: &mut Cx<'_, '_>, param: ValueId, x: ValueId, axis: i64) -> Result<
     }
     let block = cx.int("block_size", 0);
     let (Ok(block), true) = (usize::try_from(block), own.rank() == shape.rank()) else {
-        return malformed(format!("parameter {own} does not fit {shape} with block_size {block}"));
+        return malformed(format!(
+            "parameter {own} does not fit {shape} with block_size {block}"
+        ));
     };
     if block == 0 || own[axis].saturating_mul(block) < shape[axis] {
-        return malformed(format!("parameter {own} does not fit {shape} with block_size {block}"));
+        return malformed(format!(
+            "parameter {own} does not fit {shape} with block_size {block}"
+        ));
     }
     let mut apart = own.0.clone();
     apart.insert(axis + 1, 1);
@@ -61,7 +65,24 @@ pub(super) fn quantize(cx: &mut Cx<'_, '_>) -> Imported {
     // Integers are quantised as floats of the scale's dtype.
     let dtype = cx.dtype(scale);
     let x = cx.b().cast(x, dtype)?;
-    Ok(vec![cx.b().op(Op::Quantize { to }, &[x, scale, zero])?])
+    let result = cx.b().op(Op::Quantize { to }, &[x, scale, zero])?;
+    let bits = cx
+        .opt(2)
+        .and_then(|zero| cx.packed_bits(zero))
+        .or_else(|| cx.packed_bits_attr("output_dtype"));
+    let Some(bits) = bits else {
+        return Ok(vec![result]);
+    };
+    // Saturation to fewer bits after saturation to 8 is saturation to the fewer.
+    let (low, high) = if to == DType::I8 {
+        (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+    } else {
+        (0, (1 << bits) - 1)
+    };
+    let result = cx.b().binary_scalar(Binary::Max, result, f64::from(low))?;
+    let result = cx.b().binary_scalar(Binary::Min, result, f64::from(high))?;
+    cx.set_packed_bits(result, Some(bits));
+    Ok(vec![result])
 }
 
 pub(super) fn dequantize(cx: &mut Cx<'_, '_>) -> Imported {
@@ -100,11 +121,19 @@ pub(super) fn dynamic_quantize(cx: &mut Cx<'_, '_>) -> Imported {
 
 /// Whether every element is known to be zero.
 fn is_zero(cx: &Cx<'_, '_>, value: Option<ValueId>) -> bool {
-    value.is_none_or(|value| cx.known_value(value).is_some_and(|tensor| tensor.to_floats().iter().all(|v| *v == 0.0)))
+    value.is_none_or(|value| {
+        cx.known_value(value)
+            .is_some_and(|tensor| tensor.to_floats().iter().all(|v| *v == 0.0))
+    })
 }
 
 /// x − zero point as i32, with a zero point of n elements along `axis`.
-fn centred(cx: &mut Cx<'_, '_>, x: ValueId, zero: Option<ValueId>, axis: usize) -> Result<ValueId, Fail> {
+fn centred(
+    cx: &mut Cx<'_, '_>,
+    x: ValueId,
+    zero: Option<ValueId>,
+    axis: usize,
+) -> Result<ValueId, Fail> {
     let wide = cx.b().cast(x, DType::I32)?;
     let Some(zero) = zero else { return Ok(wide) };
     let zero = cx.b().cast(zero, DType::I32)?;
@@ -130,12 +159,20 @@ fn along(cx: &mut Cx<'_, '_>, param: ValueId, x: ValueId, axis: usize) -> Result
 }
 
 /// i32 product of 8-bit matrices; without zero points on the bytes themselves.
-fn integer_product(cx: &mut Cx<'_, '_>, a: ValueId, b: ValueId, zeros: [Option<ValueId>; 2]) -> Result<ValueId, Fail> {
+fn integer_product(
+    cx: &mut Cx<'_, '_>,
+    a: ValueId,
+    b: ValueId,
+    zeros: [Option<ValueId>; 2],
+) -> Result<ValueId, Fail> {
     if is_zero(cx, zeros[0]) && is_zero(cx, zeros[1]) {
         return Ok(cx.b().matmul(a, b)?);
     }
     let (rows, columns) = (cx.rank(a).saturating_sub(2), cx.rank(b).saturating_sub(1));
-    let (a, b) = (centred(cx, a, zeros[0], rows)?, centred(cx, b, zeros[1], columns)?);
+    let (a, b) = (
+        centred(cx, a, zeros[0], rows)?,
+        centred(cx, b, zeros[1], columns)?,
+    );
     Ok(cx.b().matmul(a, b)?)
 }
 
@@ -146,13 +183,22 @@ pub(super) fn matmul_integer(cx: &mut Cx<'_, '_>) -> Imported {
 }
 
 /// i32 sums to the result's scale: sums · scales, then quantised.
-fn requantize(cx: &mut Cx<'_, '_>, sums: ValueId, scales: [ValueId; 2], to_scale: ValueId, to_zero: ValueId) -> Result<ValueId, Fail> {
+fn requantize(
+    cx: &mut Cx<'_, '_>,
+    sums: ValueId,
+    scales: [ValueId; 2],
+    to_scale: ValueId,
+    to_zero: ValueId,
+) -> Result<ValueId, Fail> {
     let dtype = cx.dtype(to_scale);
     let b = cx.b();
     let wide = b.cast(sums, dtype)?;
     let first = b.binary(Binary::Mul, wide, scales[0])?;
     let real = b.binary(Binary::Mul, first, scales[1])?;
-    let (to_scale, to_zero) = (b.reshape(to_scale, Shape::scalar())?, b.reshape(to_zero, Shape::scalar())?);
+    let (to_scale, to_zero) = (
+        b.reshape(to_scale, Shape::scalar())?,
+        b.reshape(to_zero, Shape::scalar())?,
+    );
     let to = b.dtype(to_zero);
     Ok(b.op(Op::Quantize { to }, &[real, to_scale, to_zero])?)
 }
@@ -167,14 +213,27 @@ pub(super) fn qlinear_matmul(cx: &mut Cx<'_, '_>) -> Imported {
     let zeros = [Some(cx.x(2)?), Some(cx.x(5)?)];
     let (rows, columns) = (cx.rank(a).saturating_sub(2), cx.rank(b).saturating_sub(1));
     let sums = integer_product(cx, a, b, zeros)?;
-    let scales = [along(cx, a_scale, a, rows)?, along(cx, b_scale, b, columns)?];
+    let scales = [
+        along(cx, a_scale, a, rows)?,
+        along(cx, b_scale, b, columns)?,
+    ];
     Ok(vec![requantize(cx, sums, scales, to_scale, to_zero)?])
 }
 
 /// i32 convolution of 8-bit operands; without zero points on the bytes themselves.
-fn integer_conv(cx: &mut Cx<'_, '_>, x: ValueId, w: ValueId, zeros: [Option<ValueId>; 2], bias: Option<ValueId>) -> Result<ValueId, Fail> {
+fn integer_conv(
+    cx: &mut Cx<'_, '_>,
+    x: ValueId,
+    w: ValueId,
+    zeros: [Option<ValueId>; 2],
+    bias: Option<ValueId>,
+) -> Result<ValueId, Fail> {
     let attrs = conv_attrs(cx, x, w)?;
-    let (x, w) = if is_zero(cx, zeros[0]) && is_zero(cx, zeros[1]) { (x, w) } else { (centred(cx, x, zeros[0], 1)?, centred(cx, w, zeros[1], 0)?) };
+    let (x, w) = if is_zero(cx, zeros[0]) && is_zero(cx, zeros[1]) {
+        (x, w)
+    } else {
+        (centred(cx, x, zeros[0], 1)?, centred(cx, w, zeros[1], 0)?)
+    };
     let inputs: Vec<ValueId> = [x, w].into_iter().chain(bias).collect();
     Ok(cx.b().op(Op::Conv(attrs), &inputs)?)
 }

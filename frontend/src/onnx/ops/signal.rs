@@ -12,13 +12,19 @@ const MAX_LENGTH: usize = 1 << 13;
 fn length(value: i64) -> Result<usize, Fail> {
     match usize::try_from(value) {
         Ok(n) if (1..=MAX_LENGTH).contains(&n) => Ok(n),
-        _ => unsupported(format!("a length of {value} is not supported, allowed: 1 to {MAX_LENGTH}")),
+        _ => unsupported(format!(
+            "a length of {value} is not supported, allowed: 1 to {MAX_LENGTH}"
+        )),
     }
 }
 
 pub(super) fn window(cx: &mut Cx<'_, '_>) -> Imported {
     let size = length(cx.need_int(0, "the size")?)?;
-    let period = if cx.flag("periodic", true) { size } else { size.saturating_sub(1).max(1) } as f64;
+    let period = if cx.flag("periodic", true) {
+        size
+    } else {
+        size.saturating_sub(1).max(1)
+    } as f64;
     let dtype = cx.dtype_attr("output_datatype")?.unwrap_or(DType::F32);
     if !dtype.is_float() {
         return unsupported(format!("a window of {dtype} is not supported"));
@@ -32,11 +38,22 @@ pub(super) fn window(cx: &mut Cx<'_, '_>) -> Imported {
         let angle = TAU * n as f64 / period;
         a - b * libm::cos(angle) + c * libm::cos(2.0 * angle)
     };
-    Ok(vec![cx.constant(&Tensor::floats(dtype, [size], (0..size).map(at).collect()))?])
+    Ok(vec![cx.constant(&Tensor::floats(
+        dtype,
+        [size],
+        (0..size).map(at).collect(),
+    ))?])
 }
 
 /// The matrix [n·c, k·2] that takes n values with c components (1 real, 2 complex) to k complex values.
-fn matrix(cx: &mut Cx<'_, '_>, dtype: DType, n: usize, c: usize, k: usize, inverse: bool) -> Result<ValueId, Fail> {
+fn matrix(
+    cx: &mut Cx<'_, '_>,
+    dtype: DType,
+    n: usize,
+    c: usize,
+    k: usize,
+    inverse: bool,
+) -> Result<ValueId, Fail> {
     let mut data = Vec::with_capacity(n * c * k * 2);
     let scale = if inverse { 1.0 / n as f64 } else { 1.0 };
     for from in 0..n {
@@ -44,8 +61,15 @@ fn matrix(cx: &mut Cx<'_, '_>, dtype: DType, n: usize, c: usize, k: usize, inver
             for to in 0..k {
                 // The exponent is reduced modulo n first, so that large products stay exact.
                 let angle = TAU * (from * to % n) as f64 / n as f64;
-                let (cos, sin) = (libm::cos(angle) * scale, libm::sin(angle) * if inverse { scale } else { -scale });
-                data.extend(if component == 0 { [cos, sin] } else { [-sin, cos] });
+                let (cos, sin) = (
+                    libm::cos(angle) * scale,
+                    libm::sin(angle) * if inverse { scale } else { -scale },
+                );
+                data.extend(if component == 0 {
+                    [cos, sin]
+                } else {
+                    [-sin, cos]
+                });
             }
         }
     }
@@ -55,7 +79,12 @@ fn matrix(cx: &mut Cx<'_, '_>, dtype: DType, n: usize, c: usize, k: usize, inver
 /// The transform of x [.., n, c] along its last but one axis, as [.., k, 2].
 fn transform(cx: &mut Cx<'_, '_>, x: ValueId, k: usize, inverse: bool) -> Result<ValueId, Fail> {
     let (shape, dtype) = (cx.shape(x), cx.dtype(x));
-    let &[.., n, c] = &shape[..] else { return malformed(format!("input {shape} has rank {}, allowed: 2 or more", shape.rank())) };
+    let &[.., n, c] = &shape[..] else {
+        return malformed(format!(
+            "input {shape} has rank {}, allowed: 2 or more",
+            shape.rank()
+        ));
+    };
     if !(1..=2).contains(&c) || !dtype.is_float() {
         return malformed(format!("input {dtype}{shape} is neither real nor complex"));
     }
@@ -83,12 +112,22 @@ pub(super) fn dft(cx: &mut Cx<'_, '_>) -> Imported {
         return unsupported("a one-sided inverse transform is not supported");
     }
     let dim = cx.shape(x)[axis];
-    let n = length(if cx.opt(1).is_some() { cx.need_int(1, "dft_length")? } else { dim as i64 })?;
+    let n = length(if cx.opt(1).is_some() {
+        cx.need_int(1, "dft_length")?
+    } else {
+        dim as i64
+    })?;
     let mut value = cx.b().narrow(x, axis, Range::of(0, dim.min(n)))?;
     if n > dim {
         let mut pads = vec![(0, 0); rank];
         pads[axis].1 = n - dim;
-        value = cx.b().op(Op::Pad { pads, mode: PadMode::Constant(Scalar::Float(0.0)) }, &[value])?;
+        value = cx.b().op(
+            Op::Pad {
+                pads,
+                mode: PadMode::Constant(Scalar::Float(0.0)),
+            },
+            &[value],
+        )?;
     }
     let mut perm: Vec<usize> = (0..rank).collect();
     perm.swap(axis, rank - 2);
@@ -102,7 +141,12 @@ pub(super) fn dft(cx: &mut Cx<'_, '_>) -> Imported {
 pub(super) fn stft(cx: &mut Cx<'_, '_>) -> Imported {
     let x = cx.x(0)?;
     let shape = cx.shape(x);
-    let &[_, samples, _] = &shape[..] else { return malformed(format!("signal {shape} has rank {}, allowed: 3", shape.rank())) };
+    let &[_, samples, _] = &shape[..] else {
+        return malformed(format!(
+            "signal {shape} has rank {}, allowed: 3",
+            shape.rank()
+        ));
+    };
     let step = length(cx.need_int(1, "frame_step")?)?;
     let window = cx.opt(2);
     let n = match (cx.opt(3), window) {
@@ -121,6 +165,10 @@ pub(super) fn stft(cx: &mut Cx<'_, '_>) -> Imported {
         let window = cx.b().reshape(window, [n, 1])?;
         framed = cx.b().binary(Binary::Mul, framed, window)?;
     }
-    let k = if cx.flag("onesided", true) { n / 2 + 1 } else { n };
+    let k = if cx.flag("onesided", true) {
+        n / 2 + 1
+    } else {
+        n
+    };
     Ok(vec![transform(cx, framed, k, false)?])
 }

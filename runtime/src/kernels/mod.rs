@@ -15,6 +15,7 @@ mod drive;
 mod gemm;
 mod map;
 mod moves;
+mod peak;
 #[cfg(feature = "sim")]
 pub(crate) mod sim_mul;
 mod simd;
@@ -37,6 +38,7 @@ type Narrow = unsafe fn(DType, DType, *const u8, *mut u8, usize);
 type Reduce = unsafe fn(AluOp, DType, usize, *const u8, *mut u8, usize);
 type Pack = unsafe fn(DType, &[*const u8], usize, usize, usize, *mut u8);
 type Multiply = unsafe fn(&Product<'_>);
+type Peak = unsafe fn(u64) -> u64;
 
 /// The kernels of one SIMD level.
 #[derive(Clone, Copy)]
@@ -55,6 +57,7 @@ pub struct Kernels {
     pub pack_columns: Pack,
     /// [`gemm::product`].
     pub product: Multiply,
+    peak: Peak,
 }
 
 macro_rules! level {
@@ -124,6 +127,13 @@ macro_rules! level {
                 unsafe { gemm::product::<$v, $nv>(p) }
             }
 
+            /// # Safety
+            /// The host has the instructions of this level.
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn multiply_adds(steps: u64) -> u64 {
+                peak::multiply_adds::<$v>(steps)
+            }
+
             pub(super) const KERNELS: Kernels = Kernels {
                 level: Level::$level,
                 map: map_rows,
@@ -132,6 +142,7 @@ macro_rules! level {
                 reduce,
                 pack_columns,
                 product,
+                peak: multiply_adds,
             };
         }
     };
@@ -150,6 +161,18 @@ level!(
 );
 
 impl Kernels {
+    /// Most multiply-adds per second of one thread at this level, times two: measured for about 20 ms.
+    pub fn peak_flops(&self) -> f64 {
+        let mut best = 0.0f64;
+        for _ in 0..10 {
+            let start = std::time::Instant::now();
+            // SAFETY: `new` hands out only levels that the host has.
+            let flops = unsafe { (self.peak)(200_000) };
+            best = best.max(flops as f64 / start.elapsed().as_secs_f64());
+        }
+        best
+    }
+
     /// The kernels of a level, or of the best one the host has; `None` where the host lacks the level asked for.
     pub fn new(level: Option<Level>) -> Option<Kernels> {
         match level {

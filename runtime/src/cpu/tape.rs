@@ -151,7 +151,7 @@ impl Chain<'_, '_> {
             self.place.insert(id, rows);
             Arg::Rows(rows)
         } else if !self.fused || folded || self.leaves.contains(&id) {
-            let rows = self.reserve(run.results())?;
+            let rows = self.reserve(linked.results(id))?;
             self.place.insert(id, rows);
             Arg::Rows(rows)
         } else {

@@ -65,12 +65,78 @@ macro_rules! level {
         mod $name {
             use super::*;
 
+            struct OnLevel;
+
+            impl map::Rows for OnLevel {
+                unsafe fn run<O: map::Op>(args: &MapArgs<'_>) {
+                    // SAFETY: as the caller vouches.
+                    unsafe { one_op::<O>(args) }
+                }
+            }
+
             /// # Safety
             /// See [`map::map`]; the host has the instructions of this level.
             $(#[target_feature(enable = $feature)])?
-            unsafe fn map_rows(op: AluOp, ty: DType, args: &MapArgs<'_>) {
+            unsafe fn one_op<O: map::Op>(args: &MapArgs<'_>) {
                 // SAFETY: as the caller vouches.
-                unsafe { map::map::<$v>(op, ty, args) }
+                unsafe { map::rows::<$v, O>(args) }
+            }
+
+            impl gemm::Level for OnLevel {
+                const N: usize = <$v as simd::Simd>::N;
+
+                unsafe fn one_panel<W: gemm::Weight>(
+                    p: &Product<'_>,
+                    x: &[*const u8],
+                    w: *const u8,
+                    acc: *mut u8,
+                    acc_step: usize,
+                ) {
+                    // SAFETY: as the caller vouches.
+                    unsafe { one_panel::<W>(p, x, w, acc, acc_step) }
+                }
+
+                unsafe fn panels<W: gemm::Weight>(
+                    p: &Product<'_>,
+                    w: *const u8,
+                    acc: *mut u8,
+                    count: usize,
+                ) {
+                    // SAFETY: as the caller vouches.
+                    unsafe { panels::<W>(p, w, acc, count) }
+                }
+
+                unsafe fn widen(dtype: DType, from: *const u8, to: *mut u8, n: usize) {
+                    // SAFETY: as the caller vouches.
+                    unsafe { widen(dtype, from, to, n) }
+                }
+            }
+
+            /// # Safety
+            /// See [`gemm::one_panel`]; the host has the instructions of this level.
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn one_panel<W: gemm::Weight>(
+                p: &Product<'_>,
+                x: &[*const u8],
+                w: *const u8,
+                acc: *mut u8,
+                acc_step: usize,
+            ) {
+                // SAFETY: as the caller vouches.
+                unsafe { gemm::one_panel::<$v, W, $nv>(p, x, w, acc, acc_step) }
+            }
+
+            /// # Safety
+            /// See [`gemm::panels`]; the host has the instructions of this level.
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn panels<W: gemm::Weight>(
+                p: &Product<'_>,
+                w: *const u8,
+                acc: *mut u8,
+                count: usize,
+            ) {
+                // SAFETY: as the caller vouches.
+                unsafe { gemm::panels::<$v, W, $nv>(p, w, acc, count) }
             }
 
             /// # Safety
@@ -120,14 +186,6 @@ macro_rules! level {
             }
 
             /// # Safety
-            /// See [`gemm::product`]; the host has the instructions of this level.
-            $(#[target_feature(enable = $feature)])?
-            unsafe fn product(p: &Product<'_>) {
-                // SAFETY: as the caller vouches.
-                unsafe { gemm::product::<$v, $nv>(p) }
-            }
-
-            /// # Safety
             /// The host has the instructions of this level.
             $(#[target_feature(enable = $feature)])?
             unsafe fn multiply_adds(steps: u64) -> u64 {
@@ -136,12 +194,12 @@ macro_rules! level {
 
             pub(super) const KERNELS: Kernels = Kernels {
                 level: Level::$level,
-                map: map_rows,
+                map: map::map::<OnLevel>,
                 widen,
                 narrow,
                 reduce,
                 pack_columns,
-                product,
+                product: gemm::product::<OnLevel>,
                 peak: multiply_adds,
             };
         }

@@ -40,6 +40,14 @@ pub enum ImportErrorKind {
     /// The path holds no model.
     #[error("{0}")]
     NotAModel(String),
+    /// A Hugging Face directory of an architecture that is not known.
+    #[error("model_type \"{}\" is not known, allowed: {}", .found.escape_debug(), .known.join(", "))]
+    UnknownArchitecture {
+        /// Its `model_type`.
+        found: String,
+        /// The values that are known.
+        known: &'static [&'static str],
+    },
     /// A file could not be read.
     #[error("cannot read \"{}\": {source}", .file.escape_debug())]
     Read {
@@ -102,7 +110,9 @@ impl ImportError {
     /// Whose fault it is.
     pub fn class(&self) -> ErrorClass {
         match &*self.kind {
-            ImportErrorKind::Malformed(_) | ImportErrorKind::Unsupported(_) => ErrorClass::Model,
+            ImportErrorKind::Malformed(_)
+            | ImportErrorKind::Unsupported(_)
+            | ImportErrorKind::UnknownArchitecture { .. } => ErrorClass::Model,
             ImportErrorKind::UnboundDims(_)
             | ImportErrorKind::BadOption(_)
             | ImportErrorKind::NotAModel(_)

@@ -95,7 +95,7 @@ impl CpuSession {
             match build_plans(&artifact, &memory, &mut pool, row_bytes, tile_rows, options) {
                 Ok(mut plans) => {
                     for plan in &mut plans {
-                        split::split(plan, threads);
+                        split::split(plan, threads, row_bytes);
                     }
                     let host = HostIo::new(&artifact, &memory, options.max_memory_bytes)?;
                     let scratch = plans.iter().map(|p| p.scratch).max().unwrap_or(0);

@@ -7,7 +7,7 @@ use crate::{
     ValueData, ValueDef, ValueId, Weights,
 };
 use half::{bf16, f16};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A constant operand of a node about to be made.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,7 @@ pub type FoldFn = fn(&Op, &[ConstRef<'_>], &[(DType, Shape)]) -> Option<Vec<Weig
 pub struct GraphBuilder {
     graph: Graph,
     origin: Option<OriginId>,
-    names: BTreeSet<String>,
+    names: BTreeMap<String, usize>,
     named: BTreeSet<ValueId>,
     fold: Option<FoldFn>,
 }
@@ -390,15 +390,21 @@ impl GraphBuilder {
     }
 }
 
-/// `name`, or `name.1`, `name.2`, .. if it is taken.
-fn unique(names: &mut BTreeSet<String>, name: &str) -> String {
-    let mut candidate = name.to_string();
-    let mut count = 0usize;
-    while !names.insert(candidate.clone()) {
+/// `name`, or `name.1`, `name.2`, .. if it is taken; the table holds the last number tried for each name.
+fn unique(names: &mut BTreeMap<String, usize>, name: &str) -> String {
+    let Some(mut count) = names.get(name).copied() else {
+        names.insert(name.to_string(), 0);
+        return name.to_string();
+    };
+    loop {
         count += 1;
-        candidate = format!("{name}.{count}");
+        let candidate = format!("{name}.{count}");
+        if !names.contains_key(&candidate) {
+            names.insert(candidate.clone(), 0);
+            names.insert(name.to_string(), count);
+            return candidate;
+        }
     }
-    candidate
 }
 
 /// The little-endian bytes of one element; out-of-range integers wrap, floats round.
@@ -439,10 +445,10 @@ impl Graph {
         for (at, id) in kept.iter().enumerate() {
             new_node[id] = Some(NodeId::from_index(at));
         }
-        let mut names: BTreeSet<String> = self
+        let mut names: BTreeMap<String, usize> = self
             .values
             .values()
-            .map(|value| value.name.clone())
+            .map(|value| (value.name.clone(), 0))
             .collect();
         let mut values = IdVec::new();
         let old_values = std::mem::take(&mut self.values);

@@ -45,15 +45,11 @@ pub fn import(
             )
         }
         Some(other) => {
-            let message = format!(
-                "model_type \"{}\" is not known, allowed: {}",
-                other.escape_debug(),
-                MODEL_TYPES.join(", ")
-            );
-            Err(ImportError::new(
-                ImportErrorKind::NotAModel(message),
-                Origin::file(CONFIG),
-            ))
+            let kind = ImportErrorKind::UnknownArchitecture {
+                found: other.into(),
+                known: MODEL_TYPES,
+            };
+            Err(ImportError::new(kind, Origin::file(CONFIG)))
         }
         None => Err(malformed("model_type is missing".into())),
     }

@@ -252,6 +252,24 @@ impl<'w, 'a> Cx<'w, 'a> {
             .transpose()
     }
 
+    /// Bits per element that the model gives a value, if fewer than 8.
+    pub fn packed_bits(&self, value: ValueId) -> Option<u32> {
+        self.walk.packed.get(&value).copied()
+    }
+
+    /// Bits per element of the type that an attribute names, if fewer than 8.
+    pub fn packed_bits_attr(&self, name: &str) -> Option<u32> {
+        let data_type = i32::try_from(self.attr(name)?.i).ok()?;
+        super::tensor::packed_bits(data_type).map(|bits| bits as u32)
+    }
+
+    /// Notes that the model gives a value fewer than 8 bits per element.
+    pub fn set_packed_bits(&mut self, value: ValueId, bits: Option<u32>) {
+        if let Some(bits) = bits {
+            self.walk.packed.insert(value, bits);
+        }
+    }
+
     /// A list that is an attribute in old opsets and an operand in new ones; `None` if absent.
     pub fn ints_attr_or_input(&self, name: &str, index: usize) -> Result<Option<Vec<i64>>, Fail> {
         match (self.ints(name), self.opt(index)) {

@@ -6,7 +6,7 @@ use crate::ImportOptions;
 use crate::bind::{Bound, Declared, Dim, resolve};
 use crate::error::ImportError;
 use lockstep_onnx_protobuf::{GraphProto, ValueInfoProto, dimension, type_proto};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Adds the graph's inputs to the builder, in order.
 pub(super) fn bind(
@@ -39,6 +39,7 @@ pub(super) fn bind(
             Err(Fail::Import(error)) => return Err(*error),
         }
     }
+    let packed = packed_inputs(graph);
     for input in resolve(&declared, options, &walk.file)? {
         let (name, value) = match input {
             Bound::Argument { name, dtype, shape } => {
@@ -62,9 +63,22 @@ pub(super) fn bind(
                 name.escape_debug()
             )));
         }
+        if let Some(&bits) = packed.get(&name) {
+            walk.packed.insert(value, bits);
+        }
         walk.bind(&name, Some(value));
     }
     Ok(())
+}
+
+/// Bits per element of the inputs that have fewer than 8.
+fn packed_inputs(graph: &GraphProto) -> BTreeMap<String, u32> {
+    let bits = |info: &ValueInfoProto| match info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
+        Some(type_proto::Value::TensorType(tensor)) => super::tensor::packed_bits(tensor.elem_type),
+        _ => None,
+    };
+    let named = |info: &ValueInfoProto| Some((info.name.clone(), bits(info)? as u32));
+    graph.input.iter().filter_map(named).collect()
 }
 
 fn declaration(info: &ValueInfoProto) -> Result<Declared, Fail> {

@@ -30,7 +30,7 @@ pub(super) fn dtype(data_type: i32) -> Result<DType, Fail> {
 }
 
 /// Bits per element where it is less than a byte.
-fn packed_bits(data_type: i32) -> Option<usize> {
+pub(super) fn packed_bits(data_type: i32) -> Option<usize> {
     match DataType::try_from(data_type) {
         Ok(DataType::Uint4 | DataType::Int4) => Some(4),
         Ok(DataType::Uint2 | DataType::Int2) => Some(2),

@@ -27,6 +27,8 @@ pub(crate) struct Walk<'a> {
     pub(super) functions: BTreeMap<(String, String), &'a FunctionProto>,
     /// Names in force, innermost last.
     pub(super) scopes: Vec<Scope>,
+    /// Values whose elements have so few bits in the model; they are stored in a byte each.
+    pub(super) packed: BTreeMap<ValueId, u32>,
     /// External data files read so far.
     pub(super) files: BTreeMap<String, Bytes>,
     /// Functions being expanded, to refuse recursion.
@@ -50,6 +52,7 @@ impl<'a> Walk<'a> {
             opsets,
             functions: BTreeMap::new(),
             scopes: vec![Scope::new()],
+            packed: BTreeMap::new(),
             files: BTreeMap::new(),
             expanding: BTreeSet::new(),
             unsupported: Vec::new(),
@@ -136,6 +139,9 @@ impl<'a> Walk<'a> {
                 }
                 Err(Fail::Import(error)) => return Err(*error),
             };
+            if let (Some(value), Some(bits)) = (value, tensor::packed_bits(proto.data_type)) {
+                self.packed.insert(value, bits as u32);
+            }
             self.bind(&proto.name, value);
         }
         Ok(())

@@ -97,6 +97,8 @@ pub struct Chain<'b, 'a> {
     pub leaves: BTreeSet<usize>,
     /// Writes whose producer writes the rows itself.
     pub direct: BTreeMap<usize, usize>,
+    /// Reads and writes of the same rows at the same issues.
+    pub in_place: Vec<(usize, usize)>,
     /// Steps with the node that they carry out.
     pub steps: Vec<(Step, usize)>,
     /// Weights of tile loads.
@@ -145,6 +147,7 @@ impl<'a> Builder<'a> {
             uses: BTreeMap::new(),
             leaves: BTreeSet::new(),
             direct: BTreeMap::new(),
+            in_place: Vec::new(),
             steps: Vec::new(),
             weights: BTreeMap::new(),
             columns: BTreeMap::new(),
@@ -259,19 +262,57 @@ impl<'b, 'a> Chain<'b, 'a> {
         Ok(accesses)
     }
 
-    /// Refuses the fused form where the chain writes rows that it reads or writes elsewhere.
-    fn check_memory(&self, accesses: &[(i64, i64, bool, usize)]) -> Building<()> {
+    /// Refuses the fused form where the chain writes rows that it reads or writes elsewhere, unless every issue of a
+    /// write replaces what the same issue of a read took before.
+    fn check_memory(&mut self, accesses: &[(i64, i64, bool, usize)]) -> Building<()> {
         let mut open: Vec<(i64, i64, bool, usize)> = Vec::new();
         for &a in accesses {
             open.retain(|o| o.1 > a.0);
             for o in &open {
-                if (o.2 || a.2) && self.collide(o.3, a.3) {
+                if !(o.2 || a.2) || !self.collide(o.3, a.3) {
+                    continue;
+                }
+                let (read, write) = if a.2 { (o.3, a.3) } else { (a.3, o.3) };
+                if o.2 == a.2 || !self.replaces(read, write)? {
                     return Err(Obstacle::NotFused);
                 }
+                self.in_place.push((read, write));
             }
             open.push(a);
         }
         Ok(())
+    }
+
+    /// Whether issue n of a write replaces the row that issue n of a read took before, and no other row.
+    fn replaces(&self, read: usize, write: usize) -> Building<bool> {
+        let linked = self.b.linked;
+        let (r, w) = (&linked.nodes[read], &linked.nodes[write]);
+        let ops = r.run.op == Opcode::Read && w.run.op == Opcode::Write;
+        if !ops || r.run.issues() != w.run.issues() || r.run.words != w.run.words {
+            return Ok(false);
+        }
+        let n = r.run.issues();
+        let earlier =
+            (0..n).all(|i| r.cycle + (r.run.offset(i) as u64) < w.cycle + w.run.offset(i) as u64);
+        let (from, to) = (linked.memory_rows(read)?, linked.memory_rows(write)?);
+        let same = (0..n).all(|i| from.at(i) == to.at(i));
+        let distinct: BTreeSet<i64> = (0..n).map(|i| to.at(i)).collect();
+        Ok(earlier && same && distinct.len() == n as usize)
+    }
+
+    /// Whether all that a read of replaced rows feeds are operations of the group that replaces them, issue by issue.
+    fn stays_in_group(&self, read: usize, write: usize, find: impl Fn(usize) -> usize) -> bool {
+        let linked = self.b.linked;
+        self.ids.iter().all(|&id| {
+            let n = &linked.nodes[id];
+            (0..n.claims.operands.len()).all(|i| match linked.producer(id, i, 0) {
+                Ok((p, first)) if p == read => {
+                    let whole = first == 0 && n.run.issues() == linked.nodes[read].run.issues();
+                    is_vector(n.run.op) && whole && find(id) == find(write)
+                }
+                _ => true,
+            })
+        })
     }
 
     /// Whether two memory runs with overlapping extents touch a common word.
@@ -368,6 +409,11 @@ impl<'b, 'a> Chain<'b, 'a> {
                         crossing.push((id, p));
                     }
                 }
+            }
+        }
+        for &(read, write) in &self.in_place {
+            if !self.stays_in_group(read, write, |id| find(&group, id)) {
+                return Err(Obstacle::NotFused);
             }
         }
         for &(_, p) in &crossing {
@@ -470,6 +516,7 @@ impl<'b, 'a> Chain<'b, 'a> {
             && first == 0
             && from.results() == run.issues()
             && width == run.words as usize
+            && !self.in_place.iter().any(|&(_, q)| q == w)
             && !self.direct.values().any(|&q| q == p)
         {
             self.direct.insert(w, p);

@@ -179,7 +179,7 @@ impl<'a> Linked<'a> {
             let what = format!("claims c{chip} r{}, which is not in its chain", p.run);
             return Err(self.error(node, what));
         };
-        let results = self.nodes[id].run.results();
+        let results = self.results(id);
         if p.first.checked_add(count).is_none_or(|end| end > results) {
             let what = format!(
                 "takes results {}..+{count} of {results} of r{}",
@@ -263,6 +263,15 @@ impl<'a> Linked<'a> {
                 word.min(self.width(from).saturating_sub(1))
             }
             _ => 0,
+        }
+    }
+
+    /// Vectors that a node hands on; a send hands on its words.
+    pub fn results(&self, node: usize) -> u32 {
+        let run = self.nodes[node].run;
+        match run.op {
+            Opcode::Send => run.issues(),
+            _ => run.results(),
         }
     }
 

@@ -55,7 +55,11 @@ impl Chain<'_, '_> {
             grain: 1,
             rows,
         };
-        for &id in members {
+        // What replaces rows that the group reads comes last.
+        let last = |id: usize| self.in_place.iter().any(|&(_, write)| write == id);
+        let mut order = members.to_vec();
+        order.sort_by_key(|&id| last(id));
+        for id in order {
             if linked.nodes[id].run.issues() != rows {
                 return Err(Obstacle::NotFused);
             }
@@ -147,7 +151,7 @@ impl Chain<'_, '_> {
             self.place.insert(id, rows);
             Arg::Rows(rows)
         } else if !self.fused || folded || self.leaves.contains(&id) {
-            let rows = self.reserve(run.results())?;
+            let rows = self.reserve(linked.results(id))?;
             self.place.insert(id, rows);
             Arg::Rows(rows)
         } else {

@@ -3,7 +3,7 @@
 //! Every output element is one chain of multiply-adds over k in ascending order that starts from the accumulator, held
 //! in a register from the first k to the last. How many rows and columns are worked on at a time changes no bit.
 
-use super::convert::{load_wide, widen};
+use super::convert::load_wide;
 use super::simd::Simd;
 use lockstep_isa::DType;
 use lockstep_isa::artifact::PANEL_COLUMNS;
@@ -43,17 +43,49 @@ pub struct Product<'a> {
 }
 
 /// How one kind of weights is loaded and multiplied.
-trait Weight {
+pub(super) trait Weight {
+    /// Element type.
     const DTYPE: DType;
     /// Whether it is worth a micro-kernel for every number of rows.
     const EVERY: bool;
+    /// `acc + x * w`.
     fn mac<V: Simd>(x: V, w: V, acc: V) -> V;
+}
+
+/// The micro-kernels of a level, each compiled for its instructions.
+pub(super) trait Level {
+    /// Lanes of a register.
+    const N: usize;
+
+    /// [`one_panel`].
+    ///
+    /// # Safety
+    /// As for [`product`].
+    unsafe fn one_panel<W: Weight>(
+        p: &Product<'_>,
+        x: &[*const u8],
+        w: *const u8,
+        acc: *mut u8,
+        acc_step: usize,
+    );
+
+    /// [`panels`].
+    ///
+    /// # Safety
+    /// As for [`product`].
+    unsafe fn panels<W: Weight>(p: &Product<'_>, w: *const u8, acc: *mut u8, count: usize);
+
+    /// [`super::convert::widen`].
+    ///
+    /// # Safety
+    /// See there.
+    unsafe fn widen(dtype: DType, from: *const u8, to: *mut u8, n: usize);
 }
 
 macro_rules! weights {
     ($($name:ident $dtype:ident $mac:ident $every:literal;)*) => {
         $(
-            struct $name;
+            pub(super) struct $name;
             impl Weight for $name {
                 const DTYPE: DType = DType::$dtype;
                 const EVERY: bool = $every;
@@ -144,8 +176,11 @@ unsafe fn micro<V: Simd, W: Weight, const R: usize, const P: usize, const NV: us
 }
 
 /// All rows of `x`, at most [`most_rows`] of them, by one whole panel.
+///
+/// # Safety
+/// As for [`product`].
 #[inline(always)]
-unsafe fn one_panel<V: Simd, W: Weight, const NV: usize>(
+pub(super) unsafe fn one_panel<V: Simd, W: Weight, const NV: usize>(
     p: &Product<'_>,
     x: &[*const u8],
     w: *const u8,
@@ -186,25 +221,58 @@ unsafe fn one_panel<V: Simd, W: Weight, const NV: usize>(
     }
 }
 
-/// Most rows that a micro-kernel takes.
+/// Few rows by `count` neighbouring whole panels, so that enough registers accumulate: one row by 2 to 4, two to four
+/// rows by 2.
+///
+/// # Safety
+/// As for [`product`].
 #[inline(always)]
-fn most_rows<V: Simd, W: Weight>() -> usize {
-    match V::N {
+pub(super) unsafe fn panels<V: Simd, W: Weight, const NV: usize>(
+    p: &Product<'_>,
+    w: *const u8,
+    acc: *mut u8,
+    count: usize,
+) {
+    macro_rules! go {
+        ($r:literal, $c:literal) => {
+            // SAFETY: as the caller vouches.
+            unsafe { micro::<V, W, $r, $c, NV>(p, p.x, w, acc, p.acc_step) }
+        };
+    }
+    if const { V::N == 16 } {
+        match (p.x.len(), count) {
+            (1, 4) => go!(1, 4),
+            (1, 3) => go!(1, 3),
+            (1, 2) => go!(1, 2),
+            (2, 2) if const { W::EVERY } => go!(2, 2),
+            (3, 2) if const { W::EVERY } => go!(3, 2),
+            (4, 2) if const { W::EVERY } => go!(4, 2),
+            _ => {}
+        }
+    }
+}
+
+/// Most rows that a micro-kernel takes.
+fn most_rows<L: Level, W: Weight>() -> usize {
+    match L::N {
         16 if W::EVERY => MAX_ROWS,
         1 => 1,
         _ => 3,
     }
 }
 
+/// Most neighbouring panels that [`panels`] takes.
+fn most_panels<L: Level, W: Weight>(rows: usize) -> usize {
+    match rows {
+        1 if L::N == 16 => 4,
+        2..=4 if L::N == 16 && W::EVERY => 2,
+        _ => 1,
+    }
+}
+
 /// All rows by the panel at `w`, whose first `n` columns belong to accumulators at `acc`.
-#[inline(always)]
-unsafe fn panel_rows<V: Simd, W: Weight, const NV: usize>(
-    p: &Product<'_>,
-    w: *const u8,
-    acc: *mut u8,
-    n: usize,
-) {
-    let most = most_rows::<V, W>();
+unsafe fn panel_rows<L: Level, W: Weight>(p: &Product<'_>, w: *const u8, acc: *mut u8, n: usize) {
+    let most = most_rows::<L, W>();
     let rows = p.x.len();
     let blocks = rows.div_ceil(most);
     let mut first = 0;
@@ -216,7 +284,7 @@ unsafe fn panel_rows<V: Simd, W: Weight, const NV: usize>(
         unsafe {
             let acc = acc.add(first * p.acc_step);
             if n == PANEL_COLUMNS {
-                one_panel::<V, W, NV>(p, x, w, acc, p.acc_step);
+                L::one_panel::<W>(p, x, w, acc, p.acc_step);
             } else {
                 let mut buffer = [[0u32; PANEL_COLUMNS]; MAX_ROWS];
                 for (r, row) in buffer.iter_mut().enumerate().take(count) {
@@ -225,7 +293,7 @@ unsafe fn panel_rows<V: Simd, W: Weight, const NV: usize>(
                         std::ptr::copy_nonoverlapping(from, row.as_mut_ptr().cast(), n * 4);
                     }
                 }
-                one_panel::<V, W, NV>(p, x, w, buffer.as_mut_ptr().cast(), PANEL_BYTES);
+                L::one_panel::<W>(p, x, w, buffer.as_mut_ptr().cast(), PANEL_BYTES);
                 for (r, row) in buffer.iter().enumerate().take(count) {
                     let to = acc.add(r * p.acc_step);
                     std::ptr::copy_nonoverlapping(row.as_ptr().cast(), to, n * 4);
@@ -237,38 +305,33 @@ unsafe fn panel_rows<V: Simd, W: Weight, const NV: usize>(
 }
 
 /// A block with its weights as they are.
-#[inline(always)]
-unsafe fn block<V: Simd, W: Weight, const NV: usize>(p: &Product<'_>) {
+unsafe fn block<L: Level, W: Weight>(p: &Product<'_>) {
     let whole = p.n / PANEL_COLUMNS;
+    let most = most_panels::<L, W>(p.x.len());
     let mut q = 0;
     // SAFETY: panels `q..` are within the block that the caller vouches for.
     unsafe {
-        // One row leaves registers idle: take up to four panels at a time.
-        if const { V::N == 16 } && p.x.len() == 1 {
-            while q < whole {
-                let count = (whole - q).div_ceil((whole - q).div_ceil(4));
-                let (w, acc) = (p.w.add(q * p.panel_step), p.acc.add(q * PANEL_BYTES));
-                match count {
-                    4 => micro::<V, W, 1, 4, NV>(p, p.x, w, acc, p.acc_step),
-                    3 => micro::<V, W, 1, 3, NV>(p, p.x, w, acc, p.acc_step),
-                    2 => micro::<V, W, 1, 2, NV>(p, p.x, w, acc, p.acc_step),
-                    _ => one_panel::<V, W, NV>(p, p.x, w, acc, p.acc_step),
-                }
-                q += count;
-            }
-        }
         while q * PANEL_COLUMNS < p.n {
-            let n = (p.n - q * PANEL_COLUMNS).min(PANEL_COLUMNS);
             let (w, acc) = (p.w.add(q * p.panel_step), p.acc.add(q * PANEL_BYTES));
-            panel_rows::<V, W, NV>(p, w, acc, n);
-            q += 1;
+            let left = whole.saturating_sub(q);
+            let count = if left > 1 {
+                left.div_ceil(left.div_ceil(most))
+            } else {
+                1
+            };
+            if count > 1 {
+                L::panels::<W>(p, w, acc, count);
+            } else {
+                let n = (p.n - q * PANEL_COLUMNS).min(PANEL_COLUMNS);
+                panel_rows::<L, W>(p, w, acc, n);
+            }
+            q += count;
         }
     }
 }
 
 /// A block with narrow weights, one panel at a time widened into scratch.
-#[inline(always)]
-unsafe fn widened_block<V: Simd, const NV: usize>(p: &Product<'_>) {
+unsafe fn widened_block<L: Level>(p: &Product<'_>) {
     let row = PANEL_COLUMNS * p.dtype.bytes();
     for q in 0..p.n.div_ceil(PANEL_COLUMNS) {
         let n = (p.n - q * PANEL_COLUMNS).min(PANEL_COLUMNS);
@@ -276,11 +339,11 @@ unsafe fn widened_block<V: Simd, const NV: usize>(p: &Product<'_>) {
         unsafe {
             let w = p.w.add(q * p.panel_step);
             if p.w_step == row {
-                widen::<V>(p.dtype, w, p.scratch, p.k * PANEL_COLUMNS);
+                L::widen(p.dtype, w, p.scratch, p.k * PANEL_COLUMNS);
             } else {
                 for k in 0..p.k {
                     let to = p.scratch.add(k * PANEL_BYTES);
-                    widen::<V>(p.dtype, w.add(k * p.w_step), to, PANEL_COLUMNS);
+                    L::widen(p.dtype, w.add(k * p.w_step), to, PANEL_COLUMNS);
                 }
             }
             let acc = p.acc.add(q * PANEL_BYTES);
@@ -289,34 +352,33 @@ unsafe fn widened_block<V: Simd, const NV: usize>(p: &Product<'_>) {
                 ..*p
             };
             if p.dtype.is_float() {
-                panel_rows::<V, F32, NV>(&wide, p.scratch, acc, n);
+                panel_rows::<L, F32>(&wide, p.scratch, acc, n);
             } else {
-                panel_rows::<V, I32, NV>(&wide, p.scratch, acc, n);
+                panel_rows::<L, I32>(&wide, p.scratch, acc, n);
             }
         }
     }
 }
 
-/// Computes one block; `NV` is 32 / V::N.
+/// Computes one block.
 ///
 /// # Safety
 /// Every pointer of the product is valid for what its field says; weights for whole panels of 32 columns. Accumulators
-/// and scratch overlap nothing else.
-#[inline(always)]
-pub unsafe fn product<V: Simd, const NV: usize>(p: &Product<'_>) {
+/// and scratch overlap nothing else. The host has the instructions of the level.
+pub(super) unsafe fn product<L: Level>(p: &Product<'_>) {
     if p.x.is_empty() || p.n == 0 {
         return;
     }
     // SAFETY: as the caller vouches.
     unsafe {
         match p.dtype {
-            DType::F32 => block::<V, F32, NV>(p),
-            DType::I32 => block::<V, I32, NV>(p),
-            _ if p.x.len() >= WIDEN_ROWS => widened_block::<V, NV>(p),
-            DType::F16 => block::<V, F16, NV>(p),
-            DType::BF16 => block::<V, BF16, NV>(p),
-            DType::I8 => block::<V, I8, NV>(p),
-            DType::U8 | DType::U16 => block::<V, U8, NV>(p),
+            DType::F32 => block::<L, F32>(p),
+            DType::I32 => block::<L, I32>(p),
+            _ if p.x.len() >= WIDEN_ROWS => widened_block::<L>(p),
+            DType::F16 => block::<L, F16>(p),
+            DType::BF16 => block::<L, BF16>(p),
+            DType::I8 => block::<L, I8>(p),
+            DType::U8 | DType::U16 => block::<L, U8>(p),
         }
     }
 }

@@ -21,7 +21,7 @@ pub struct MapArgs<'a> {
 }
 
 /// One operation on registers of bits.
-trait Op {
+pub(super) trait Op {
     /// Operands used.
     const ARITY: usize;
     /// Applies it.
@@ -31,7 +31,7 @@ trait Op {
 macro_rules! ops {
     ($($name:ident $arity:literal |$a:ident, $b:ident, $c:ident| $body:expr;)*) => {
         $(
-            struct $name;
+            pub(super) struct $name;
             impl Op for $name {
                 const ARITY: usize = $arity;
                 #[inline(always)]
@@ -162,8 +162,18 @@ ops! {
 /// Pointers to the operands and the result at some element.
 type Row = ([*const u32; 3], *mut u32);
 
+/// Runs one operation over rows on the registers of a level: a function of its own for each operation, compiled for the
+/// level's instructions.
+pub(super) trait Rows {
+    /// # Safety
+    /// As for [`map`].
+    unsafe fn run<O: Op>(args: &MapArgs<'_>);
+}
+
+/// # Safety
+/// As for [`map`].
 #[inline(always)]
-unsafe fn rows<V: Simd, O: Op>(args: &MapArgs<'_>) {
+pub(super) unsafe fn rows<V: Simd, O: Op>(args: &MapArgs<'_>) {
     let mut spare = [[0u32; 16]; 3];
     let mut spare_out = [0u32; 16];
     let spare_out = spare_out.as_mut_ptr();
@@ -208,12 +218,11 @@ unsafe fn rows<V: Simd, O: Op>(args: &MapArgs<'_>) {
 ///
 /// # Safety
 /// Every pointer is valid for `n` elements of 4 bytes; results do not partly overlap operands.
-#[inline(always)]
-pub unsafe fn map<V: Simd>(op: AluOp, ty: DType, args: &MapArgs<'_>) {
+pub(super) unsafe fn map<R: Rows>(op: AluOp, ty: DType, args: &MapArgs<'_>) {
     macro_rules! go {
         ($o:ident) => {
             // SAFETY: as the caller of `map` vouches.
-            unsafe { rows::<V, $o>(args) }
+            unsafe { R::run::<$o>(args) }
         };
     }
     if ty == DType::F32 {

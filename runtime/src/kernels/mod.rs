@@ -15,6 +15,7 @@ mod drive;
 mod gemm;
 mod map;
 mod moves;
+mod peak;
 #[cfg(feature = "sim")]
 pub(crate) mod sim_mul;
 mod simd;
@@ -37,6 +38,7 @@ type Narrow = unsafe fn(DType, DType, *const u8, *mut u8, usize);
 type Reduce = unsafe fn(AluOp, DType, usize, *const u8, *mut u8, usize);
 type Pack = unsafe fn(DType, &[*const u8], usize, usize, usize, *mut u8);
 type Multiply = unsafe fn(&Product<'_>);
+type Peak = unsafe fn(u64) -> u64;
 
 /// The kernels of one SIMD level.
 #[derive(Clone, Copy)]
@@ -55,6 +57,7 @@ pub struct Kernels {
     pub pack_columns: Pack,
     /// [`gemm::product`].
     pub product: Multiply,
+    peak: Peak,
 }
 
 macro_rules! level {
@@ -62,12 +65,78 @@ macro_rules! level {
         mod $name {
             use super::*;
 
+            struct OnLevel;
+
+            impl map::Rows for OnLevel {
+                unsafe fn run<O: map::Op>(args: &MapArgs<'_>) {
+                    // SAFETY: as the caller vouches.
+                    unsafe { one_op::<O>(args) }
+                }
+            }
+
             /// # Safety
             /// See [`map::map`]; the host has the instructions of this level.
             $(#[target_feature(enable = $feature)])?
-            unsafe fn map_rows(op: AluOp, ty: DType, args: &MapArgs<'_>) {
+            unsafe fn one_op<O: map::Op>(args: &MapArgs<'_>) {
                 // SAFETY: as the caller vouches.
-                unsafe { map::map::<$v>(op, ty, args) }
+                unsafe { map::rows::<$v, O>(args) }
+            }
+
+            impl gemm::Level for OnLevel {
+                const N: usize = <$v as simd::Simd>::N;
+
+                unsafe fn one_panel<W: gemm::Weight>(
+                    p: &Product<'_>,
+                    x: &[*const u8],
+                    w: *const u8,
+                    acc: *mut u8,
+                    acc_step: usize,
+                ) {
+                    // SAFETY: as the caller vouches.
+                    unsafe { one_panel::<W>(p, x, w, acc, acc_step) }
+                }
+
+                unsafe fn panels<W: gemm::Weight>(
+                    p: &Product<'_>,
+                    w: *const u8,
+                    acc: *mut u8,
+                    count: usize,
+                ) {
+                    // SAFETY: as the caller vouches.
+                    unsafe { panels::<W>(p, w, acc, count) }
+                }
+
+                unsafe fn widen(dtype: DType, from: *const u8, to: *mut u8, n: usize) {
+                    // SAFETY: as the caller vouches.
+                    unsafe { widen(dtype, from, to, n) }
+                }
+            }
+
+            /// # Safety
+            /// See [`gemm::one_panel`]; the host has the instructions of this level.
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn one_panel<W: gemm::Weight>(
+                p: &Product<'_>,
+                x: &[*const u8],
+                w: *const u8,
+                acc: *mut u8,
+                acc_step: usize,
+            ) {
+                // SAFETY: as the caller vouches.
+                unsafe { gemm::one_panel::<$v, W, $nv>(p, x, w, acc, acc_step) }
+            }
+
+            /// # Safety
+            /// See [`gemm::panels`]; the host has the instructions of this level.
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn panels<W: gemm::Weight>(
+                p: &Product<'_>,
+                w: *const u8,
+                acc: *mut u8,
+                count: usize,
+            ) {
+                // SAFETY: as the caller vouches.
+                unsafe { gemm::panels::<$v, W, $nv>(p, w, acc, count) }
             }
 
             /// # Safety
@@ -117,21 +186,21 @@ macro_rules! level {
             }
 
             /// # Safety
-            /// See [`gemm::product`]; the host has the instructions of this level.
+            /// The host has the instructions of this level.
             $(#[target_feature(enable = $feature)])?
-            unsafe fn product(p: &Product<'_>) {
-                // SAFETY: as the caller vouches.
-                unsafe { gemm::product::<$v, $nv>(p) }
+            unsafe fn multiply_adds(steps: u64) -> u64 {
+                peak::multiply_adds::<$v>(steps)
             }
 
             pub(super) const KERNELS: Kernels = Kernels {
                 level: Level::$level,
-                map: map_rows,
+                map: map::map::<OnLevel>,
                 widen,
                 narrow,
                 reduce,
                 pack_columns,
-                product,
+                product: gemm::product::<OnLevel>,
+                peak: multiply_adds,
             };
         }
     };
@@ -150,6 +219,18 @@ level!(
 );
 
 impl Kernels {
+    /// Most multiply-adds per second of one thread at this level, times two: measured for about 20 ms.
+    pub fn peak_flops(&self) -> f64 {
+        let mut best = 0.0f64;
+        for _ in 0..10 {
+            let start = std::time::Instant::now();
+            // SAFETY: `new` hands out only levels that the host has.
+            let flops = unsafe { (self.peak)(200_000) };
+            best = best.max(flops as f64 / start.elapsed().as_secs_f64());
+        }
+        best
+    }
+
     /// The kernels of a level, or of the best one the host has; `None` where the host lacks the level asked for.
     pub fn new(level: Option<Level>) -> Option<Kernels> {
         match level {

@@ -313,3 +313,94 @@ fn the_float_environment_is_restored() {
     }
     assert!(tiny > 0.0);
 }
+
+/// GFLOP/s of products and the share of the peak; run it alone, in release.
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_products() {
+    for k in levels() {
+        let peak = k.peak_flops() / 1e9;
+        println!("{:?}: peak {peak:.1} GFLOP/s", k.level);
+        if k.level == Level::Scalar {
+            continue;
+        }
+        for (rows, depth, n) in [
+            (128usize, 320usize, 320usize),
+            (128, 1536, 384),
+            (64, 384, 320),
+            (49, 320, 320),
+            (12, 320, 320),
+            (4, 320, 320),
+            (1, 320, 320),
+            (1, 576, 1536),
+        ] {
+            let x = vec![0.5f32; rows * depth];
+            let w = vec![0.25f32; n.div_ceil(32) * 32 * depth];
+            let mut acc = vec![0f32; rows * n];
+            let mut scratch = vec![0u32; 32 * depth];
+            let pointers: Vec<*const u8> =
+                (0..rows).map(|r| x[r * depth..].as_ptr().cast()).collect();
+            let mut best = f64::MAX;
+            for _ in 0..40 {
+                let start = std::time::Instant::now();
+                for k0 in (0..depth).step_by(320) {
+                    let kk = (depth - k0).min(320);
+                    let x: Vec<*const u8> =
+                        pointers.iter().map(|p| p.wrapping_add(k0 * 4)).collect();
+                    let p = Product {
+                        x: &x,
+                        w: w.as_ptr().wrapping_add(k0 * 32).cast(),
+                        w_step: 128,
+                        panel_step: 128 * depth,
+                        dtype: DType::F32,
+                        k: kk,
+                        n,
+                        acc: acc.as_mut_ptr().cast(),
+                        acc_step: n * 4,
+                        zero: k0 == 0,
+                        scratch: scratch.as_mut_ptr().cast(),
+                    };
+                    // SAFETY: the buffers have the sizes stated.
+                    unsafe { (k.product)(&p) };
+                }
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+            let rate = 2.0 * (rows * depth * n) as f64 / best / 1e9;
+            println!(
+                "  {rows}x{depth}x{n}: {rate:.1} GFLOP/s, {:.0} %",
+                rate / peak * 100.0
+            );
+        }
+        let n = 320 * 64;
+        let x = vec![0.7f32; n];
+        let mut y = vec![0f32; n];
+        for op in [
+            AluOp::Add,
+            AluOp::Exp,
+            AluOp::Erf,
+            AluOp::Tanh,
+            AluOp::Sin,
+            AluOp::Log,
+        ] {
+            let mut best = f64::MAX;
+            for _ in 0..100 {
+                let start = std::time::Instant::now();
+                let args = MapArgs {
+                    a: &[x.as_ptr().cast()],
+                    b: &[x.as_ptr().cast()],
+                    c: &[],
+                    out: &[y.as_mut_ptr().cast()],
+                    n,
+                };
+                // SAFETY: the buffers have n elements.
+                unsafe { (k.map)(op, DType::F32, &args) };
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+            println!(
+                "  {}: {:.2} ns per 16 lanes",
+                op.name(),
+                best * 1e9 / n as f64 * 16.0
+            );
+        }
+    }
+}

@@ -27,6 +27,8 @@
 //!   `rows=K0:K1`, `belts=B`, `limit=N`, `rstride=N`, `seg=N`, `n=N`, `fill=N`, `fold=DIMS`, `lanes=LO:HI`, `swap`,
 //!   `every`, `word` (one word per access; elements then count in words), and a dtype where no value gives it.
 //!
+//! The parser of the whole text is one file: its statements share the readers of numbers, places and streams.
+//!
 //! Live lanes, claims and the makespan are derived by [`crate::asm_claims`]; `lanes=` overrides the derived range.
 
 use crate::asm_claims;

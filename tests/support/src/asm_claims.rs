@@ -195,7 +195,7 @@ pub(crate) fn derive(
                         columns[i].push((load.run.window.n0, load.run.window.n1));
                     }
                 }
-                claims[i].blocks.sort_by_key(|b| b.window.n0);
+                claims[i].blocks.sort_by_key(|b| (b.window.n0, b.window.k0));
                 if run.acc_in == AccIn::Stream {
                     let c = of(1);
                     columns[i].push(c);

@@ -3,3 +3,5 @@
 pub mod asm;
 pub mod asm_claims;
 pub mod fault;
+pub mod onnx;
+pub mod onnx_cases;

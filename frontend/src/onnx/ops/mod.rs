@@ -1,15 +1,20 @@
 //! The registration table: which ONNX operators are imported, and by what.
 
 mod activation;
+mod attention;
 mod conv;
 mod elementwise;
+mod image;
 mod index;
+mod loss;
 mod matmul;
 mod norm;
 mod pool;
+mod quant;
 mod reduce;
 mod rnn;
 mod shape;
+mod signal;
 
 use super::cx::{Cx, Fail, Imported};
 
@@ -29,6 +34,7 @@ const TABLE: &[(&str, Run)] = &[
     ("Asinh", elementwise::unary),
     ("Atan", elementwise::unary),
     ("Atanh", elementwise::unary),
+    ("Attention", attention::attention),
     ("AveragePool", pool::average),
     ("BatchNormalization", norm::batch),
     ("BitShift", elementwise::bit_shift),
@@ -36,6 +42,7 @@ const TABLE: &[(&str, Run)] = &[
     ("BitwiseNot", elementwise::unary),
     ("BitwiseOr", elementwise::binary),
     ("BitwiseXor", elementwise::binary),
+    ("BlackmanWindow", signal::window),
     ("Cast", elementwise::cast),
     ("CastLike", elementwise::cast_like),
     ("Ceil", elementwise::unary),
@@ -47,13 +54,18 @@ const TABLE: &[(&str, Run)] = &[
     ("Constant", shape::constant),
     ("ConstantOfShape", shape::constant_of_shape),
     ("Conv", conv::conv),
+    ("ConvInteger", quant::conv_integer),
     ("ConvTranspose", conv::conv_transpose),
     ("Cos", elementwise::unary),
     ("Cosh", elementwise::unary),
+    ("CumProd", reduce::cum_prod),
     ("CumSum", reduce::cum_sum),
+    ("DFT", signal::dft),
     ("DepthToSpace", shape::depth_to_space),
+    ("DequantizeLinear", quant::dequantize),
     ("Div", elementwise::binary),
     ("Dropout", elementwise::dropout),
+    ("DynamicQuantizeLinear", quant::dynamic_quantize),
     ("Einsum", matmul::einsum),
     ("Elu", activation::elu),
     ("Equal", elementwise::binary),
@@ -75,6 +87,8 @@ const TABLE: &[(&str, Run)] = &[
     ("Greater", elementwise::binary),
     ("GreaterOrEqual", elementwise::binary),
     ("GroupNormalization", norm::group),
+    ("HammingWindow", signal::window),
+    ("HannWindow", signal::window),
     ("HardSigmoid", activation::hard_sigmoid),
     ("HardSwish", activation::hard_swish),
     ("Hardmax", norm::hardmax),
@@ -93,6 +107,7 @@ const TABLE: &[(&str, Run)] = &[
     ("LpNormalization", norm::lp),
     ("LpPool", pool::lp),
     ("MatMul", matmul::matmul),
+    ("MatMulInteger", quant::matmul_integer),
     ("Max", elementwise::variadic),
     ("MaxPool", pool::max),
     ("Mean", elementwise::variadic),
@@ -102,6 +117,7 @@ const TABLE: &[(&str, Run)] = &[
     ("Mod", elementwise::modulo),
     ("Mul", elementwise::binary),
     ("Neg", elementwise::unary),
+    ("NegativeLogLikelihoodLoss", loss::nll),
     ("NonMaxSuppression", index::data_dependent),
     ("NonZero", index::non_zero),
     ("Not", elementwise::unary),
@@ -110,6 +126,9 @@ const TABLE: &[(&str, Run)] = &[
     ("PRelu", activation::prelu),
     ("Pad", shape::pad),
     ("Pow", elementwise::pow),
+    ("QLinearConv", quant::qlinear_conv),
+    ("QLinearMatMul", quant::qlinear_matmul),
+    ("QuantizeLinear", quant::quantize),
     ("RMSNormalization", norm::rms),
     ("RNN", rnn::rnn),
     ("Range", shape::range),
@@ -126,8 +145,11 @@ const TABLE: &[(&str, Run)] = &[
     ("ReduceSumSquare", reduce::reduce),
     ("Relu", elementwise::unary),
     ("Reshape", shape::reshape),
+    ("Resize", image::resize),
     ("ReverseSequence", index::reverse_sequence),
+    ("RotaryEmbedding", attention::rotary),
     ("Round", elementwise::unary),
+    ("STFT", signal::stft),
     ("Scatter", index::scatter_elements),
     ("ScatterElements", index::scatter_elements),
     ("ScatterND", index::scatter_nd),
@@ -141,6 +163,7 @@ const TABLE: &[(&str, Run)] = &[
     ("Size", shape::size),
     ("Slice", shape::slice),
     ("Softmax", norm::softmax),
+    ("SoftmaxCrossEntropyLoss", loss::softmax_cross_entropy),
     ("Softplus", activation::softplus),
     ("Softsign", activation::softsign),
     ("SpaceToDepth", shape::space_to_depth),
@@ -160,6 +183,7 @@ const TABLE: &[(&str, Run)] = &[
     ("Trilu", shape::trilu),
     ("Unique", index::data_dependent),
     ("Unsqueeze", shape::unsqueeze),
+    ("Upsample", image::upsample),
     ("Where", elementwise::select),
     ("Xor", elementwise::binary),
 ];

@@ -1,8 +1,8 @@
 //! Reductions, running sums, extremes and sorting.
 
-use crate::onnx::cx::{Cx, Imported, malformed};
-use lockstep_graph::op::{Binary, Reduce, Unary};
-use lockstep_graph::{DType, Op};
+use crate::onnx::cx::{Cx, Fail, Imported, malformed};
+use lockstep_graph::op::{Binary, PadMode, Range, Reduce, Scalar, Unary};
+use lockstep_graph::{DType, Op, ValueId};
 
 pub(super) fn reduce(cx: &mut Cx<'_, '_>) -> Imported {
     let mut x = cx.x(0)?;
@@ -103,4 +103,44 @@ pub(super) fn top_k(cx: &mut Cx<'_, '_>) -> Imported {
     };
     let largest = cx.flag("largest", true);
     Ok(cx.b().ops(Op::TopK { k, axis, largest }, &[x])?)
+}
+
+/// A running product in a logarithmic number of steps: each multiplies by the result so far, shifted by twice as much as the step before.
+pub(super) fn cum_prod(cx: &mut Cx<'_, '_>) -> Imported {
+    let x = cx.x(0)?;
+    let shape = cx.shape(x);
+    let axis = cx.axis(cx.need_int(1, "axis")?, shape.rank())?;
+    let (exclusive, reverse) = (cx.flag("exclusive", false), cx.flag("reverse", false));
+    let dim = shape[axis];
+    let one = if cx.dtype(x).is_float() {
+        Scalar::Float(1.0)
+    } else {
+        Scalar::Int(1)
+    };
+    let shifted = |cx: &mut Cx<'_, '_>, value: ValueId, by: usize| -> Result<ValueId, Fail> {
+        let by = by.min(dim);
+        let (kept, pad) = if reverse {
+            (Range::of(by, dim), (0, by))
+        } else {
+            (Range::of(0, dim - by), (by, 0))
+        };
+        let kept = cx.b().narrow(value, axis, kept)?;
+        let mut pads = vec![(0, 0); shape.rank()];
+        pads[axis] = pad;
+        Ok(cx.b().op(
+            Op::Pad {
+                pads,
+                mode: PadMode::Constant(one),
+            },
+            &[kept],
+        )?)
+    };
+    let mut product = if exclusive { shifted(cx, x, 1)? } else { x };
+    let mut by = 1;
+    while by < dim {
+        let earlier = shifted(cx, product, by)?;
+        product = cx.b().binary(Binary::Mul, product, earlier)?;
+        by *= 2;
+    }
+    Ok(vec![product])
 }

@@ -36,7 +36,12 @@ pub(super) fn size(cx: &mut Cx<'_, '_>) -> Imported {
 pub(super) fn constant(cx: &mut Cx<'_, '_>) -> Imported {
     if let Some(proto) = cx.attr("value").and_then(|attr| attr.t.as_ref()) {
         let (dtype, shape, data) = tensor::import(cx.walk, proto)?;
-        return Ok(vec![cx.b().constant("", dtype, shape, data)?]);
+        let value = cx.b().constant("", dtype, shape, data)?;
+        cx.set_packed_bits(
+            value,
+            tensor::packed_bits(proto.data_type).map(|bits| bits as u32),
+        );
+        return Ok(vec![value]);
     }
     let ints = |values: &[i64]| Weights::from(values);
     let (dtype, shape, data) = if let Some(attr) = cx.attr("value_float") {

@@ -30,16 +30,17 @@
 //!   is written over the version it replaces, by scatters only until it is first read; rows of other entries'
 //!   constants and states are left alone; values of outputs and the last version of each state are whole at the end.
 //! - **A13 tiles**: the blocks that a product claims are those in its active tile; a block is complete, its latency over,
-//!   before it is swapped in; blocks of a tile overlap in no column, or have the same columns and no row in common; every block loaded is multiplied by. A swap empties
-//!   the shadow tile; a load that starts in the cycle of a swap goes to the new shadow tile.
+//!   before it is swapped in; blocks of a tile share no column, or have the same columns and share no row; every block
+//!   loaded is multiplied by. A swap empties the shadow tile; a load that starts in the cycle of a swap goes to the new
+//!   shadow tile.
 //! - **A14 accumulators**: an accumulator row read holds the claimed result, after its latency; every result written to a
 //!   row is read before the row is written again. A row of a unit of several planes takes all of them.
 //! - **A15 links**: a recv claims a send on the far end of its link, exactly one link latency before; every word sent is
 //!   received.
 //! - **A16 chains**: every run's chain exists and names its chip; operands, tile blocks, accumulator rows and words sent
 //!   come from the taker's own chain.
-//! - **A17 host maps**: every element of an input goes to one live lane of an input value, no lane gets two; every
-//!   element of an output comes from one live lane.
+//! - **A17 host maps**: on every chip that has an input, each of its elements goes to one live lane of an input value,
+//!   and no lane gets two; every element of an output comes from one live lane.
 //! - **A18 SRAM**: rows of values, each counted once, and the text of all programs fit every chip.
 //! - **A19 makespan**: the makespan stored is the latest end of a run by the timing table.
 

@@ -1,0 +1,174 @@
+//! Windows and Fourier transforms; a transform is a product with a constant matrix.
+
+use crate::onnx::cx::{Cx, Fail, Imported, malformed, unsupported};
+use crate::tensor::Tensor;
+use lockstep_graph::op::{Binary, PadMode, Range, Scalar};
+use lockstep_graph::{DType, Op, ValueId};
+use std::f64::consts::TAU;
+
+/// Longest transform or window that becomes a constant.
+const MAX_LENGTH: usize = 1 << 13;
+
+fn length(value: i64) -> Result<usize, Fail> {
+    match usize::try_from(value) {
+        Ok(n) if (1..=MAX_LENGTH).contains(&n) => Ok(n),
+        _ => unsupported(format!(
+            "a length of {value} is not supported, allowed: 1 to {MAX_LENGTH}"
+        )),
+    }
+}
+
+pub(super) fn window(cx: &mut Cx<'_, '_>) -> Imported {
+    let size = length(cx.need_int(0, "the size")?)?;
+    let period = if cx.flag("periodic", true) {
+        size
+    } else {
+        size.saturating_sub(1).max(1)
+    } as f64;
+    let dtype = cx.dtype_attr("output_datatype")?.unwrap_or(DType::F32);
+    if !dtype.is_float() {
+        return unsupported(format!("a window of {dtype} is not supported"));
+    }
+    let [a, b, c] = match cx.op_type() {
+        "HannWindow" => [0.5, 0.5, 0.0],
+        "HammingWindow" => [25.0 / 46.0, 21.0 / 46.0, 0.0],
+        _ => [0.42, 0.5, 0.08],
+    };
+    let at = |n: usize| {
+        let angle = TAU * n as f64 / period;
+        a - b * libm::cos(angle) + c * libm::cos(2.0 * angle)
+    };
+    Ok(vec![cx.constant(&Tensor::floats(
+        dtype,
+        [size],
+        (0..size).map(at).collect(),
+    ))?])
+}
+
+/// The matrix [n·c, k·2] that takes n values with c components (1 real, 2 complex) to k complex values.
+fn matrix(
+    cx: &mut Cx<'_, '_>,
+    dtype: DType,
+    n: usize,
+    c: usize,
+    k: usize,
+    inverse: bool,
+) -> Result<ValueId, Fail> {
+    let mut data = Vec::with_capacity(n * c * k * 2);
+    let scale = if inverse { 1.0 / n as f64 } else { 1.0 };
+    for from in 0..n {
+        for component in 0..c {
+            for to in 0..k {
+                // The exponent is reduced modulo n first, so that large products stay exact.
+                let angle = TAU * (from * to % n) as f64 / n as f64;
+                let (cos, sin) = (
+                    libm::cos(angle) * scale,
+                    libm::sin(angle) * if inverse { scale } else { -scale },
+                );
+                data.extend(if component == 0 {
+                    [cos, sin]
+                } else {
+                    [-sin, cos]
+                });
+            }
+        }
+    }
+    cx.constant(&Tensor::floats(dtype, [n * c, k * 2], data))
+}
+
+/// The transform of x [.., n, c] along its last but one axis, as [.., k, 2].
+fn transform(cx: &mut Cx<'_, '_>, x: ValueId, k: usize, inverse: bool) -> Result<ValueId, Fail> {
+    let (shape, dtype) = (cx.shape(x), cx.dtype(x));
+    let &[.., n, c] = &shape[..] else {
+        return malformed(format!(
+            "input {shape} has rank {}, allowed: 2 or more",
+            shape.rank()
+        ));
+    };
+    if !(1..=2).contains(&c) || !dtype.is_float() {
+        return malformed(format!("input {dtype}{shape} is neither real nor complex"));
+    }
+    let matrix = matrix(cx, dtype, n, c, k, inverse)?;
+    let lead = &shape[..shape.rank() - 2];
+    let flat = cx.b().reshape(x, [lead, &[n * c]].concat())?;
+    let product = cx.b().matmul(flat, matrix)?;
+    Ok(cx.b().reshape(product, [lead, &[k, 2]].concat())?)
+}
+
+pub(super) fn dft(cx: &mut Cx<'_, '_>) -> Imported {
+    let x = cx.x(0)?;
+    let rank = cx.rank(x);
+    let axis = match (cx.opset >= 20, cx.opt(2)) {
+        (false, _) => cx.int("axis", 1),
+        (true, Some(_)) => cx.need_int(2, "the axis")?,
+        (true, None) => -2,
+    };
+    let axis = cx.axis(axis, rank)?;
+    if axis + 1 == rank {
+        return malformed("the transformed axis is the last one");
+    }
+    let (inverse, one_sided) = (cx.flag("inverse", false), cx.flag("onesided", false));
+    if inverse && one_sided {
+        return unsupported("a one-sided inverse transform is not supported");
+    }
+    let dim = cx.shape(x)[axis];
+    let n = length(if cx.opt(1).is_some() {
+        cx.need_int(1, "dft_length")?
+    } else {
+        dim as i64
+    })?;
+    let mut value = cx.b().narrow(x, axis, Range::of(0, dim.min(n)))?;
+    if n > dim {
+        let mut pads = vec![(0, 0); rank];
+        pads[axis].1 = n - dim;
+        value = cx.b().op(
+            Op::Pad {
+                pads,
+                mode: PadMode::Constant(Scalar::Float(0.0)),
+            },
+            &[value],
+        )?;
+    }
+    let mut perm: Vec<usize> = (0..rank).collect();
+    perm.swap(axis, rank - 2);
+    let turned = cx.b().transpose(value, &perm)?;
+    let k = if one_sided { n / 2 + 1 } else { n };
+    let result = transform(cx, turned, k, inverse)?;
+    Ok(vec![cx.b().transpose(result, &perm)?])
+}
+
+/// Frames are gathered, windowed and transformed.
+pub(super) fn stft(cx: &mut Cx<'_, '_>) -> Imported {
+    let x = cx.x(0)?;
+    let shape = cx.shape(x);
+    let &[_, samples, _] = &shape[..] else {
+        return malformed(format!(
+            "signal {shape} has rank {}, allowed: 3",
+            shape.rank()
+        ));
+    };
+    let step = length(cx.need_int(1, "frame_step")?)?;
+    let window = cx.opt(2);
+    let n = match (cx.opt(3), window) {
+        (Some(_), _) => length(cx.need_int(3, "frame_length")?)?,
+        (None, Some(window)) => length(cx.shape(window).n_elements() as i64)?,
+        (None, None) => return malformed("neither a window nor frame_length is given"),
+    };
+    if n > samples {
+        return malformed(format!("a frame has {n} samples, the signal {samples}"));
+    }
+    let frames = (samples - n) / step + 1;
+    let starts = (0..frames).flat_map(|frame| (0..n).map(move |at| (frame * step + at) as i128));
+    let indices = cx.constant(&Tensor::ints(DType::I64, [frames, n], starts.collect()))?;
+    let mut framed = cx.b().op(Op::Gather { axis: 1 }, &[x, indices])?;
+    if let Some(window) = window {
+        let window = cx.b().reshape(window, [n, 1])?;
+        framed = cx.b().binary(Binary::Mul, framed, window)?;
+    }
+    let k = if cx.flag("onesided", true) {
+        n / 2 + 1
+    } else {
+        n
+    };
+    Ok(vec![transform(cx, framed, k, false)?])
+}

@@ -8,6 +8,7 @@
 mod contract;
 mod fit;
 mod gather;
+mod halo;
 mod kernel;
 mod moves;
 mod ports;
@@ -67,6 +68,8 @@ pub(crate) struct Builder<'a> {
     input_copies: &'a [(usize, ValueId)],
     pub prog: ChainProgram,
     is_const: Vec<bool>,
+    /// Moves that are carried out although no user needs it.
+    forced: Vec<bool>,
     users: Vec<Vec<ValueId>>,
     done: Vec<bool>,
     homes: Vec<Option<Rc<Home>>>,
@@ -88,8 +91,12 @@ type OriginKey = (String, Vec<String>);
 /// # Errors
 /// Operations that no chain can carry out, and bugs.
 pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
-    let ir = input.ir;
+    let consts = consteval::const_values(input.ir);
+    let split = halo::split(input.ir, input.chip, &|v| consts.contains(v));
+    let ir = &split.ir;
     let consts = consteval::const_values(ir);
+    let input_copies: Vec<(usize, ValueId)> =
+        input.input_copies.iter().map(|&(port, v)| (port, split.renamed[v.index()])).collect();
     let n = ir.values.len();
     let mut users = vec![Vec::new(); n];
     let mut loaded = vec![false; n];
@@ -110,8 +117,9 @@ pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
     let mut b = Builder {
         ir,
         target: input.target,
-        chip: input.chip,
-        input_copies: input.input_copies,
+        chip: &split.chip,
+        input_copies: &input_copies,
+        forced: split.forced.clone(),
         prog: ChainProgram { name: ir.name.clone(), n_chips: input.n_chips, ..ChainProgram::default() },
         is_const: ir.values.ids().map(|v| consts.contains(v)).collect(),
         users,
@@ -138,6 +146,7 @@ impl Builder<'_> {
             }
             self.set_origin(v);
             match &self.ir.values[v].op {
+                Op::Move { .. } if self.forced[v.index()] => self.carry_out(v)?,
                 Op::Input | Op::State(_) | Op::Const(_) | Op::Move { .. } => {}
                 Op::Map { .. } => self.lower_maps(v)?,
                 Op::Reduce { .. } => self.lower_reduce(v)?,

@@ -43,12 +43,16 @@ fn cases() {
         let before = results(&ir);
         let mut tolerance = 1e-5;
         match (name, TIR_PASSES.iter().find(|p| p.name == name)) {
-            ("all", _) => drop(run_all(&mut ir, &PassOptions { verify: true, ..PassOptions::default() }).unwrap()),
+            ("all", _) => {
+                run_all(&mut ir, &PassOptions { verify: true, ..PassOptions::default() }).unwrap();
+            }
             ("precision-f16", _) => {
                 tolerance = 1e-2;
-                drop(precision::run(&mut ir, DType::F16).unwrap());
+                precision::run(&mut ir, DType::F16).unwrap();
             }
-            (_, Some(pass)) => drop((pass.run)(&mut ir, &PassCx::default()).unwrap()),
+            (_, Some(pass)) => {
+                (pass.run)(&mut ir, &PassCx::default()).unwrap();
+            }
             (name, None) => panic!("no pass is named {name}"),
         }
         verified(&ir, Phase::Legal);

@@ -18,7 +18,6 @@ use super::op::{Arg, Combiner, MapNode, Op, ReduceOp, arg_dtype, compute_dtype};
 use super::print::host_dtype;
 use super::{ConstData, IndexMap, Port, StateData, TensorIr, Type, ValueData, ValueId, View};
 use crate::text::{Line, ParseError, Token, lex};
-use lockstep_graph::EntityId;
 use lockstep_isa::artifact::HostDType;
 use lockstep_isa::{AluOp, DType, scalar};
 use std::collections::BTreeMap;

@@ -23,6 +23,7 @@ pub mod passes;
 pub mod pipeline;
 pub mod report;
 pub mod schedule;
+pub mod text;
 pub mod tir;
 
 pub use error::{CompileError, CompileErrorKind};

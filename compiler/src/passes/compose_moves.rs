@@ -10,7 +10,7 @@
 use super::rebuild::{keep, rebuild};
 use super::{Changed, PassCx};
 use crate::error::CompileError;
-use crate::tir::{IndexMap, Op, TensorIr, TirBuilder, ValueId, View, compose};
+use crate::tir::{IndexMap, Op, TensorIr, TirBuilder, ValueId, View, compose_simply};
 
 /// Most parts of a composed move.
 const MAX_PARTS: usize = 64;
@@ -78,7 +78,7 @@ fn through(b: &TirBuilder, parts: &[(ValueId, IndexMap)], at: usize, fill: u32) 
     }
     let mut result = Vec::new();
     for (v, map) in &inner {
-        let both = compose(outer, map)?;
+        let both = compose_simply(outer, map)?;
         if both.is_empty() {
             continue;
         }

@@ -26,7 +26,8 @@ const CHEAP_ALUS: usize = 2;
 pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError> {
     // Users of the program as it was; a value of the new program stands for at least one old value.
     let old_users = users(ir);
-    let mut new_users: Vec<u32> = Vec::new();
+    let stored = stored(ir);
+    let mut new_users: Vec<(u32, bool)> = Vec::new();
     rebuild(ir, |b, old, id, inputs| {
         let v = match &old.values[id].op {
             Op::Map { nodes } if !inputs.iter().all(|&v| b.is_const(v)) => {
@@ -34,8 +35,8 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
                 let shape = &old.values[id].ty.shape;
                 let mut at = 0;
                 while at < operands.len() {
-                    let single = new_users.get(operands[at].index()).is_some_and(|&n| n == 1);
-                    match inlined(b, shape, &nodes, &operands, at, single) {
+                    let (n, stored) = new_users.get(operands[at].index()).copied().unwrap_or((2, true));
+                    match inlined(b, shape, &nodes, &operands, at, (n == 1, stored)) {
                         // The producer's own operands take its place and are looked at next.
                         Some((merged, with)) => (nodes, operands) = (merged, with),
                         None => at += 1,
@@ -46,11 +47,23 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
             _ => keep(b, old, id, inputs)?,
         };
         if new_users.len() <= v.index() {
-            new_users.resize(v.index() + 1, 0);
+            new_users.resize(v.index() + 1, (0, false));
         }
-        new_users[v.index()] += old_users[id.index()];
+        new_users[v.index()].0 += old_users[id.index()];
+        new_users[v.index()].1 |= stored[id.index()];
         Ok(v)
     })
+}
+
+/// Whether something other than a map uses a value: then it is in memory, and computing it again saves nothing.
+fn stored(ir: &TensorIr) -> Vec<bool> {
+    let mut stored = vec![false; ir.values.len()];
+    for value in ir.values.values().filter(|v| !matches!(v.op, Op::Map { .. })) {
+        value.inputs.iter().for_each(|v| stored[v.index()] = true);
+    }
+    let roots = ir.outputs.iter().map(|p| p.value).chain(ir.states.values().map(|s| s.next));
+    roots.for_each(|v| stored[v.index()] = true);
+    stored
 }
 
 /// ALUs that an expression occupies.
@@ -65,7 +78,7 @@ fn inlined(
     nodes: &[MapNode],
     operands: &[ValueId],
     at: usize,
-    single: bool,
+    (single, stored): (bool, bool),
 ) -> Option<(Vec<MapNode>, Vec<ValueId>)> {
     let producer = &b.ir().values[operands[at]];
     let Op::Map { nodes: inner } = &producer.op else { return None };
@@ -75,7 +88,7 @@ fn inlined(
     let smaller = producer.ty.shape != shape;
     let cheap = alus(inner) <= CHEAP_ALUS;
     let broadcast_iota = smaller && inner.iter().any(|n| n.op == AluOp::Iota);
-    if broadcast_iota || (smaller && !cheap) || (!single && !cheap) {
+    if broadcast_iota || (smaller && !cheap) || (!single && (!cheap || stored)) {
         return None;
     }
     // Operands: the outer ones in place, new ones of the producer after them.

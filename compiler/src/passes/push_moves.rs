@@ -40,7 +40,7 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
     for v in old.outputs.iter().chain(&old.inputs).map(|p| p.value).chain(old.states.values().map(|s| s.next)) {
         cx.b.set_origins(&old.values[v].origins);
         let is_input = old.values[v].op == Op::Input;
-        let mut end = if is_input { cx.get(v)?.value } else { cx.in_order(v)? };
+        let mut end = if is_input { cx.get(v)?.value } else { cx.end(v)? };
         if let Some((state, _)) = old.states.iter().find(|(_, s)| s.next == v) {
             // A constant successor was not split with its state.
             let shape = cx.b.ir().states[state].ty.shape.clone();
@@ -151,6 +151,18 @@ impl<'a> Push<'a> {
         }
         let factors = self.factors(v);
         self.with_axes(v, &factors, &Self::atoms(&factors))
+    }
+
+    /// The old value for the host: its factors in logical order, wherever unit axes are.
+    fn end(&mut self, v: ValueId) -> Result<ValueId, CompileError> {
+        if !self.constant.contains(v) {
+            let placed = self.get(v)?;
+            let order = self.order(v, &placed).map(|o| o.into_iter().filter(|s| *s != Slot::Unit).collect::<Vec<_>>());
+            if order.is_some_and(|order| order == Self::atoms(&self.factors(v))) {
+                return Ok(placed.value);
+            }
+        }
+        self.in_order(v)
     }
 
     /// The axes of a placed value in their order; `None` where a factor is a broadcast.

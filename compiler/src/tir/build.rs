@@ -1,6 +1,6 @@
 //! Builds a [`TensorIr`]: appends operations with inferred types, shares equal ones, and cancels what is trivial.
 
-use super::compose::compose;
+use super::compose::compose_simply;
 use super::expr::{Ex, Expr};
 use super::op::{Op, ReduceOp, infer};
 use super::{
@@ -256,7 +256,7 @@ impl TirBuilder {
         {
             let first = self.ir.maps.get(parts[0]);
             if first.is_total()
-                && let Some(both) = compose(&map, first)
+                && let Some(both) = compose_simply(&map, first)
             {
                 return self.move_one(inner, both, fill);
             }

@@ -16,6 +16,13 @@ pub fn compose(outer: &IndexMap, inner: &IndexMap) -> Option<IndexMap> {
     (map.views.len() <= MAX_VIEWS).then_some(map)
 }
 
+/// [`compose`], if the result has no more views than the longer of the two: else two moves are the simpler form, of which users may
+/// absorb one.
+pub fn compose_simply(outer: &IndexMap, inner: &IndexMap) -> Option<IndexMap> {
+    let limit = outer.views.len().max(inner.views.len());
+    compose(outer, inner).filter(|map| map.views.len() <= limit)
+}
+
 impl IndexMap {
     /// The same map with neighbouring views merged where possible.
     pub fn simplified(self) -> IndexMap {

@@ -13,11 +13,12 @@ pub mod eval;
 pub mod expr;
 pub mod map;
 pub mod op;
+pub mod parse;
 pub mod print;
 pub mod verify;
 
 pub use build::TirBuilder;
-pub use compose::compose;
+pub use compose::{compose, compose_simply};
 pub use map::{IndexMap, MapId, View, Windows};
 pub use op::{Arg, Combiner, MapNode, Op, ReduceOp};
 pub use verify::Phase;

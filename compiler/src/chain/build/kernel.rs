@@ -7,7 +7,7 @@ use super::{Builder, Home};
 use crate::chain::{Affine, BufId, BufKind, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::Layout;
-use crate::layout::choose::default_layout;
+use crate::layout::choose::{default_layout, with_lanes};
 use crate::tir::{Arg, Op, ValueId};
 use lockstep_graph::EntityId;
 use lockstep_isa::{AluOp, DType, Dir};
@@ -19,8 +19,9 @@ const MOST: usize = 2048;
 /// Most ALUs that an epilogue takes, so that both hemispheres' chains run at the same time.
 pub(crate) const EPILOGUE_ALUS: u32 = 8;
 
-/// Most operands that an epilogue reads.
+/// Most operands that an epilogue reads, and that a map with its epilogue reads.
 const EPILOGUE_OPERANDS: usize = 4;
+const MAP_OPERANDS: usize = 6;
 
 /// What a chain of maps reads besides the result it continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +122,8 @@ impl Builder<'_> {
         side: Option<Dir>,
     ) -> Result<Sources, CompileError> {
         let mut out = Vec::new();
+        // Constants come from the other hemisphere, over the belts that the values leave free.
+        let side = side.map(Dir::flip);
         for operand in self.operands(maps, hot) {
             let (shape, source) = match operand {
                 Operand::Value(v) => {
@@ -262,7 +265,13 @@ impl Builder<'_> {
             return Err(CompileError::internal("chains", format!("{v} needs more than {budget} ALUs")));
         }
         let mut maps = vec![v];
-        maps.extend(self.epilogue(v, (budget * 3 / 4).saturating_sub(self.alu_cost(v))));
+        for next in self.epilogue(v, (budget * 3 / 4).saturating_sub(self.alu_cost(v))) {
+            maps.push(next);
+            if self.operands(&maps, None).len() > MAP_OPERANDS {
+                maps.pop();
+                break;
+            }
+        }
         let out = *maps.last().unwrap_or(&v);
         let layout = self.leader_layout(v)?;
         let chip = self.chip(v);
@@ -302,8 +311,16 @@ impl Builder<'_> {
         let shape = self.shape(v).to_vec();
         let inputs = self.ir.values[v].inputs.clone();
         let same: Vec<ValueId> = inputs.into_iter().filter(|&i| self.shape(i) == shape && !self.is_const(i)).collect();
-        let home = same.iter().find_map(|i| self.homes[i.index()].as_ref().map(|h| h.layout.clone()));
-        Ok(home.unwrap_or_else(|| default_layout(&shape, self.lanes(), &self.rows(v))))
+        if let Some(home) = same.iter().find_map(|i| self.homes[i.index()].as_ref()) {
+            return Ok(home.layout.clone());
+        }
+        let default = default_layout(&shape, self.lanes(), &self.rows(v));
+        let Some(&lazy) = same.iter().find(|&&i| self.is_lazy(i)) else { return Ok(default) };
+        // Lanes as the values behind the moves have them, so that vectors are copied and not permuted.
+        let last = shape.len().saturating_sub(1);
+        let last_only = with_lanes(&shape, &[last], self.lanes(), &self.rows(v), |_| false);
+        let whole = !self.keeps_lanes(lazy, &default)? && self.keeps_lanes(lazy, &last_only)?;
+        Ok(if whole { last_only } else { default })
     }
 }
 

@@ -8,10 +8,10 @@
 mod contract;
 mod fit;
 mod gather;
-mod halo;
 mod kernel;
 mod moves;
 mod ports;
+mod prepare;
 mod reduce;
 mod source;
 
@@ -78,7 +78,7 @@ pub(crate) struct Builder<'a> {
     other_homes: BTreeMap<(ValueId, Layout), Rc<Home>>,
     const_homes: BTreeMap<(ValueId, u16, Option<Dir>, Layout), Rc<Home>>,
     const_data: BTreeMap<ValueId, Arc<Vec<u8>>>,
-    vectors: BTreeMap<(u16, Option<Dir>, DType, u16, Vec<u8>), BufId>,
+    vectors: BTreeMap<(Option<BufId>, u16, Option<Dir>, DType, Vec<u8>), BufId>,
     tiles: BTreeMap<contract::TileKey, Vec<(BufId, u32)>>,
     origin_ids: BTreeMap<OriginKey, u32>,
     origin: u32,
@@ -92,7 +92,7 @@ type OriginKey = (String, Vec<String>);
 /// Operations that no chain can carry out, and bugs.
 pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
     let consts = consteval::const_values(input.ir);
-    let split = halo::split(input.ir, input.chip, &|v| consts.contains(v));
+    let split = prepare::split(input.ir, input.chip, &|v| consts.contains(v));
     let ir = &split.ir;
     let consts = consteval::const_values(ir);
     let input_copies: Vec<(usize, ValueId)> =
@@ -249,10 +249,11 @@ impl Builder<'_> {
         Ok(data)
     }
 
-    /// A constant vector (or `u16` lane map) with these live lanes, stored once per chip and side.
-    pub fn const_vector(&mut self, chip: u16, side: Option<Dir>, dtype: DType, bytes: Vec<u8>) -> BufId {
+    /// A constant vector (or `u16` lane map), stored once per chip, side and buffer that is read beside it: one for all would
+    /// have no bank of its own beside each of them.
+    pub fn const_vector(&mut self, beside: Option<BufId>, chip: u16, side: Option<Dir>, dtype: DType, bytes: Vec<u8>) -> BufId {
         let hi = (bytes.len() / dtype.bytes()) as u16;
-        let key = (chip, side, dtype, hi, bytes.clone());
+        let key = (beside, chip, side, dtype, bytes.clone());
         if let Some(&buf) = self.vectors.get(&key) {
             return buf;
         }

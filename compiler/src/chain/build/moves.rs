@@ -9,7 +9,7 @@ use super::{Builder, Home};
 use crate::chain::{Affine, BufId, BufKind, Node, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::Layout;
-use crate::layout::choose::default_layout;
+use crate::layout::choose::with_lanes;
 use crate::tir::ValueId;
 use lockstep_graph::EntityId;
 use lockstep_isa::{AluOp, DType, Dir};
@@ -44,7 +44,9 @@ impl Builder<'_> {
 
     /// A move that its users read as a value of its own.
     pub fn carry_out(&mut self, v: ValueId) -> Result<(), CompileError> {
-        let layout = default_layout(self.shape(v), self.lanes(), &self.rows(v));
+        // Windows over other axes than the last stay whole vectors if only the last has lanes.
+        let last = self.shape(v).len().saturating_sub(1);
+        let layout = with_lanes(self.shape(v), &[last], self.lanes(), &self.rows(v), |_| false);
         let home = self.new_home(self.chip(v), self.dtype(v), layout, |_| BufKind::Temp);
         self.forced[v.index()] = false;
         self.fill_home(v, &home)?;
@@ -143,7 +145,7 @@ impl Builder<'_> {
                 Some(map) => {
                     let bytes = map.iter().flat_map(|m| m.to_le_bytes()).collect();
                     let hemi = if permutes == 0 { side.unwrap_or(Dir::East) } else { side.unwrap_or(Dir::East).flip() };
-                    let table = self.const_vector(chip, Some(hemi), DType::U16, bytes);
+                    let table = self.const_vector(Some(buf), chip, Some(hemi), DType::U16, bytes);
                     let m = kernel.read(table, Affine::default(), DType::U16, 0, hi);
                     permutes += 1;
                     let fill = if one_fill { fill_bits.unwrap_or(0) } else { minus_zero(dtype) };
@@ -161,7 +163,7 @@ impl Builder<'_> {
                 let bits = recipe.fill.iter().find(|f| f.0 == lane).map_or(minus_zero(dtype), |f| f.1);
                 bytes.extend_from_slice(&bits.to_le_bytes()[..dtype.bytes()]);
             }
-            let table = self.const_vector(chip, side, dtype, bytes);
+            let table = self.const_vector(Some(at[0].0), chip, side, dtype, bytes);
             let f = kernel.read(table, Affine::default(), dtype, 0, hi);
             sum = Some(match sum {
                 None => f,

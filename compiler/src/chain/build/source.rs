@@ -153,6 +153,29 @@ impl Builder<'_> {
         }
     }
 
+    /// Whether the first vector of `v` in this layout that has no fill lies in one vector behind the moves, lane by lane.
+    pub fn keeps_lanes(&self, v: ValueId, layout: &Layout) -> Result<bool, CompileError> {
+        for p in 0..layout.n_parts() {
+            let part = layout.part(p);
+            'vectors: for base in layout.bases(&part) {
+                let mut found = None;
+                for lane in 0..part.hi {
+                    let mut c = base.clone();
+                    layout.add_lane(lane, &mut c);
+                    let Resolved::Element(u, at) = self.resolve(v, &c)? else { continue 'vectors };
+                    let Some(home) = &self.homes[u.index()] else { return Ok(false) };
+                    let (buf, index, l) = home.at(&at)?;
+                    if l as usize != lane || found.is_some_and(|f| f != (buf, index)) {
+                        return Ok(false);
+                    }
+                    found = Some((buf, index));
+                }
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The axis of `u` along which the lanes of `v` in this layout run.
     fn lane_axis(&self, u: ValueId, v: ValueId, want: &Layout) -> Result<Option<usize>, CompileError> {
         for p in 0..want.n_parts() {

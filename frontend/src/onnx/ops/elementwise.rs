@@ -107,9 +107,9 @@ pub(super) fn bit_shift(cx: &mut Cx<'_, '_>) -> Imported {
 pub(super) fn pow(cx: &mut Cx<'_, '_>) -> Imported {
     let (base, exponent) = (cx.x(0)?, cx.x(1)?);
     let dtype = cx.dtype(base);
-    let known = cx
-        .known(1)
-        .filter(|tensor| tensor.shape.n_elements() == 1 && tensor.shape.rank() <= cx.rank(base));
+    let exponent_shape = cx.shape(exponent);
+    let single = exponent_shape.n_elements() == 1 && exponent_shape.rank() <= cx.rank(base);
+    let known = if single { cx.known(1) } else { None };
     let known = known.and_then(|tensor| tensor.to_floats().first().copied());
     let b = cx.b();
     if dtype.is_float() {

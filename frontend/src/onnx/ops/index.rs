@@ -166,6 +166,10 @@ pub(super) fn count_along(
     axis: usize,
     rank: usize,
 ) -> Result<ValueId, Fail> {
+    const MAX_COUNT: usize = 1 << 24;
+    if n > MAX_COUNT {
+        return malformed(format!("an axis has {n} elements, allowed: {MAX_COUNT}"));
+    }
     let mut dims = vec![1; rank];
     dims[axis] = n;
     let counts = (0..n).map(|at| at as i128);

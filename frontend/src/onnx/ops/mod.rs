@@ -4,6 +4,7 @@ mod activation;
 mod attention;
 mod conv;
 mod elementwise;
+mod grid;
 mod image;
 mod index;
 mod loss;
@@ -27,6 +28,7 @@ const TABLE: &[(&str, Run)] = &[
     ("Acos", elementwise::unary),
     ("Acosh", elementwise::unary),
     ("Add", elementwise::binary),
+    ("AffineGrid", grid::affine_grid),
     ("And", elementwise::binary),
     ("ArgMax", reduce::arg),
     ("ArgMin", reduce::arg),
@@ -86,6 +88,7 @@ const TABLE: &[(&str, Run)] = &[
     ("GlobalMaxPool", pool::global),
     ("Greater", elementwise::binary),
     ("GreaterOrEqual", elementwise::binary),
+    ("GridSample", grid::grid_sample),
     ("GroupNormalization", norm::group),
     ("HammingWindow", signal::window),
     ("HannWindow", signal::window),

@@ -33,7 +33,7 @@ fn spread(cx: &mut Cx<'_, '_>, param: ValueId, x: ValueId, axis: i64) -> Result<
     let mut wide = apart.clone();
     wide[axis + 1] = block;
     let mut joined = own.0.clone();
-    joined[axis] *= block;
+    joined[axis] = joined[axis].saturating_mul(block);
     let b = cx.b();
     let apart = b.reshape(param, apart)?;
     let wide = b.expand(apart, wide)?;

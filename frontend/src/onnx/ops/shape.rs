@@ -7,7 +7,7 @@ use lockstep_graph::op::{PadMode, Range, Scalar};
 use lockstep_graph::{DType, Op, Shape, ValueId, Weights};
 
 /// Most elements that an importer computes itself.
-const MAX_COMPUTED: usize = 1 << 26;
+const MAX_COMPUTED: usize = 1 << 24;
 
 /// A non-negative size.
 fn size_of(value: i64) -> Result<usize, Fail> {
@@ -563,7 +563,7 @@ pub(super) fn space_to_depth(cx: &mut Cx<'_, '_>) -> Imported {
     let moved = cx.b().transpose(apart, &[0, 3, 5, 1, 2, 4])?;
     Ok(vec![cx.b().reshape(
         moved,
-        [n, c * block * block, h / block, w / block],
+        [n, c.saturating_mul(block * block), h / block, w / block],
     )?])
 }
 

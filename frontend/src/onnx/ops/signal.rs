@@ -6,8 +6,10 @@ use lockstep_graph::op::{Binary, PadMode, Range, Scalar};
 use lockstep_graph::{DType, Op, ValueId};
 use std::f64::consts::TAU;
 
-/// Longest transform or window that becomes a constant.
-const MAX_LENGTH: usize = 1 << 13;
+/// Longest transform, window or step.
+const MAX_LENGTH: usize = 1 << 12;
+/// Most indices that frames are gathered by.
+const MAX_INDICES: usize = 1 << 22;
 
 fn length(value: i64) -> Result<usize, Fail> {
     match usize::try_from(value) {
@@ -158,6 +160,11 @@ pub(super) fn stft(cx: &mut Cx<'_, '_>) -> Imported {
         return malformed(format!("a frame has {n} samples, the signal {samples}"));
     }
     let frames = (samples - n) / step + 1;
+    if frames * n > MAX_INDICES {
+        return unsupported(format!(
+            "{frames} frames of {n} samples are not supported, allowed: {MAX_INDICES} samples"
+        ));
+    }
     let starts = (0..frames).flat_map(|frame| (0..n).map(move |at| (frame * step + at) as i128));
     let indices = cx.constant(&Tensor::ints(DType::I64, [frames, n], starts.collect()))?;
     let mut framed = cx.b().op(Op::Gather { axis: 1 }, &[x, indices])?;

@@ -118,10 +118,10 @@ pub fn finish(shape: &[usize], lanes: Vec<LaneDigit>, high: Vec<VecDigit>, open:
     Layout { shape: shape.to_vec(), lanes, vecs, parts: n_parts, side }
 }
 
-/// Size of the pieces of an axis of `n` > `lanes`: the fewest pieces, or up to twice as many where that makes them equal.
+/// Size of the pieces of an axis of `n` > `lanes`: the fewest pieces, or an eighth more where that makes them equal.
 pub fn piece(n: usize, lanes: usize) -> usize {
     let least = n.div_ceil(lanes);
-    match (least..=least * 2).find(|p| n % p == 0) {
+    match (least..=least + least / 8).find(|p| n % p == 0) {
         Some(p) => n / p,
         None => n.div_ceil(least),
     }

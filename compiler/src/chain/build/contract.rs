@@ -312,14 +312,22 @@ impl Builder<'_> {
         let rows = self.rows(lhs);
         let one_axis = with_lanes(&shape, &order, self.lanes(), &rows, |_| false);
         let packed = with_lanes(&shape, &order, self.lanes(), &rows, |used| used <= limit);
+        let mut wanted = vec![packed, one_axis];
+        let wide = order.iter().filter(|&&a| shape[a] > 1).count();
+        if wide == 1 && spec.batch.iter().any(|p| shape[p.0] > 1) {
+            // Batches beside the one contracted axis, as the default layout would pack them.
+            let mut with_batch = order.clone();
+            with_batch.extend(spec.batch.iter().rev().map(|p| p.0));
+            wanted.insert(0, with_lanes(&shape, &with_batch, self.lanes(), &rows, |used| used <= limit));
+        }
         if self.is_lazy(lhs) {
-            for want in [&packed, &one_axis] {
+            for want in &wanted {
                 if let Some(at) = self.in_place(lhs, want, chip)? {
                     return Ok((want.clone(), Source::Table { layout: want.clone(), at }));
                 }
             }
         }
-        let source = self.source(lhs, &packed, chip, None)?;
+        let source = self.source(lhs, &wanted[0], chip, None)?;
         let layout = match &source {
             Source::Home(home) => home.layout.clone(),
             Source::Table { layout, .. } => layout.clone(),

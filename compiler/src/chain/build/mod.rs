@@ -76,6 +76,7 @@ pub(crate) struct Builder<'a> {
     /// Values that a contract loads as tiles: kept whole, since it needs all of them before it starts.
     loaded: Vec<bool>,
     other_homes: BTreeMap<(ValueId, Layout), Rc<Home>>,
+    side_homes: BTreeMap<(ValueId, Dir, Layout), Rc<Home>>,
     const_homes: BTreeMap<(ValueId, u16, Option<Dir>, Layout), Rc<Home>>,
     const_data: BTreeMap<ValueId, Arc<Vec<u8>>>,
     vectors: BTreeMap<(Option<BufId>, u16, Option<Dir>, DType, Vec<u8>), BufId>,
@@ -127,6 +128,7 @@ pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
         homes: vec![None; n],
         loaded,
         other_homes: BTreeMap::new(),
+        side_homes: BTreeMap::new(),
         const_homes: BTreeMap::new(),
         const_data: BTreeMap::new(),
         vectors: BTreeMap::new(),

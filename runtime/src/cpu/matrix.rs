@@ -153,6 +153,7 @@ impl Chain<'_, '_> {
             out: 0,
         };
         if self.is_static_load(load) {
+            self.check_limit(self.b.pool.bytes.len() as u64 + bytes as u64)?;
             let at = self.b.pool.reserve(bytes);
             pack_constant(linked.memory, &pack, &mut self.b.pool.bytes[at..at + bytes]);
             return Ok(Weights::packed(Space::Pool, at, k as u32, run.dtype));

@@ -329,8 +329,9 @@ fn place(
     block
 }
 
-fn readable(block: &Block) -> [*const u8; MAX_BLOCK] {
-    block.map(|p| p.cast_const())
+fn readable(block: &Block) -> &[*const u8; MAX_BLOCK] {
+    // SAFETY: pointers to const and to mut have the same representation.
+    unsafe { &*std::ptr::from_ref(block).cast() }
 }
 
 unsafe fn tape(
@@ -379,9 +380,9 @@ unsafe fn tape_op(
     unsafe {
         match op.kind {
             OpKind::Map { op: alu, ty } => {
-                let a = readable(&rows(&op.a, words));
-                let b = readable(&rows(&op.b, words));
-                let c = readable(&rows(&op.c, words));
+                let (a, b) = (rows(&op.a, words), rows(&op.b, words));
+                let c = rows(&op.c, words);
+                let (a, b, c) = (readable(&a), readable(&b), readable(&c));
                 let out = rows(&op.out, words);
                 let args = MapArgs {
                     a: &a[..count],

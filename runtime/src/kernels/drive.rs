@@ -217,12 +217,14 @@ unsafe fn multiply(
         }
         let product = Product {
             x: &local.pointers,
+            x_first: 0,
             w: m.byte(b.space, b.offset as i64)
                 .wrapping_add(q0 as usize * b.panel_step)
                 .cast_const(),
             w_step: b.w_step,
             panel_step: b.panel_step,
             dtype: b.dtype,
+            integer: !b.dtype.is_float(),
             k: b.k as usize,
             n: n as usize,
             acc: m.row(&s.acc, r0).wrapping_add((b.n0 + n0) as usize * 4),

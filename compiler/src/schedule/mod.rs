@@ -96,7 +96,7 @@ pub struct Schedule {
     pub chains: Vec<ChainTiming>,
     /// Busy cycles per kind of unit.
     pub busy: Busy,
-    /// The chains that decide the makespan, last first.
+    /// The groups of runs that decide the makespan, last first.
     pub critical: Vec<CriticalStep>,
     /// Words of SRAM used per chip and kind.
     pub sram: Vec<SramUse>,
@@ -170,7 +170,10 @@ pub fn schedule_entries(
                 return timed
                     .into_iter()
                     .zip(homes)
-                    .map(|(timed, homes)| report::finish(target, timed, homes))
+                    .zip(programs)
+                    .map(|((timed, homes), program)| {
+                        report::finish(program.chains.len(), target, timed, homes)
+                    })
                     .collect();
             }
             Err(error) if matches!(error.kind, CompileErrorKind::DoesNotFit { .. }) => {

@@ -2,35 +2,35 @@
 
 use lockstep_isa::{Dir, Queue, Target};
 
-/// Intervals `[start, end)` during which something is held, disjoint and ascending.
+/// Intervals `[start, end)` during which a group holds something, disjoint and ascending.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Intervals {
-    held: Vec<(u64, u64)>,
+    held: Vec<(u64, u64, u32)>,
 }
 
 impl Intervals {
-    /// The first cycle at or after `start` from which `len` cycles are free.
-    pub fn next_free(&self, start: u64, len: u64) -> u64 {
-        let mut start = start;
-        let first = self.held.partition_point(|&(_, end)| end <= start);
-        for &(from, end) in &self.held[first..] {
+    /// The first cycle at or after `start` from which `len` cycles are free, and the group that holds it until then.
+    pub fn next_free(&self, start: u64, len: u64) -> (u64, Option<u32>) {
+        let (mut start, mut holder) = (start, None);
+        let first = self.held.partition_point(|&(_, end, _)| end <= start);
+        for &(from, end, group) in &self.held[first..] {
             if from >= start + len {
                 break;
             }
-            start = end;
+            (start, holder) = (end, Some(group));
         }
-        start
+        (start, holder)
     }
 
     /// Holds `[start, start + len)`, which must be free.
-    pub fn hold(&mut self, start: u64, len: u64) {
-        let at = self.held.partition_point(|&(from, _)| from < start);
-        self.held.insert(at, (start, start + len));
+    pub fn hold(&mut self, start: u64, len: u64, group: u32) {
+        let at = self.held.partition_point(|&(from, _, _)| from < start);
+        self.held.insert(at, (start, start + len, group));
     }
 
     /// End of the last interval.
     pub fn end(&self) -> u64 {
-        self.held.last().map_or(0, |&(_, end)| end)
+        self.held.last().map_or(0, |&(_, end, _)| end)
     }
 }
 
@@ -270,10 +270,10 @@ impl Chip {
     }
 
     /// Holds a queue.
-    pub fn hold(&mut self, queue: Queue, start: u64, len: u64) {
+    pub fn hold(&mut self, queue: Queue, start: u64, len: u64, group: u32) {
         let index = self.layout.index(queue);
         if let Some(q) = self.queues.get_mut(index) {
-            q.hold(start, len);
+            q.hold(start, len, group);
             self.horizon = self.horizon.max(q.end());
         }
     }

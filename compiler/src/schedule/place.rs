@@ -319,7 +319,6 @@ fn place_scratch(
     placer: &mut Placer<'_>,
     places: &mut [Place],
 ) -> Result<(), CompileError> {
-    let n_chains = program.chains.len();
     let mut output = vec![false; program.bufs.len()];
     for nest in program.outputs.iter().flat_map(|t| &t.nests) {
         if let Some(o) = output.get_mut(nest.value as usize) {
@@ -333,22 +332,39 @@ fn place_scratch(
         .map(|(id, _)| id)
         .collect();
     order.sort_by_key(|id| (uses.first_chain[id.index()], *id));
-    let mut live: Vec<Vec<Vec<u32>>> =
-        vec![vec![vec![0; n_chains + 1]; placer.target.n_places()]; program.n_chips as usize];
+    // Lifetimes count in chains of the buffer's own chip.
+    let mut chains: Vec<Vec<usize>> = vec![Vec::new(); program.n_chips as usize];
+    for (id, chain) in program.chains.iter() {
+        let chip_of = |b: BufId| program.bufs.get(b).map_or(0, |b| b.chip as usize);
+        let (a, b) = match &chain.kind {
+            ChainKind::Compute { chip, .. } => (*chip as usize, *chip as usize),
+            ChainKind::Transfer { from, to, .. } => (chip_of(*from), chip_of(*to)),
+        };
+        chains[a].push(id.index());
+        if a != b {
+            chains[b].push(id.index());
+        }
+    }
+    let mut live: Vec<Vec<Vec<u32>>> = chains
+        .iter()
+        .map(|c| vec![vec![0; c.len() + 1]; placer.target.n_places()])
+        .collect();
     for id in order {
         let Some(buf) = program.bufs.get(id) else {
             continue;
         };
         let (i, chip, size) = (id.index(), buf.chip as usize, words(program, id));
+        let n_chains = chains[chip].len();
+        let local = |chain: usize| chains[chip].partition_point(|&c| c < chain);
         let from = if matches!(buf.kind, BufKind::Input) {
             0
         } else {
-            uses.first_chain[i].saturating_sub(slack)
+            local(uses.first_chain[i]).saturating_sub(slack)
         };
         let to = if output[i] {
             n_chains
         } else {
-            (uses.last_chain[i] + slack).min(n_chains)
+            (local(uses.last_chain[i]) + slack).min(n_chains)
         };
         let from = from.min(to);
         let capacity = placer.capacity[chip] as u64;

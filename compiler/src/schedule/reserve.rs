@@ -51,6 +51,9 @@ pub(super) struct Slots {
     pub to: i32,
 }
 
+/// Diagonals per page of [`Belts`].
+const PAGE: usize = 512;
+
 /// The belts of a chip. A slot is (stream, diagonal); it is taken over the stretch of positions from the producer to its
 /// farthest consumer, kept as one bit per stretch between neighbouring units.
 #[derive(Clone, Debug)]
@@ -65,8 +68,8 @@ pub(super) struct Belts {
     share: usize,
     /// Distance added to a diagonal so that it is not negative.
     origin: i64,
-    /// Per direction: `diagonal * units + unit`.
-    taken: [Vec<u64>; 2],
+    /// Per direction, pages of diagonals: `diagonal % PAGE * units + unit`. A page on which nothing is taken is empty.
+    taken: [Vec<Vec<u64>>; 2],
 }
 
 impl Belts {
@@ -128,16 +131,18 @@ impl Belts {
         let mut blocked = 0u64;
         let mut d = self.diagonal(slots);
         for _ in 0..slots.count {
-            let Some(row) = taken.get(d * self.units..(d + 1) * self.units) else {
-                break;
-            };
+            let at = d % PAGE * self.units;
+            let row = taken
+                .get(d / PAGE)
+                .and_then(|page| page.get(at..at + self.units));
+            d += slots.period as usize;
+            let Some(row) = row else { continue };
             for (u, &bits) in row.iter().enumerate() {
                 blocked |= ((bits & stretch != 0) as u64) << u;
             }
             if blocked == all {
                 return 0;
             }
-            d += slots.period as usize;
         }
         all & !blocked
     }
@@ -148,14 +153,18 @@ impl Belts {
         let first = (stream / self.unit) as usize;
         let n = (words as usize).div_ceil(self.unit as usize);
         let mut d = self.diagonal(slots);
-        let last = d + slots.period as usize * (slots.count.max(1) as usize - 1);
         let units = self.units;
         let taken = &mut self.taken[slots.dir as usize];
-        if taken.len() < (last + 1) * units {
-            taken.resize((last + 1 + 1024) * units, 0);
-        }
         for _ in 0..slots.count {
-            for bits in &mut taken[d * units + first..d * units + first + n] {
+            if taken.len() <= d / PAGE {
+                taken.resize(d / PAGE + 1, Vec::new());
+            }
+            let page = &mut taken[d / PAGE];
+            if page.is_empty() {
+                page.resize(PAGE * units, 0);
+            }
+            let at = d % PAGE * units + first;
+            for bits in &mut page[at..at + n] {
                 *bits = if take {
                     *bits | stretch
                 } else {

@@ -269,7 +269,7 @@ fn encoder_of_six_layers() {
         waits.values().sum::<u64>(),
     );
     println!(
-        "critical path of {} groups: {waits:?}; sram {:?}",
+        "critical path of {} chains: {waits:?}; sram {:?}",
         list.critical.len(),
         list.sram
     );

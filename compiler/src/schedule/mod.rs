@@ -96,7 +96,7 @@ pub struct Schedule {
     pub chains: Vec<ChainTiming>,
     /// Busy cycles per kind of unit.
     pub busy: Busy,
-    /// The groups of runs that decide the makespan, last first.
+    /// The chains that decide the makespan, last first.
     pub critical: Vec<CriticalStep>,
     /// Words of SRAM used per chip and kind.
     pub sram: Vec<SramUse>,

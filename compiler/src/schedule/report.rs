@@ -85,7 +85,7 @@ pub struct Busy {
     pub c2c: u64,
 }
 
-/// A group of runs on the path that decides the makespan.
+/// A chain on the path that decides the makespan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CriticalStep {
     /// Its chain.
@@ -94,7 +94,7 @@ pub struct CriticalStep {
     pub start: u64,
     /// Its end.
     pub end: u64,
-    /// What it waited for.
+    /// What its first group of runs on the path waited for.
     pub wait: Wait,
     /// Cycles of the makespan that it accounts for: from its start to the start of the step after it on the path (the last step: to
     /// its end). They sum to the makespan, less the start of the first.
@@ -177,13 +177,21 @@ fn critical_path(groups: &[GroupTiming]) -> Vec<CriticalStep> {
     while let Some(index) = at {
         let g = &groups[index];
         let end = until.unwrap_or(g.end);
-        out.push(CriticalStep {
-            chain: g.chain,
-            start: g.start,
-            end: g.end,
-            wait: g.cause.wait,
-            cycles: end.saturating_sub(g.start),
-        });
+        let cycles = end.saturating_sub(g.start);
+        match out.last_mut() {
+            Some(last) if last.chain == g.chain => {
+                last.start = last.start.min(g.start);
+                last.wait = g.cause.wait;
+                last.cycles += cycles;
+            }
+            _ => out.push(CriticalStep {
+                chain: g.chain,
+                start: g.start,
+                end: g.end,
+                wait: g.cause.wait,
+                cycles,
+            }),
+        }
         until = Some(g.start.min(end));
         // Causes are placed earlier, so that the walk ends.
         at = g.cause.group.map(|b| b as usize).filter(|&b| b < index);

@@ -290,7 +290,7 @@ fn encoders_over_chips() {
 fn encoder_of_six_layers_over_chips() {
     let target = Target::builtin("tsp-2020").unwrap().unwrap();
     let ir = encoder(6, (128, 384, 12, 1536));
-    for chips in [2, 4, 8] {
+    for chips in [2] {
         let program = chains_on(&ir, &target, chips);
         let at = Instant::now();
         let s = schedule(&program, &target, &ScheduleOptions::default()).unwrap();

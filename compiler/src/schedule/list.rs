@@ -438,7 +438,7 @@ impl<'a> Lister<'a> {
                 }
             };
             match self.streams(group, at, &order) {
-                Some(streams) => {
+                Ok(streams) => {
                     return Ok(Fit {
                         at,
                         alus,
@@ -446,14 +446,14 @@ impl<'a> Lister<'a> {
                         cause,
                     });
                 }
-                None if at > limit.max(bound.cycle) => {
+                Err(_) if at > limit.max(bound.cycle) => {
                     return Err(bad(
                         group.chain,
                         "needs more streams at a time than the target has",
                     ));
                 }
-                None => {
-                    at += 1;
+                Err(delay) => {
+                    at += delay;
                     let group = (self.groups.len() as u32).checked_sub(1);
                     cause = Cause {
                         wait: Wait::Belts,
@@ -519,24 +519,31 @@ impl<'a> Lister<'a> {
         Ok(out)
     }
 
-    /// A first stream for each belt; `None` where they do not all find one.
-    fn streams(&mut self, group: &Group, at: u64, order: &[Vec<usize>]) -> Option<Vec<Option<u8>>> {
+    /// A first stream for each belt; where they do not all find one, cycles after which to try again.
+    fn streams(
+        &mut self,
+        group: &Group,
+        at: u64,
+        order: &[Vec<usize>],
+    ) -> Result<Vec<Option<u8>>, u64> {
         let mut out = vec![None; group.steps.len()];
         let mut taken: Vec<(usize, Slots, u8, u16)> = Vec::new();
-        let mut all = true;
+        let mut missing = None;
         for set in order {
             let mut free = Vec::with_capacity(set.len());
+            let mut wanted = Vec::with_capacity(set.len());
             for &i in set {
                 let step = &group.steps[i];
                 if let Some(slots) = slots(step, at) {
                     free.push(self.chips[step.chip as usize].belts.free(&slots));
+                    wanted.push(slots);
                 }
             }
             let Some(&first) = set.first() else { continue };
             let lead = &group.steps[first];
             let words = lead.belt.map_or(1, |b| b.words);
             let Some(stream) = self.chips[lead.chip as usize].belts.choose(&free, words) else {
-                all = false;
+                missing = Some((lead.chip as usize, wanted, words));
                 break;
             };
             for (g, &i) in set.iter().enumerate() {
@@ -554,7 +561,11 @@ impl<'a> Lister<'a> {
         for (chip, slots, index, words) in taken {
             self.chips[chip].belts.set(&slots, index, words, false);
         }
-        all.then_some(out)
+        match missing {
+            None => Ok(out),
+            // The group's own belts are given back: they would move along.
+            Some((chip, wanted, words)) => Err(self.chips[chip].belts.delay(&wanted, words)),
+        }
     }
 
     /// Reserves everything and makes the runs.

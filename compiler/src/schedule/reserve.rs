@@ -147,6 +147,53 @@ impl Belts {
         all & !blocked
     }
 
+    /// Cycles by which `slots` of period 1, one set per vector of `words` words, must at least be delayed until some
+    /// consecutive streams are free: the last slot taken on the best of them is then behind. 1 for other periods.
+    pub fn delay(&self, slots: &[Slots], words: u16) -> u64 {
+        let per = (words as usize).div_ceil(self.unit as usize).max(1);
+        if slots.iter().any(|s| s.period != 1) {
+            return 1;
+        }
+        let last: Vec<Vec<u64>> = slots.iter().map(|s| self.last_taken(s)).collect();
+        (0..self.units)
+            .step_by(per)
+            .filter(|at| at + last.len() * per <= self.units)
+            .map(|at| {
+                let worst = |(g, last): (usize, &Vec<u64>)| {
+                    last[at + g * per..at + (g + 1) * per]
+                        .iter()
+                        .copied()
+                        .max()
+                        .unwrap_or(0)
+                };
+                last.iter().enumerate().map(worst).max().unwrap_or(0)
+            })
+            .min()
+            .unwrap_or(1)
+            .max(1)
+    }
+
+    /// Per unit, one past the index of the last of `slots` that is taken; 0 where none is.
+    fn last_taken(&self, slots: &Slots) -> Vec<u64> {
+        let stretch = self.stretch(slots.from, slots.to);
+        let first = self.diagonal(slots);
+        let mut last = vec![0; self.units];
+        for i in 0..slots.count as usize {
+            let d = first + i * slots.period as usize;
+            let at = d % PAGE * self.units;
+            let page = self.taken[slots.dir as usize].get(d / PAGE);
+            let Some(row) = page.and_then(|page| page.get(at..at + self.units)) else {
+                continue;
+            };
+            for (last, bits) in last.iter_mut().zip(row) {
+                if bits & stretch != 0 {
+                    *last = i as u64 + 1;
+                }
+            }
+        }
+        last
+    }
+
     /// Takes (or gives back) `words` streams from `stream` on.
     pub fn set(&mut self, slots: &Slots, stream: u8, words: u16, take: bool) {
         let stretch = self.stretch(slots.from, slots.to);

@@ -8,7 +8,6 @@ use crate::partition::{Chips, PartitionOptions, partition};
 use crate::tir::build::TirBuilder;
 use crate::tir::eval::Tensor;
 use crate::tir::{ReduceOp, TensorIr, Type, ValueId};
-use lockstep_graph::EntityId;
 use lockstep_isa::artifact::HostDType;
 use lockstep_isa::{DType, Target};
 use lockstep_runtime::executor::{LoadOptions, lookup};
@@ -313,36 +312,4 @@ fn encoder_of_six_layers_over_chips() {
             artifact.programs.len()
         );
     }
-}
-
-#[test]
-#[ignore]
-fn probe() {
-    let target = Target::builtin("tsp-2020").unwrap().unwrap();
-    let ir = encoder(6, (128, 384, 12, 1536));
-    let at = Instant::now();
-    let program = chains_on(&ir, &target, 4);
-    println!("chains {:?}", at.elapsed());
-    let at = Instant::now();
-    let split = place::split_all(&program).unwrap();
-    println!("split {:?}", at.elapsed());
-    let at = Instant::now();
-    let places = place::place(&[&program], std::slice::from_ref(&split), &target, 16).unwrap();
-    println!("place {:?}", at.elapsed());
-    for (id, c) in program.chains.iter() {
-        if let crate::chain::ChainKind::Compute { nodes, .. } = &c.kind {
-            for m in &split[id.index()] {
-                if let Err(e) = group::build(&program, &target, &places.entries[0], id, m) {
-                    println!("{e}");
-                    for (i, n) in nodes.iter().enumerate() {
-                        println!("  {i} {n:?}");
-                    }
-                    return;
-                }
-            }
-        }
-    }
-    let at = Instant::now();
-    let t = list::run(&program, &split, &places.entries[0], &target, None);
-    println!("list {:?} {}", at.elapsed(), t.is_ok());
 }

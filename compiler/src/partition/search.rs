@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Most splits considered for one value.
 const MAX_SPLITS: usize = 6;
 /// States kept per operation.
-const BEAM: usize = 32;
+const BEAM: usize = 16;
 /// Passes of carrying splits along the program in both directions.
 const ROUNDS: usize = 3;
 

@@ -65,7 +65,7 @@ pub fn with_lanes(shape: &[usize], order: &[usize], lanes: usize, rows: &Rows, p
         if !pack(used) {
             break;
         }
-        let share = (1..=n.min(lanes / used)).rev().find(|p| n % p == 0).unwrap_or(1);
+        let share = (1..=n.min(lanes / used)).rev().find(|&p| n.is_multiple_of(p)).unwrap_or(1);
         if share == 1 {
             break;
         }
@@ -121,7 +121,7 @@ pub fn finish(shape: &[usize], lanes: Vec<LaneDigit>, high: Vec<VecDigit>, open:
 /// Size of the pieces of an axis of `n` > `lanes`: the fewest pieces, or an eighth more where that makes them equal.
 pub fn piece(n: usize, lanes: usize) -> usize {
     let least = n.div_ceil(lanes);
-    match (least..=least + least / 8).find(|p| n % p == 0) {
+    match (least..=least + least / 8).find(|&p| n.is_multiple_of(p)) {
         Some(p) => n / p,
         None => n.div_ceil(least),
     }

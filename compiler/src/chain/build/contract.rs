@@ -55,6 +55,9 @@ struct BlockLoad {
     belts: Vec<(BufId, Affine, [u32; 3])>,
 }
 
+/// Rows of the result in one buffer: the buffer, base coordinates, vectors.
+type Rows = (BufId, Vec<Vec<usize>>, Vec<u32>);
+
 /// One pass: the coordinates of the left vector (row axes zero), and the tile.
 #[derive(Clone, Debug)]
 struct Pass {
@@ -129,7 +132,7 @@ impl Builder<'_> {
             let sources = &mut by_side[at].1;
             // Blocks of rows, as many in one chain as there are accumulator rows.
             let most = self.target.mxm.acc_rows as usize;
-            let mut pending: Vec<(BufId, Vec<Vec<usize>>, Vec<u32>)> = Vec::new();
+            let mut pending: Vec<Rows> = Vec::new();
             let mut chains = Vec::new();
             let mut held = 0;
             for (p, indices) in segments {
@@ -164,7 +167,7 @@ impl Builder<'_> {
         maps: &[ValueId],
         x: &Source,
         passes: &[Pass],
-        blocks: &[(BufId, Vec<Vec<usize>>, Vec<u32>)],
+        blocks: &[Rows],
         sources: &mut Sources,
         layout: &Layout,
         hemi: Dir,

@@ -79,13 +79,16 @@ pub(crate) struct Builder<'a> {
     side_homes: BTreeMap<(ValueId, Dir, Layout), Rc<Home>>,
     const_homes: BTreeMap<(ValueId, u16, Option<Dir>, Layout), Rc<Home>>,
     const_data: BTreeMap<ValueId, Arc<Vec<u8>>>,
-    vectors: BTreeMap<(Option<BufId>, u16, Option<Dir>, DType, Vec<u8>), BufId>,
+    vectors: BTreeMap<VectorKey, BufId>,
     tiles: BTreeMap<contract::TileKey, Vec<(BufId, u32)>>,
     origin_ids: BTreeMap<OriginKey, u32>,
     origin: u32,
 }
 
 type OriginKey = (String, Vec<String>);
+
+/// A constant vector: what is read beside it, chip, hemisphere, dtype, bytes.
+type VectorKey = (Option<BufId>, u16, Option<Dir>, DType, Vec<u8>);
 
 /// Builds the chains of a partitioned program.
 ///

@@ -14,6 +14,7 @@ mod ports;
 mod prepare;
 mod reduce;
 mod source;
+mod tiles;
 
 use super::{Buf, BufId, BufKind, Chain, ChainKind, ChainProgram, Node};
 use crate::error::CompileError;
@@ -80,7 +81,7 @@ pub(crate) struct Builder<'a> {
     const_homes: BTreeMap<(ValueId, u16, Option<Dir>, Layout), Rc<Home>>,
     const_data: BTreeMap<ValueId, Arc<Vec<u8>>>,
     vectors: BTreeMap<VectorKey, BufId>,
-    tiles: BTreeMap<contract::TileKey, Vec<(BufId, u32)>>,
+    tiles: BTreeMap<tiles::TileKey, Vec<(BufId, u32)>>,
     origin_ids: BTreeMap<OriginKey, u32>,
     origin: u32,
 }

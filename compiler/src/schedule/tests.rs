@@ -292,11 +292,11 @@ fn check(p: &ChainProgram, target: &Target) -> (u64, u64, Artifact) {
         verify(&artifact);
         out = Some(artifact);
     }
-    eprintln_figures(p, &serial, &list);
+    log_figures(p, &serial, &list);
     (serial.makespan, list.makespan, out.unwrap())
 }
 
-fn eprintln_figures(p: &ChainProgram, serial: &Schedule, list: &Schedule) {
+fn log_figures(p: &ChainProgram, serial: &Schedule, list: &Schedule) {
     tracing::info!(
         name = p.name,
         serial = serial.makespan,

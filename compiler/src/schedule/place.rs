@@ -93,8 +93,7 @@ pub(super) fn place(
             }
         }
     }
-    let per_bank =
-        |bytes: u64| bytes.div_ceil(target.word_bytes() as u64 * target.n_places() as u64) as u32;
+    let per_bank = |bytes: u64| bytes.div_ceil(target.word_bytes() as u64 * target.n_places() as u64) as u32;
     let mut placer = Placer {
         target,
         capacity: text
@@ -119,10 +118,7 @@ pub(super) fn place(
         bank: 0,
     };
     let mut out = Places {
-        entries: programs
-            .iter()
-            .map(|p| vec![default; p.bufs.len()])
-            .collect(),
+        entries: programs.iter().map(|p| vec![default; p.bufs.len()]).collect(),
         fixed: programs.iter().map(|p| vec![None; p.bufs.len()]).collect(),
         used: Vec::new(),
     };
@@ -153,10 +149,7 @@ pub(super) fn place(
 const SMALL_WORDS: u64 = 16;
 
 fn is_small(program: &ChainProgram, id: BufId) -> bool {
-    matches!(
-        program.bufs.get(id).map(|b| &b.kind),
-        Some(BufKind::Rows(_))
-    ) && words(program, id) <= SMALL_WORDS
+    matches!(program.bufs.get(id).map(|b| &b.kind), Some(BufKind::Rows(_))) && words(program, id) <= SMALL_WORDS
 }
 
 /// Words of every bank kept for small constants, per chip: twice an even share.
@@ -194,21 +187,14 @@ fn check(program: &ChainProgram, n_chips: usize) -> Result<(), CompileError> {
 /// Same constant or state in every entry.
 type Key = (u16, usize, [u64; 5], usize);
 
-fn key(
-    program: &ChainProgram,
-    id: BufId,
-    seen: &mut BTreeMap<(u16, usize, [u64; 5]), usize>,
-) -> Option<Key> {
+fn key(program: &ChainProgram, id: BufId, seen: &mut BTreeMap<(u16, usize, [u64; 5]), usize>) -> Option<Key> {
     let buf = program.bufs.get(id)?;
     let shape = buf.n_vectors as u64 | (buf.lo as u64) << 32 | (buf.hi as u64) << 48;
     let (data, detail) = match &buf.kind {
         BufKind::Rows(bytes) => (bytes.as_ptr() as usize, [0, shape, buf.dtype as u64, 0, 0]),
         BufKind::Tile { tile, first, step } => {
             let data = program.tiles.get(*tile)?.data.as_ptr() as usize;
-            (
-                data,
-                [1, shape, buf.dtype as u64, *first as u64, *step as u64],
-            )
+            (data, [1, shape, buf.dtype as u64, *first as u64, *step as u64])
         }
         BufKind::State(index) => (*index as usize, [2, shape, buf.dtype as u64, 0, 0]),
         _ => return None,
@@ -264,14 +250,7 @@ fn place_permanent(
             (base + size <= capacity).then(|| base * 1000 / capacity.max(1))
         };
         let tile = matches!(buf.kind, BufKind::Tile { .. });
-        let Some(place) = placer.best(
-            chip,
-            &accesses,
-            uses[e].needs[id.index()],
-            buf.side,
-            tile,
-            &fits,
-        ) else {
+        let Some(place) = placer.best(chip, &accesses, uses[e].needs[id.index()], buf.side, tile, &fits) else {
             return Err(does_not_fit(
                 programs,
                 placer.target,
@@ -351,34 +330,15 @@ fn place_scratch(
         let used = &placer.used[chip];
         let chip_live = &live[chip];
         let fits = |place: usize| {
-            let peak = chip_live[place][from..=to]
-                .iter()
-                .max()
-                .copied()
-                .unwrap_or(0) as u64;
+            let peak = chip_live[place][from..=to].iter().max().copied().unwrap_or(0) as u64;
             let after = used[place] as u64 + peak + size;
             (after <= capacity).then(|| (used[place] as u64 + peak) * 500 / capacity.max(1))
         };
-        let Some(place) = placer.best(
-            chip,
-            &uses.accesses[i],
-            uses.needs[i],
-            buf.side,
-            false,
-            &fits,
-        ) else {
-            return Err(does_not_fit(
-                &[program],
-                placer.target,
-                chip,
-                size,
-                "temporaries",
-            ));
+        let Some(place) = placer.best(chip, &uses.accesses[i], uses.needs[i], buf.side, false, &fits) else {
+            return Err(does_not_fit(&[program], placer.target, chip, size, "temporaries"));
         };
         let dense = place.dense(placer.target.groups, placer.target.banks);
-        live[chip][dense][from..=to]
-            .iter_mut()
-            .for_each(|w| *w += size as u32);
+        live[chip][dense][from..=to].iter_mut().for_each(|w| *w += size as u32);
         placer.take(chip, place, &uses.accesses[i]);
         places[i] = place;
     }
@@ -401,10 +361,7 @@ impl Placer<'_> {
         let mut best: Option<(u64, Place)> = None;
         for (dense, place) in t.places().enumerate() {
             let outermost = place.group + 1 == t.groups;
-            if need.hemi.is_some_and(|h| h != place.hemi)
-                || need.table && outermost
-                || need.index && !outermost
-            {
+            if need.hemi.is_some_and(|h| h != place.hemi) || need.table && outermost || need.index && !outermost {
                 continue;
             }
             let Some(full) = fits(dense) else { continue };
@@ -420,11 +377,7 @@ impl Placer<'_> {
                 })
                 .sum();
             // Weights lie near the matrix units, scratch near the centre: either takes the shorter stretch of belt.
-            let distance = if tile {
-                t.groups - 1 - place.group
-            } else {
-                place.group
-            } as u64;
+            let distance = if tile { t.groups - 1 - place.group } else { place.group } as u64;
             let wrong_side = side.is_some_and(|s| s != place.hemi) as u64;
             let cost = clash as u64 * 1_000_000
                 + (overlap * 1000 / total).min(100_000)
@@ -466,8 +419,7 @@ pub(super) fn does_not_fit(
     what: &str,
 ) -> CompileError {
     let lanes = target.lanes.max(1) as u64;
-    let (mut weights, mut states, mut scratch, mut padding, mut text) =
-        (0u64, 0u64, 0u64, 0u64, 0u64);
+    let (mut weights, mut states, mut scratch, mut padding, mut text) = (0u64, 0u64, 0u64, 0u64, 0u64);
     let mut by_key = BTreeMap::new();
     for program in programs {
         let mut seen = BTreeMap::new();
@@ -480,9 +432,7 @@ pub(super) fn does_not_fit(
             {
                 continue;
             }
-            let live = buf.n_vectors as u64
-                * (buf.hi.saturating_sub(buf.lo)) as u64
-                * buf.dtype.bytes() as u64;
+            let live = buf.n_vectors as u64 * (buf.hi.saturating_sub(buf.lo)) as u64 * buf.dtype.bytes() as u64;
             let all = words(program, id) * lanes;
             match buf.kind {
                 BufKind::Rows(_) | BufKind::Tile { .. } => weights += live,

@@ -70,10 +70,7 @@ pub(super) fn uses_of(
     };
     let exists = |chain: ChainId, buf: BufId| match program.bufs.get(buf) {
         Some(_) => Ok(()),
-        None => Err(group::bad(
-            chain,
-            format_args!("buffer {buf} does not exist"),
-        )),
+        None => Err(group::bad(chain, format_args!("buffer {buf} does not exist"))),
     };
     let mut ready = vec![0u64; n];
     let mut clocks: BTreeMap<(u16, Dir, u8), u64> = BTreeMap::new();
@@ -86,10 +83,7 @@ pub(super) fn uses_of(
         };
         match &chain.kind {
             ChainKind::Transfer {
-                from,
-                to,
-                n_vectors,
-                ..
+                from, to, n_vectors, ..
             } => {
                 exists(id, *from)?;
                 exists(id, *to)?;
@@ -125,13 +119,7 @@ pub(super) fn uses_of(
                         }
                     }
                     let of = |v: &u32| nodes.get(*v as usize);
-                    let issues = members
-                        .nodes
-                        .iter()
-                        .filter_map(of)
-                        .map(Node::issues)
-                        .max()
-                        .unwrap_or(1) as u64;
+                    let issues = members.nodes.iter().filter_map(of).map(Node::issues).max().unwrap_or(1) as u64;
                     let mut start = members
                         .nodes
                         .iter()
@@ -141,8 +129,7 @@ pub(super) fn uses_of(
                         .max()
                         .unwrap_or(0);
                     let mut cycles = issues;
-                    if let Some(NodeOp::Mul { hemi, plane, .. }) =
-                        members.mul.and_then(|m| of(&m)).map(|node| &node.op)
+                    if let Some(NodeOp::Mul { hemi, plane, .. }) = members.mul.and_then(|m| of(&m)).map(|node| &node.op)
                     {
                         let dtype = members
                             .mul
@@ -155,18 +142,11 @@ pub(super) fn uses_of(
                         *clock = start + cycles;
                     } else if members.load.is_some() {
                         // Loads come first in the list; they run under the product before theirs.
-                        let unit =
-                            members
-                                .load
-                                .and_then(|l| of(&l))
-                                .and_then(|node| match node.op {
-                                    NodeOp::Load { hemi, plane, .. } => Some((*chip, hemi, plane)),
-                                    _ => None,
-                                });
-                        let clock = unit
-                            .and_then(|u| clocks.get(&u))
-                            .copied()
-                            .unwrap_or(load_after);
+                        let unit = members.load.and_then(|l| of(&l)).and_then(|node| match node.op {
+                            NodeOp::Load { hemi, plane, .. } => Some((*chip, hemi, plane)),
+                            _ => None,
+                        });
+                        let clock = unit.and_then(|u| clocks.get(&u)).copied().unwrap_or(load_after);
                         start = start.max(clock.saturating_sub(1024).max(load_after.min(clock)));
                     }
                     for &v in &members.nodes {
@@ -182,10 +162,7 @@ pub(super) fn uses_of(
                                 cycles,
                             },
                         );
-                        if matches!(
-                            nodes[v as usize].op,
-                            NodeOp::Write(..) | NodeOp::Scatter { .. }
-                        ) {
+                        if matches!(nodes[v as usize].op, NodeOp::Write(..) | NodeOp::Scatter { .. }) {
                             let done = start + 150;
                             ready[storage(buf)] = ready[storage(buf)].max(done);
                         }
@@ -199,12 +176,7 @@ pub(super) fn uses_of(
 }
 
 /// Notes which buffers are tables of gathers and scatters, and which are their indices.
-fn needs(
-    program: &ChainProgram,
-    nodes: &[Node],
-    storage: &dyn Fn(BufId) -> usize,
-    needs: &mut [Need],
-) {
+fn needs(program: &ChainProgram, nodes: &[Node], storage: &dyn Fn(BufId) -> usize, needs: &mut [Need]) {
     let mut next = 0usize;
     for node in nodes {
         let (buf, index, gather) = match &node.op {
@@ -238,11 +210,7 @@ fn needs(
                 needs[index].index = true;
                 needs[table].table = true;
             }
-            NodeOp::Permute { hemi, .. }
-            | NodeOp::Transpose { hemi, .. }
-            | NodeOp::Reduce { hemi, .. }
-                if gather =>
-            {
+            NodeOp::Permute { hemi, .. } | NodeOp::Transpose { hemi, .. } | NodeOp::Reduce { hemi, .. } if gather => {
                 needs[table].hemi = Some(*hemi);
             }
             _ => {}

@@ -270,16 +270,22 @@ impl<'a> View<'a> {
                 .iter()
                 .map(|t| format!("out  {} {}", t.name, describe(t.dtype, &t.shape))),
         );
+        // Every chip that holds a part of a state has its own record of it.
+        let all = a.states.iter();
+        let mut states: Vec<(&str, &str)> =
+            all.map(|s| (s.from.as_str(), s.name.as_str())).collect();
+        states.sort_unstable();
+        states.dedup();
         lines.extend(
-            a.states
+            states
                 .iter()
-                .map(|s| format!("state {} -> {}", s.from, s.name)),
+                .map(|(from, input)| format!("state {from} -> {input}")),
         );
         let value = json!({
             "entry": e.name,
             "inputs": e.inputs.iter().map(tensor).collect::<Vec<_>>(),
             "outputs": e.outputs.iter().map(tensor).collect::<Vec<_>>(),
-            "states": a.states.iter().map(|s| json!({ "from": s.from, "input": s.name })).collect::<Vec<_>>(),
+            "states": states.iter().map(|(from, input)| json!({ "from": from, "input": input })).collect::<Vec<_>>(),
         });
         Shown { lines, value }
     }

@@ -1,1 +1,28 @@
 //! lockstep: a static-scheduling ML compiler and its runtime.
+//!
+//! This crate is the facade: it re-exports one function per stage and adds the two things that the layers below leave out,
+//! files ([`files`]) and numpy arrays ([`tensors`]).
+//!
+//! ```text
+//! import ──▶ Graph ──compile──▶ Artifact ──verify──▶ lookup("cpu")?.load(..) ──▶ Session ──run──▶ tensors
+//! ```
+//!
+//! examples/mlp.rs goes through all of them in one page.
+
+pub mod files;
+pub mod tensors;
+
+#[cfg(feature = "compile")]
+pub use lockstep_compiler::{
+    Chips, CompileError, CompileErrorKind, Compiled, Observer, Options, Report, Silent, compile,
+};
+#[cfg(feature = "compile")]
+pub use lockstep_frontend::{ConstInput, Graph, ImportError, ImportOptions, Source, import};
+#[cfg(feature = "compile")]
+pub use lockstep_graph as graph;
+pub use lockstep_isa as isa;
+pub use lockstep_isa::{Artifact, ArtifactError, Target, verify::verify};
+pub use lockstep_runtime as runtime;
+pub use lockstep_runtime::{
+    ExecError, Executor, HostTensor, LoadOptions, Outputs, Session, Simd, TensorView, lookup,
+};

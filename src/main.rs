@@ -1,2 +1,49 @@
-//! The lockstep command line.
-fn main() {}
+//! The command line: argv, paths, printing, progress. Exit codes are in [`diag::Code`].
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod args;
+mod cmd;
+mod diag;
+mod feed;
+mod golden;
+mod progress;
+mod subject;
+mod text;
+
+use args::{Cli, TargetsSub, Verb};
+use clap::Parser;
+use std::process::ExitCode;
+
+/// Counts allocations, for `bench`.
+#[global_allocator]
+static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (json, outcome) = match &cli.verb {
+        #[cfg(feature = "compile")]
+        Verb::Compile(v) => (v.json, cmd::compile::run(v)),
+        Verb::Run(v) => (v.json, cmd::run::run(v)),
+        Verb::Verify(v) => (v.json, cmd::verify::run(v)),
+        Verb::Report(v) => (v.json, cmd::report::run(v)),
+        Verb::Inspect(v) => (v.json, cmd::inspect::run(v)),
+        Verb::Bench(v) => (v.json, cmd::bench::run(v)),
+        Verb::Targets(v) => {
+            let json = match v.verb {
+                TargetsSub::List { json } | TargetsSub::Show { json, .. } => json,
+            };
+            (json, cmd::targets::run(v))
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if json {
+                cmd::print_json(&failure.json());
+            }
+            eprint!("{}", failure.text());
+            ExitCode::from(failure.code as u8)
+        }
+    }
+}

@@ -1,4 +1,5 @@
 //! Result types of an operator from its operand types; the builder makes nodes with it and the verifier checks them with it.
+//! One rule per operator, in one file beside the table of operators in [`crate::op`].
 
 use crate::op::{Binary, Cell, Conv, ConvTranspose, Pool, PoolKind, Recurrent, Unary};
 use crate::{DType, Op, Shape};

@@ -2,7 +2,7 @@
 //!
 //! Importers normalise: axes are non-negative, pads, permutations and shapes explicit, optional inputs either filled in or gone, and exotic
 //! operators are compositions of these. Notation: `x: T[..]` is an input of dtype T; `→` its results. "Broadcast" is numpy's rule.
-//! Every input of one operator has the same dtype T unless said otherwise.
+//! Every input of one operator has the same dtype T unless said otherwise. The operators and their attributes are one table, so they are one file.
 
 use crate::{DType, Shape};
 use std::fmt;

@@ -213,6 +213,8 @@ impl Chain<'_, '_> {
             x = self.widen(id, x, rows, run.a.dtype, (k_low, k_high))?;
         }
         let (acc, mut copy, mut defined) = self.start(id, &sources)?;
+        // Blocks that share columns go by ascending k; the first of them starts what no accumulator defines.
+        blocks.sort_by_key(|b| (b.k0, b.n0));
         let mut clear = Vec::new();
         for b in &mut blocks {
             let missing: Vec<u32> = (b.n0..b.n0 + b.n).filter(|&l| !has(&defined, l)).collect();
@@ -220,6 +222,7 @@ impl Chain<'_, '_> {
             if !b.zero {
                 clear.extend(missing);
             }
+            defined.push((b.n0, b.n0 + b.n));
         }
         if !clear.is_empty() {
             // Some columns of a block go on from the accumulator and others start from zero: a case of its own that
@@ -232,7 +235,7 @@ impl Chain<'_, '_> {
                 self.copy(id, zeros, acc, rows, (lane * 4, 4));
             }
         }
-        defined.extend(blocks.iter().map(|b| (b.n0, b.n0 + b.n)));
+        merge(&mut defined);
         self.columns.insert(id, defined);
         self.place.insert(id, acc);
         let plan = &mut self.b.plan;
@@ -321,6 +324,19 @@ impl Chain<'_, '_> {
         };
         self.steps.push((Step::Tape(tape), id));
     }
+}
+
+/// Joins ranges that overlap or touch.
+fn merge(ranges: &mut Vec<(u32, u32)>) {
+    ranges.sort_unstable();
+    let mut joined: Vec<(u32, u32)> = Vec::with_capacity(ranges.len());
+    for &(a, b) in ranges.iter() {
+        match joined.last_mut() {
+            Some(last) if a <= last.1 => last.1 = last.1.max(b),
+            _ => joined.push((a, b)),
+        }
+    }
+    *ranges = joined;
 }
 
 fn has(ranges: &[(u32, u32)], lane: u32) -> bool {

@@ -5,7 +5,9 @@
 //! chains that touch the same rows go to the same thread, or the threads meet between them. None of it changes a bit of
 //! a result: every output element is computed in one go by one thread.
 
-use crate::cpu::plan::{Arg, ChainPlan, Multiply, OpKind, Plan, Rows, Space, Split, Step, Tape};
+use crate::cpu::plan::{
+    Arg, BlockStep, ChainPlan, Multiply, OpKind, Plan, Rows, Space, Split, Step, Tape,
+};
 use lockstep_isa::AluOp;
 use std::collections::BTreeSet;
 
@@ -105,7 +107,7 @@ fn choose(step: &Step, threads: usize) -> Split {
             let widest = m.blocks.iter().map(|b| b.n / 32).max().unwrap_or(0);
             if rows as usize >= 6 * threads {
                 Split::Rows
-            } else if widest as usize >= threads {
+            } else if widest as usize >= threads && columns_apart(m) {
                 Split::Columns
             } else {
                 Split::Whole
@@ -123,6 +125,14 @@ fn choose(step: &Step, threads: usize) -> Split {
         }
         _ => Split::Whole,
     }
+}
+
+/// Whether any two blocks of a product have the same columns or none in common, so that threads may share columns out.
+fn columns_apart(m: &Multiply) -> bool {
+    let same = |a: &BlockStep, b: &BlockStep| a.n0 == b.n0 && a.n == b.n;
+    let apart = |a: &BlockStep, b: &BlockStep| a.n0 + a.n <= b.n0 || b.n0 + b.n <= a.n0;
+    let pair = |a: &BlockStep| m.blocks.iter().all(|b| same(a, b) || apart(a, b));
+    m.blocks.iter().all(pair)
 }
 
 /// Whether no two rows of a tape write the same place, so that their order does not matter.
@@ -190,7 +200,7 @@ fn same_columns(a: &Multiply, b: &Multiply) -> bool {
 fn work(step: &Step) -> f64 {
     match step {
         Step::Multiply(m) => {
-            let block = |b: &crate::cpu::plan::BlockStep| {
+            let block = |b: &BlockStep| {
                 let weights = b.n as f64 * b.k as f64;
                 let macs = weights * m.rows as f64 * MAC_NS;
                 macs.max(weights * b.dtype.bytes() as f64 * WEIGHT_BYTE_NS)

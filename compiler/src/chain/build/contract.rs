@@ -122,10 +122,11 @@ impl Builder<'_> {
                 let sources = self.operand_sources(&maps, Some(v), &layout, chip, Some(side))?;
                 by_side.push((side, sources));
             }
-            let (Some(passes), Some((_, sources))) = (plans.get(&key), by_side.iter().find(|s| s.0 == side)) else {
+            let (Some(passes), Some(at)) = (plans.get(&key), by_side.iter().position(|s| s.0 == side)) else {
                 continue;
             };
             let passes = passes.clone();
+            let sources = &mut by_side[at].1;
             // Blocks of rows, as many in one chain as there are accumulator rows.
             let most = self.target.mxm.acc_rows as usize;
             let mut pending: Vec<(BufId, Vec<Vec<usize>>, Vec<u32>)> = Vec::new();
@@ -146,7 +147,7 @@ impl Builder<'_> {
             }
             chains.push(pending);
             for blocks in chains.into_iter().filter(|b| !b.is_empty()) {
-                self.contract_chain(v, &spec, &maps, &x.1, &passes, &blocks, sources, side, chip)?;
+                self.contract_chain(v, &spec, &maps, &x.1, &passes, &blocks, sources, &layout, side, chip)?;
             }
         }
         maps.push(v);
@@ -164,7 +165,8 @@ impl Builder<'_> {
         x: &Source,
         passes: &[Pass],
         blocks: &[(BufId, Vec<Vec<usize>>, Vec<u32>)],
-        sources: &Sources,
+        sources: &mut Sources,
+        layout: &Layout,
         hemi: Dir,
         chip: u16,
     ) -> Result<(), CompileError> {
@@ -189,7 +191,10 @@ impl Builder<'_> {
                 }
                 tracks.push(track);
             }
-            tracks.extend(Self::operand_tracks(sources, bases)?);
+            // What the epilogue reads passes while the last left vectors do.
+            let last = tracks.len() - 1;
+            let operands = self.operand_tracks(sources, layout, bases, &tracks[last..])?;
+            tracks.extend(operands);
             pieces.extend(fit(&tracks, self.target.mxm.acc_rows as usize, 3));
         }
         let mut kernel = Kernel::new([1; 3]);
@@ -227,11 +232,7 @@ impl Builder<'_> {
                 if !last {
                     continue;
                 }
-                let mut reads = Vec::new();
-                for (s, (buf, at)) in sources.iter().zip(&piece.at[1 + passes.len()..]) {
-                    let b = &self.prog.bufs[*buf];
-                    reads.push((s.0, kernel.read(*buf, *at, b.dtype, b.lo, b.hi)));
-                }
+                let reads = self.read_operands(&mut kernel, sources, &piece.at[1 + passes.len()..]);
                 let (dest, dest_at) = piece.at[0];
                 let result = if maps.is_empty() {
                     result

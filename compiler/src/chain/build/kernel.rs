@@ -4,10 +4,10 @@ use super::fit::{At, fit};
 use super::moves::Kernel;
 use super::source::Source;
 use super::{Builder, Home};
-use crate::chain::{BufKind, NodeArg, NodeOp};
+use crate::chain::{Affine, BufId, BufKind, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::Layout;
-use crate::layout::choose::default_layout;
+use crate::layout::choose::{default_layout, with_lanes};
 use crate::tir::{Arg, Op, ValueId};
 use lockstep_graph::EntityId;
 use lockstep_isa::{AluOp, DType, Dir};
@@ -19,8 +19,9 @@ const MOST: usize = 2048;
 /// Most ALUs that an epilogue takes, so that both hemispheres' chains run at the same time.
 pub(crate) const EPILOGUE_ALUS: u32 = 8;
 
-/// Most operands that an epilogue reads.
+/// Most operands that an epilogue reads, and that a map with its epilogue reads.
 const EPILOGUE_OPERANDS: usize = 4;
+const MAP_OPERANDS: usize = 6;
 
 /// What a chain of maps reads besides the result it continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +122,8 @@ impl Builder<'_> {
         side: Option<Dir>,
     ) -> Result<Sources, CompileError> {
         let mut out = Vec::new();
+        // Constants come from the other hemisphere, over the belts that the values leave free.
+        let side = side.map(Dir::flip);
         for operand in self.operands(maps, hot) {
             let (shape, source) = match operand {
                 Operand::Value(v) => {
@@ -143,20 +146,46 @@ impl Builder<'_> {
         Ok(out)
     }
 
-    /// The tracks of the operands over vectors with these base coordinates.
-    pub fn operand_tracks(sources: &Sources, bases: &[Vec<usize>]) -> Result<Vec<Vec<At>>, CompileError> {
-        sources
-            .iter()
-            .map(|(_, shape, source)| {
-                bases
-                    .iter()
-                    .map(|c| {
-                        let c: Vec<usize> = c.iter().zip(shape).map(|(&c, &n)| if n == 1 { 0 } else { c }).collect();
-                        source.at(&c)
-                    })
-                    .collect()
-            })
-            .collect()
+    /// The tracks of the operands over vectors with these base coordinates, none in the same buffer at the same step as another
+    /// (unless they are the same track) or as one of `busy`: a bank serves one read at a time. An operand in the way of
+    /// another is copied, and `sources` then names the copy.
+    pub fn operand_tracks(
+        &mut self,
+        sources: &mut Sources,
+        layout: &Layout,
+        bases: &[Vec<usize>],
+        busy: &[Vec<At>],
+    ) -> Result<Vec<Vec<At>>, CompileError> {
+        let mut tracks: Vec<Vec<At>> = Vec::with_capacity(sources.len());
+        for (operand, shape, source) in sources.iter_mut() {
+            let mut track = track(source, shape, bases)?;
+            let apart = |a: &Vec<At>, b: &Vec<At>| a.iter().zip(b).all(|(x, y)| x.0 != y.0);
+            let free = busy.iter().all(|b| apart(b, &track)) && tracks.iter().all(|t| *t == track || apart(t, &track));
+            if let (false, Operand::Value(v)) = (free, operand) {
+                let want = layout.restrict(shape);
+                *source = Source::Home(self.relayout(*v, &want)?);
+                track = self::track(source, shape, bases)?;
+            }
+            tracks.push(track);
+        }
+        Ok(tracks)
+    }
+
+    /// Reads of operands: one node per distinct address.
+    pub fn read_operands(&self, kernel: &mut Kernel, sources: &Sources, at: &[(BufId, Affine)]) -> Vec<(Operand, NodeArg)> {
+        let mut reads: Vec<(Operand, NodeArg)> = Vec::new();
+        for (n, (operand, _, _)) in sources.iter().enumerate() {
+            let (buf, affine) = at[n];
+            let arg = match at[..n].iter().position(|a| *a == at[n]) {
+                Some(same) => reads[same].1,
+                None => {
+                    let b = &self.prog.bufs[buf];
+                    kernel.read(buf, affine, b.dtype, b.lo, b.hi)
+                }
+            };
+            reads.push((*operand, arg));
+        }
+        reads
     }
 
     /// ALU nodes of the maps; the result is an ALU node of the last map's dtype (or `hot` itself without maps).
@@ -236,7 +265,13 @@ impl Builder<'_> {
             return Err(CompileError::internal("chains", format!("{v} needs more than {budget} ALUs")));
         }
         let mut maps = vec![v];
-        maps.extend(self.epilogue(v, (budget * 3 / 4).saturating_sub(self.alu_cost(v))));
+        for next in self.epilogue(v, (budget * 3 / 4).saturating_sub(self.alu_cost(v))) {
+            maps.push(next);
+            if self.operands(&maps, None).len() > MAP_OPERANDS {
+                maps.pop();
+                break;
+            }
+        }
         let out = *maps.last().unwrap_or(&v);
         let layout = self.leader_layout(v)?;
         let chip = self.chip(v);
@@ -248,19 +283,14 @@ impl Builder<'_> {
                 let sources = self.operand_sources(&maps, None, &layout, chip, part.side)?;
                 by_side.push((part.side, sources));
             }
-            let Some((_, sources)) = by_side.iter().find(|s| s.0 == part.side) else { continue };
+            let Some((_, sources)) = by_side.iter_mut().find(|s| s.0 == part.side) else { continue };
             let bases = layout.bases(part);
             let mut tracks: Vec<Vec<At>> = vec![(0..bases.len()).map(|i| (dest, i as u32)).collect()];
-            tracks.extend(Self::operand_tracks(sources, &bases)?);
+            tracks.extend(self.operand_tracks(sources, &layout, &bases, &[])?);
             let hi = part.hi as u16;
-            let operands: Vec<Operand> = sources.iter().map(|s| s.0).collect();
             for piece in fit(&tracks, MOST, 3) {
                 let mut kernel = Kernel::new(piece.dims);
-                let mut reads = Vec::new();
-                for (o, (buf, at)) in operands.iter().zip(&piece.at[1..]) {
-                    let b = &self.prog.bufs[*buf];
-                    reads.push((*o, kernel.read(*buf, *at, b.dtype, b.lo, b.hi)));
-                }
+                let reads = self.read_operands(&mut kernel, sources, &piece.at[1..]);
                 let result = self.emit_maps(&mut kernel, &maps, None, &reads, hi)?;
                 kernel.write(result, dest, piece.at[0].1, self.dtype(out), hi);
                 self.add_chain(chip, kernel.nodes);
@@ -281,7 +311,21 @@ impl Builder<'_> {
         let shape = self.shape(v).to_vec();
         let inputs = self.ir.values[v].inputs.clone();
         let same: Vec<ValueId> = inputs.into_iter().filter(|&i| self.shape(i) == shape && !self.is_const(i)).collect();
-        let home = same.iter().find_map(|i| self.homes[i.index()].as_ref().map(|h| h.layout.clone()));
-        Ok(home.unwrap_or_else(|| default_layout(&shape, self.lanes(), &self.rows(v))))
+        if let Some(home) = same.iter().find_map(|i| self.homes[i.index()].as_ref()) {
+            return Ok(home.layout.clone());
+        }
+        let default = default_layout(&shape, self.lanes(), &self.rows(v));
+        let Some(&lazy) = same.iter().find(|&&i| self.is_lazy(i)) else { return Ok(default) };
+        // Lanes as the values behind the moves have them, so that vectors are copied and not permuted.
+        let last = shape.len().saturating_sub(1);
+        let last_only = with_lanes(&shape, &[last], self.lanes(), &self.rows(v), |_| false);
+        let whole = !self.keeps_lanes(lazy, &default)? && self.keeps_lanes(lazy, &last_only)?;
+        Ok(if whole { last_only } else { default })
     }
+}
+
+/// The vectors of an operand for results with these base coordinates.
+fn track(source: &Source, shape: &[usize], bases: &[Vec<usize>]) -> Result<Vec<At>, CompileError> {
+    let coordinate = |c: &Vec<usize>| c.iter().zip(shape).map(|(&c, &n)| if n == 1 { 0 } else { c }).collect::<Vec<_>>();
+    bases.iter().map(|c| source.at(&coordinate(c))).collect()
 }

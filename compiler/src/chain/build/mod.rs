@@ -11,6 +11,7 @@ mod gather;
 mod kernel;
 mod moves;
 mod ports;
+mod prepare;
 mod reduce;
 mod source;
 
@@ -67,6 +68,8 @@ pub(crate) struct Builder<'a> {
     input_copies: &'a [(usize, ValueId)],
     pub prog: ChainProgram,
     is_const: Vec<bool>,
+    /// Moves that are carried out although no user needs it.
+    forced: Vec<bool>,
     users: Vec<Vec<ValueId>>,
     done: Vec<bool>,
     homes: Vec<Option<Rc<Home>>>,
@@ -75,7 +78,7 @@ pub(crate) struct Builder<'a> {
     other_homes: BTreeMap<(ValueId, Layout), Rc<Home>>,
     const_homes: BTreeMap<(ValueId, u16, Option<Dir>, Layout), Rc<Home>>,
     const_data: BTreeMap<ValueId, Arc<Vec<u8>>>,
-    vectors: BTreeMap<(u16, Option<Dir>, DType, u16, Vec<u8>), BufId>,
+    vectors: BTreeMap<(Option<BufId>, u16, Option<Dir>, DType, Vec<u8>), BufId>,
     tiles: BTreeMap<contract::TileKey, Vec<(BufId, u32)>>,
     origin_ids: BTreeMap<OriginKey, u32>,
     origin: u32,
@@ -88,8 +91,12 @@ type OriginKey = (String, Vec<String>);
 /// # Errors
 /// Operations that no chain can carry out, and bugs.
 pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
-    let ir = input.ir;
+    let consts = consteval::const_values(input.ir);
+    let split = prepare::split(input.ir, input.chip, &|v| consts.contains(v));
+    let ir = &split.ir;
     let consts = consteval::const_values(ir);
+    let input_copies: Vec<(usize, ValueId)> =
+        input.input_copies.iter().map(|&(port, v)| (port, split.renamed[v.index()])).collect();
     let n = ir.values.len();
     let mut users = vec![Vec::new(); n];
     let mut loaded = vec![false; n];
@@ -110,8 +117,9 @@ pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
     let mut b = Builder {
         ir,
         target: input.target,
-        chip: input.chip,
-        input_copies: input.input_copies,
+        chip: &split.chip,
+        input_copies: &input_copies,
+        forced: split.forced.clone(),
         prog: ChainProgram { name: ir.name.clone(), n_chips: input.n_chips, ..ChainProgram::default() },
         is_const: ir.values.ids().map(|v| consts.contains(v)).collect(),
         users,
@@ -138,6 +146,7 @@ impl Builder<'_> {
             }
             self.set_origin(v);
             match &self.ir.values[v].op {
+                Op::Move { .. } if self.forced[v.index()] => self.carry_out(v)?,
                 Op::Input | Op::State(_) | Op::Const(_) | Op::Move { .. } => {}
                 Op::Map { .. } => self.lower_maps(v)?,
                 Op::Reduce { .. } => self.lower_reduce(v)?,
@@ -240,10 +249,11 @@ impl Builder<'_> {
         Ok(data)
     }
 
-    /// A constant vector (or `u16` lane map) with these live lanes, stored once per chip and side.
-    pub fn const_vector(&mut self, chip: u16, side: Option<Dir>, dtype: DType, bytes: Vec<u8>) -> BufId {
+    /// A constant vector (or `u16` lane map), stored once per chip, side and buffer that is read beside it: one for all would
+    /// have no bank of its own beside each of them.
+    pub fn const_vector(&mut self, beside: Option<BufId>, chip: u16, side: Option<Dir>, dtype: DType, bytes: Vec<u8>) -> BufId {
         let hi = (bytes.len() / dtype.bytes()) as u16;
-        let key = (chip, side, dtype, hi, bytes.clone());
+        let key = (beside, chip, side, dtype, bytes.clone());
         if let Some(&buf) = self.vectors.get(&key) {
             return buf;
         }

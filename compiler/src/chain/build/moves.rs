@@ -9,6 +9,7 @@ use super::{Builder, Home};
 use crate::chain::{Affine, BufId, BufKind, Node, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::Layout;
+use crate::layout::choose::with_lanes;
 use crate::tir::ValueId;
 use lockstep_graph::EntityId;
 use lockstep_isa::{AluOp, DType, Dir};
@@ -39,6 +40,18 @@ impl Builder<'_> {
         self.fill_home(v, &home)?;
         self.other_homes.insert(key, home.clone());
         Ok(home)
+    }
+
+    /// A move that its users read as a value of its own.
+    pub fn carry_out(&mut self, v: ValueId) -> Result<(), CompileError> {
+        // Windows over other axes than the last stay whole vectors if only the last has lanes.
+        let last = self.shape(v).len().saturating_sub(1);
+        let layout = with_lanes(self.shape(v), &[last], self.lanes(), &self.rows(v), |_| false);
+        let home = self.new_home(self.chip(v), self.dtype(v), layout, |_| BufKind::Temp);
+        self.forced[v.index()] = false;
+        self.fill_home(v, &home)?;
+        self.homes[v.index()] = Some(home);
+        Ok(())
     }
 
     /// Chains that put the elements of `v` into new buffers.
@@ -79,7 +92,8 @@ impl Builder<'_> {
                 Resolved::Element(u, at) => {
                     let from = match (&self.homes[u.index()], self.is_const(u)) {
                         (Some(home), false) => home.clone(),
-                        _ => self.any_home(u)?,
+                        (_, true) => self.any_home(u)?,
+                        _ => self.first_home(u, v, &home.layout)?,
                     };
                     let (buf, index, l) = from.at(&at)?;
                     sources.entry((buf, index)).or_insert_with(|| vec![u16::MAX; hi])[lane] = l;
@@ -105,9 +119,12 @@ impl Builder<'_> {
         let fill_bits = recipe.fill.first().map(|f| f.1);
         let one_fill = n == 1 && recipe.fill.iter().all(|f| Some(f.1) == fill_bits);
         let mut permutes = 0;
-        for (s, map) in recipe.maps.iter().enumerate() {
-            if permutes == 2 {
-                // Both lane-move units are taken: what is there so far goes through SRAM.
+        let mut left: Vec<usize> = (0..n).collect();
+        let mut used: Vec<BufId> = Vec::new();
+        while !left.is_empty() {
+            let free = left.iter().position(|&s| !used.contains(&at[s + 1].0));
+            if permutes == 2 || free.is_none() {
+                // Both lane-move units are taken, or the bank is: what is there so far goes through SRAM.
                 let temp = self.temp(chip, dtype, dims, hi, side);
                 let arg = self.narrowed(&mut kernel, sum.take(), dtype, hi);
                 kernel.write(arg, temp.0, temp.1, dtype, hi);
@@ -115,7 +132,11 @@ impl Builder<'_> {
                 kernel = Kernel::new(dims);
                 sum = Some(kernel.read(temp.0, temp.1, dtype, 0, hi));
                 permutes = 0;
+                used.clear();
             }
+            let s = left.remove(free.unwrap_or(0));
+            let map = &recipe.maps[s];
+            used.push(at[s + 1].0);
             let (buf, affine) = at[s + 1];
             let (lo, src_hi) = (self.prog.bufs[buf].lo, self.prog.bufs[buf].hi);
             let x = kernel.read(buf, affine, dtype, lo, src_hi);
@@ -124,7 +145,7 @@ impl Builder<'_> {
                 Some(map) => {
                     let bytes = map.iter().flat_map(|m| m.to_le_bytes()).collect();
                     let hemi = if permutes == 0 { side.unwrap_or(Dir::East) } else { side.unwrap_or(Dir::East).flip() };
-                    let table = self.const_vector(chip, Some(hemi), DType::U16, bytes);
+                    let table = self.const_vector(Some(buf), chip, Some(hemi), DType::U16, bytes);
                     let m = kernel.read(table, Affine::default(), DType::U16, 0, hi);
                     permutes += 1;
                     let fill = if one_fill { fill_bits.unwrap_or(0) } else { minus_zero(dtype) };
@@ -142,7 +163,7 @@ impl Builder<'_> {
                 let bits = recipe.fill.iter().find(|f| f.0 == lane).map_or(minus_zero(dtype), |f| f.1);
                 bytes.extend_from_slice(&bits.to_le_bytes()[..dtype.bytes()]);
             }
-            let table = self.const_vector(chip, side, dtype, bytes);
+            let table = self.const_vector(Some(at[0].0), chip, side, dtype, bytes);
             let f = kernel.read(table, Affine::default(), dtype, 0, hi);
             sum = Some(match sum {
                 None => f,

@@ -52,7 +52,7 @@ impl Builder<'_> {
         for (p, part) in out_home.parts.iter().enumerate() {
             let Some(dest) = out_home.bufs[p] else { continue };
             let side = part.side;
-            let sources = self.operand_sources(&maps, Some(v), &layout, chip, side)?;
+            let mut sources = self.operand_sources(&maps, Some(v), &layout, chip, side)?;
             let bases = layout.bases(part);
             let mut steps = Vec::new();
             for base in &bases {
@@ -68,7 +68,8 @@ impl Builder<'_> {
                 for (k, i) in inner.iter().enumerate() {
                     tracks.push(steps[start..end].iter().map(|s| (i.buf, s[k].1)).collect());
                 }
-                tracks.extend(Self::operand_tracks(&sources, &bases[start..end])?);
+                let operands = self.operand_tracks(&mut sources, &layout, &bases[start..end], &tracks[1..])?;
+                tracks.extend(operands);
                 let n_inner = inner.iter().map(Inner::n_dims).max().unwrap_or(0);
                 let volume = inner.iter().map(|i| i.dims[0] * i.dims[1]).max().unwrap_or(1) as usize;
                 for piece in fit(&tracks, (MOST / volume).max(1), 3 - n_inner) {
@@ -83,11 +84,7 @@ impl Builder<'_> {
                         let op = NodeOp::Reduce { op: alu, segment: segment as u16, hemi };
                         acc = kernel.push(op, in_dtype.widened(), hi, vec![acc]);
                     }
-                    let mut reads = Vec::new();
-                    for (s, (buf, at)) in sources.iter().zip(&piece.at[1 + inner.len()..]) {
-                        let b = &self.prog.bufs[*buf];
-                        reads.push((s.0, kernel.read(*buf, *at, b.dtype, b.lo, b.hi)));
-                    }
+                    let reads = self.read_operands(&mut kernel, &sources, &piece.at[1 + inner.len()..]);
                     let result = if maps.is_empty() {
                         self.as_result(&mut kernel, acc, self.dtype(v), hi)
                     } else {

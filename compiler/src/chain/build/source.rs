@@ -5,7 +5,7 @@ use super::{Builder, Home};
 use crate::chain::{BufId, BufKind};
 use crate::error::CompileError;
 use crate::layout::Layout;
-use crate::layout::choose::default_layout;
+use crate::layout::choose::{default_layout, with_lanes};
 use crate::tir::map::unravel;
 use crate::tir::{Op, ValueId};
 use lockstep_graph::EntityId;
@@ -48,7 +48,10 @@ pub(crate) enum Resolved {
 impl Builder<'_> {
     /// Whether a value has no buffers of its own because it is a move not carried out.
     pub fn is_lazy(&self, v: ValueId) -> bool {
-        matches!(self.ir.values[v].op, Op::Move { .. }) && !self.is_const(v) && self.homes[v.index()].is_none()
+        matches!(self.ir.values[v].op, Op::Move { .. })
+            && !self.is_const(v)
+            && !self.forced[v.index()]
+            && self.homes[v.index()].is_none()
     }
 
     /// Whether a value can be read now.
@@ -136,6 +139,68 @@ impl Builder<'_> {
         self.home_or(v, &default)
     }
 
+    /// The home of a value that is read for the first time, through moves, by something that wants `v` in the layout `want`:
+    /// an input goes where lanes run as they are wanted, since the host places it anywhere.
+    pub fn first_home(&mut self, u: ValueId, v: ValueId, want: &Layout) -> Result<Rc<Home>, CompileError> {
+        let free = matches!(self.ir.values[u].op, Op::Input | Op::State(_)) && self.homes[u.index()].is_none();
+        let axis = if free { self.lane_axis(u, v, want)? } else { None };
+        match axis {
+            Some(a) => {
+                let layout = with_lanes(self.shape(u), &[a], self.lanes(), &self.rows(u), |_| false);
+                self.home_or(u, &layout)
+            }
+            None => self.any_home(u),
+        }
+    }
+
+    /// Whether the first vector of `v` in this layout that has no fill lies in one vector behind the moves, lane by lane.
+    pub fn keeps_lanes(&self, v: ValueId, layout: &Layout) -> Result<bool, CompileError> {
+        for p in 0..layout.n_parts() {
+            let part = layout.part(p);
+            'vectors: for base in layout.bases(&part) {
+                let mut found = None;
+                for lane in 0..part.hi {
+                    let mut c = base.clone();
+                    layout.add_lane(lane, &mut c);
+                    let Resolved::Element(u, at) = self.resolve(v, &c)? else { continue 'vectors };
+                    let Some(home) = &self.homes[u.index()] else { return Ok(false) };
+                    let (buf, index, l) = home.at(&at)?;
+                    if l as usize != lane || found.is_some_and(|f| f != (buf, index)) {
+                        return Ok(false);
+                    }
+                    found = Some((buf, index));
+                }
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The axis of `u` along which the lanes of `v` in this layout run.
+    fn lane_axis(&self, u: ValueId, v: ValueId, want: &Layout) -> Result<Option<usize>, CompileError> {
+        for p in 0..want.n_parts() {
+            let part = want.part(p);
+            for base in want.bases(&part) {
+                let mut next = base.clone();
+                want.add_lane(1, &mut next);
+                if part.hi < 2 {
+                    return Ok(None);
+                }
+                let (a, b) = (self.resolve(v, &base)?, self.resolve(v, &next)?);
+                if let (Resolved::Element(x, a), Resolved::Element(y, b)) = (a, b) {
+                    if x == u && y == u {
+                        let moved: Vec<usize> = (0..a.len()).filter(|&d| a[d] != b[d]).collect();
+                        return Ok(match moved[..] {
+                            [d] if b[d] == a[d] + 1 => Some(d),
+                            _ => None,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// A constant in the wanted layout, replicas included.
     pub fn const_home(&mut self, v: ValueId, chip: u16, side: Option<Dir>, want: &Layout) -> Result<Rc<Home>, CompileError> {
         let key = (v, chip, side, want.clone());
@@ -202,7 +267,7 @@ impl Builder<'_> {
                     }
                     let home = match &self.homes[u.index()] {
                         Some(home) => home.clone(),
-                        None => self.any_home(u)?,
+                        None => self.first_home(u, v, want)?,
                     };
                     let (buf, index, l) = home.at(&at)?;
                     if l as usize != lane || found.is_some_and(|f| f != (buf, index)) {

@@ -1,0 +1,406 @@
+//! The command line as types: verbs, flags, and what each value may be.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Compile neural networks into cycle-exact schedules for chips with small SRAM, and run them.
+#[derive(Debug, Parser)]
+#[command(name = "lockstep", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Compile a model into an artifact (.lks)
+    #[cfg(feature = "compile")]
+    Compile(CompileVerb),
+    /// Run an artifact, or a model that is compiled first
+    Run(RunVerb),
+    /// Prove an artifact from its instructions and claims
+    Verify(VerifyVerb),
+    /// Cycles, bound, bytes per chip, utilisation, critical path and energy
+    Report(ReportVerb),
+    /// Look into an artifact, or into a stage of compiling a model
+    Inspect(InspectVerb),
+    /// Measure the latency of a run on this machine's CPU
+    Bench(BenchVerb),
+    /// The machines that models are compiled for
+    Targets(TargetsVerb),
+}
+
+/// How a model is compiled.
+#[cfg(feature = "compile")]
+#[derive(Args, Clone, Debug, PartialEq)]
+#[command(next_help_heading = "Compile options")]
+pub struct CompileArgs {
+    /// Machine: a built-in name (`lockstep targets list`) or a target file
+    #[arg(long, value_name = "NAME|FILE.toml", default_value = "tsp-2020")]
+    pub target: String,
+    /// Chips that hold the weights, or auto for the least makespan
+    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = chips)]
+    pub chips: lockstep::Chips,
+    /// Size of a symbolic dimension; may be repeated
+    #[arg(long = "dim", value_name = "NAME=VALUE", value_parser = dim)]
+    pub dims: Vec<(String, usize)>,
+    /// Whole shape of an input; may be repeated
+    #[arg(long = "shape", value_name = "INPUT=1x3x48x192", value_parser = shape)]
+    pub shapes: Vec<(String, Vec<usize>)>,
+    /// Input that becomes a constant: numbers or a file; may be repeated
+    #[arg(long = "const-input", value_name = "NAME=VALUE|NAME=@FILE.npy", value_parser = pair)]
+    pub const_inputs: Vec<(String, String)>,
+    /// Output that feeds an input of the next run; may be repeated
+    #[arg(long = "state", value_name = "OUT=IN", value_parser = pair)]
+    pub states: Vec<(String, String)>,
+    /// Dtype of activations and weights; as in the model where absent
+    #[arg(long, value_enum)]
+    pub precision: Option<Precision>,
+    /// No rewrite that changes a rounding
+    #[arg(long)]
+    pub exact: bool,
+    /// Place every chain after the one before it
+    #[arg(long)]
+    pub serial: bool,
+    /// Check every stage, and prove the artifact (the default)
+    #[arg(long, overrides_with = "no_verify")]
+    pub verify: bool,
+    /// Do not prove the artifact
+    #[arg(long)]
+    pub no_verify: bool,
+}
+
+/// `lockstep compile`
+#[cfg(feature = "compile")]
+#[derive(Args, Debug)]
+pub struct CompileVerb {
+    /// An .onnx file, or a directory with one, or with config.json and safetensors
+    pub model: PathBuf,
+    /// Where the artifact goes [default: the model's name with .lks, in the current directory]
+    #[arg(short, long, value_name = "FILE.lks")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub options: CompileArgs,
+    /// Write the program after every stage into this directory
+    #[arg(long, value_name = "DIR")]
+    pub emit_ir: Option<PathBuf>,
+    /// Print the program after a pass or stage
+    #[arg(long, value_name = "PASS")]
+    pub dump_after: Option<String>,
+    /// Stop after a pass or stage; no artifact is written
+    #[arg(long, value_name = "PASS")]
+    pub stop_after: Option<String>,
+    /// Print the time of every stage
+    #[arg(long)]
+    pub timings: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What may stand in place of an artifact: a model and how to compile it.
+#[derive(Args, Debug)]
+pub struct Subject {
+    /// An artifact, or a model
+    #[arg(value_name = "FILE.lks|MODEL")]
+    pub path: PathBuf,
+    #[cfg(feature = "compile")]
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub options: CompileArgs,
+}
+
+/// How an artifact is executed.
+#[derive(Args, Debug)]
+pub struct ExecArgs {
+    /// Executor: cpu at full speed, sim cycle by cycle
+    #[arg(long, value_name = "cpu|sim", default_value = "cpu")]
+    pub backend: String,
+    /// Threads of the cpu executor
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: u16,
+    /// SIMD level of the cpu executor [default: the best that this machine has]
+    #[arg(long, value_enum)]
+    pub simd: Option<SimdArg>,
+    /// Entry to run [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub entry: Option<String>,
+}
+
+/// `lockstep run`
+#[derive(Args, Debug)]
+pub struct RunVerb {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub subject: Subject,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub exec: ExecArgs,
+    /// An input from a .npy file, or as numbers; may be repeated
+    #[arg(long = "input", value_name = "NAME=@FILE.npy|NAME=VALUES", value_parser = pair)]
+    pub inputs: Vec<(String, String)>,
+    /// Inputs from a .npz file whose keys are tensor names
+    #[arg(long = "inputs", value_name = "FILE.npz")]
+    pub inputs_file: Option<PathBuf>,
+    /// Feed slices of the inputs along this axis, one run after another, and join the outputs along it
+    #[arg(long, value_name = "AXIS")]
+    pub steps: Option<usize>,
+    /// Fill the inputs that are not given from a seed: floats in [-1, 1), integers 0 or 1
+    #[arg(long, value_name = "SEED")]
+    pub random: Option<u64>,
+    /// Write the outputs
+    #[arg(short, long, value_name = "FILE.npz")]
+    pub output: Option<PathBuf>,
+    /// Compare the outputs with these; keys are tensor names, or CASE.inN and CASE.outN
+    #[arg(long, value_name = "FILE.npz")]
+    pub check: Option<PathBuf>,
+    /// Case of the --check file whose inputs are fed and whose outputs are compared
+    #[arg(long, value_name = "NAME", requires = "check")]
+    pub case: Option<String>,
+    /// Relative tolerance of --check
+    #[arg(long, value_name = "R", default_value_t = 0.0)]
+    pub rtol: f64,
+    /// Absolute tolerance of --check
+    #[arg(long, value_name = "A", default_value_t = 1e-4)]
+    pub atol: f64,
+    /// Print the blake3 hash of the outputs
+    #[arg(long)]
+    pub digest: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `lockstep verify`
+#[derive(Args, Debug)]
+pub struct VerifyVerb {
+    /// An artifact
+    #[arg(value_name = "FILE.lks")]
+    pub path: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `lockstep report`
+#[derive(Args, Debug)]
+pub struct ReportVerb {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub subject: Subject,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `lockstep inspect`
+#[derive(Args, Debug)]
+pub struct InspectVerb {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub subject: Subject,
+    /// Part of the artifact to print
+    #[arg(long, value_enum, conflicts_with = "stage")]
+    pub section: Option<Section>,
+    /// Program of a stage to print; all but sched need a model
+    #[arg(long, value_enum)]
+    pub stage: Option<Stage>,
+    /// Entry [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub entry: Option<String>,
+    /// Only this chip
+    #[arg(long, value_name = "N")]
+    pub chip: Option<u16>,
+    /// Only runs that issue in these cycles, the last one excluded
+    #[arg(long, value_name = "A..B", value_parser = cycles)]
+    pub cycle: Option<(u64, u64)>,
+    /// Only what comes from model nodes whose name contains this
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `lockstep bench`
+#[derive(Args, Debug)]
+pub struct BenchVerb {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub subject: Subject,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub exec: ExecArgs,
+    /// Runs that are measured
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// Runs before those
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub warmup: u32,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `lockstep targets`
+#[derive(Args, Debug)]
+pub struct TargetsVerb {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub verb: TargetsSub,
+}
+
+/// Verbs of `lockstep targets`.
+#[derive(Debug, Subcommand)]
+pub enum TargetsSub {
+    /// List the built-in targets
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print every figure of a target with its source
+    Show {
+        /// A built-in name or a target file
+        #[arg(value_name = "NAME|FILE.toml")]
+        name: String,
+        /// Print JSON
+        #[arg(long, conflicts_with = "toml")]
+        json: bool,
+        /// Print a target file
+        #[arg(long)]
+        toml: bool,
+    },
+}
+
+/// Values of `--precision`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// IEEE binary16
+    F16,
+    /// bfloat16
+    Bf16,
+}
+
+/// Values of `--simd`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SimdArg {
+    /// AVX-512
+    Avx512,
+    /// AVX2 and FMA
+    Avx2,
+    /// No SIMD instructions
+    Scalar,
+}
+
+/// Values of `--section`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Section {
+    /// Version, length, section table with checksums
+    Header,
+    /// Inputs, outputs and states
+    Io,
+    /// Bytes per chip by kind; with --chip, the values of every bank
+    Memory,
+    /// Program, start, runs and text of every chip
+    Chips,
+    /// Runs, issues and cycles of every queue
+    Queues,
+    /// Words and load of every link
+    Links,
+    /// Model nodes, the operations made of them, and when these run
+    Provenance,
+}
+
+/// Values of `--stage`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stage {
+    /// The imported graph
+    Graph,
+    /// The tensor IR
+    Tir,
+    /// The partitioned tensor IR
+    Part,
+    /// The schedule: one line per run
+    Sched,
+}
+
+#[cfg(feature = "compile")]
+fn chips(text: &str) -> Result<lockstep::Chips, String> {
+    if text == "auto" {
+        return Ok(lockstep::Chips::Auto);
+    }
+    match text.parse::<u16>() {
+        Ok(n) if n > 0 => Ok(lockstep::Chips::Exactly(n)),
+        _ => Err("allowed are auto and 1 to 65535".into()),
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err("expected two parts with = between them".into()),
+    }
+}
+
+#[cfg(feature = "compile")]
+fn dim(text: &str) -> Result<(String, usize), String> {
+    let (name, value) = pair(text)?;
+    match value.parse() {
+        Ok(n) if n > 0 => Ok((name, n)),
+        _ => Err(format!(
+            "{value:?} is no size; allowed is a whole number from 1"
+        )),
+    }
+}
+
+#[cfg(feature = "compile")]
+fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
+    let (name, value) = pair(text)?;
+    let sizes = value
+        .split('x')
+        .map(str::parse)
+        .collect::<Result<Vec<usize>, _>>();
+    match sizes {
+        Ok(sizes) => Ok((name, sizes)),
+        Err(_) => Err(format!(
+            "{value:?} is no shape; expected sizes with x between them"
+        )),
+    }
+}
+
+fn cycles(text: &str) -> Result<(u64, u64), String> {
+    let whole = || format!("{text:?} is no range of cycles; expected A..B, A.. or A");
+    let number = |s: &str| s.parse::<u64>().map_err(|_| whole());
+    let (a, b) = match text.split_once("..") {
+        None => (number(text)?, number(text)?.saturating_add(1)),
+        Some((a, "")) => (number(a)?, u64::MAX),
+        Some((a, b)) => (number(a)?, number(b)?),
+    };
+    if a < b { Ok((a, b)) } else { Err(whole()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ranges_of_cycles() {
+        assert_eq!(cycles("3..9"), Ok((3, 9)));
+        assert_eq!(cycles("3.."), Ok((3, u64::MAX)));
+        assert_eq!(cycles("3"), Ok((3, 4)));
+        assert!(cycles("9..3").is_err());
+        assert!(cycles("x").is_err());
+    }
+}

@@ -1,0 +1,141 @@
+//! `lockstep bench`: how long a run takes on this machine, what it allocates and what it moves.
+
+use super::{lines, print_json};
+use crate::args::BenchVerb;
+use crate::cmd::run::load;
+use crate::diag::{JSON_VERSION, Outcome};
+use crate::progress::Progress;
+use crate::{ALLOCATOR, subject, text};
+use lockstep::isa::Opcode;
+use lockstep::{Artifact, TensorView, tensors};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Runs the verb.
+///
+/// # Errors
+/// What opening, loading and running report.
+pub fn run(verb: &BenchVerb) -> Outcome {
+    let mut progress = Progress::new();
+    let artifact = Arc::new(subject::open(&verb.subject, &mut progress)?);
+    let entry = subject::entry(&artifact, verb.exec.entry.as_deref())?;
+    progress.begin("load");
+    let start = Instant::now();
+    let mut session = load(&verb.exec, &artifact)?;
+    let load_time = start.elapsed().as_secs_f64();
+    let inputs: Vec<_> = artifact.entries[entry]
+        .inputs
+        .iter()
+        .map(|w| tensors::random(&w.name, w.dtype, &w.shape, 0))
+        .collect();
+    let views: Vec<TensorView<'_>> = inputs.iter().map(|t| t.view()).collect();
+    progress.begin("warm up");
+    for _ in 0..verb.warmup {
+        session.run(entry, &views)?;
+    }
+    // The progress line allocates.
+    drop(progress);
+    let mut times = Vec::with_capacity(verb.runs as usize);
+    let before = ALLOCATOR.stats();
+    for _ in 0..verb.runs {
+        let start = Instant::now();
+        session.run(entry, &views)?;
+        times.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    let after = ALLOCATOR.stats();
+    let allocations =
+        (after.allocations - before.allocations) + (after.reallocations - before.reallocations);
+    times.sort_by(f64::total_cmp);
+    let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
+    let moved = moved(&artifact, entry);
+    if verb.json {
+        print_json(&json!({
+            "version": JSON_VERSION,
+            "backend": verb.exec.backend,
+            "threads": verb.exec.threads,
+            "runs": verb.runs,
+            "load_microseconds": load_time * 1e6,
+            "microseconds": { "min": at(0.0), "p50": at(0.5), "p99": at(0.99), "max": at(1.0) },
+            "allocations": allocations,
+            "sram_bytes_per_run": { "read": moved.read, "written": moved.written },
+            "link_bytes_per_run": moved.sent,
+            "multiply_adds_per_run": moved.macs,
+        }));
+        return Ok(());
+    }
+    let mut out = vec![format!(
+        "{} on {}, {} threads: {} runs after {} to warm up, loaded in {}",
+        artifact.name,
+        verb.exec.backend,
+        verb.exec.threads,
+        verb.runs,
+        verb.warmup,
+        text::microseconds(load_time * 1e6)
+    )];
+    for (name, q) in [("min", 0.0), ("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+        out.push(format!("{name}  {}", text::microseconds(at(q))));
+    }
+    out.push(format!("allocations while running: {allocations}"));
+    let seconds = at(0.5) * 1e-6;
+    out.push(format!(
+        "multiply-adds per run: {} ({:.1} GFLOP/s at p50)",
+        text::count(moved.macs),
+        2.0 * moved.macs as f64 / seconds / 1e9
+    ));
+    out.push(format!(
+        "bytes per run as scheduled: {} read, {} written, {} over links",
+        text::bytes(moved.read),
+        text::bytes(moved.written),
+        text::bytes(moved.sent)
+    ));
+    lines(out);
+    Ok(())
+}
+
+/// What the instructions of an entry move and compute, over all chips.
+struct Moved {
+    read: u64,
+    written: u64,
+    sent: u64,
+    macs: u64,
+}
+
+fn moved(artifact: &Artifact, entry: usize) -> Moved {
+    let word = artifact.target.word_bytes() as u64;
+    let mut m = Moved {
+        read: 0,
+        written: 0,
+        sent: 0,
+        macs: 0,
+    };
+    for chip in &artifact.entries[entry].chips {
+        let Some(program) = artifact.programs.get(chip.program as usize) else {
+            continue;
+        };
+        for (run, claims) in program.runs.iter().zip(&chip.claims) {
+            let issues = u64::from(run.issues());
+            let bytes = issues
+                * u64::from(if run.words > 0 {
+                    u16::from(run.words)
+                } else {
+                    run.dtype.words()
+                })
+                * word;
+            match run.op {
+                Opcode::Read | Opcode::Gather => m.read += bytes,
+                Opcode::Write | Opcode::Scatter => m.written += bytes,
+                Opcode::Send => m.sent += issues * word,
+                Opcode::Mul => {
+                    let cells = |b: &lockstep::isa::claim::Block| {
+                        let w = b.window;
+                        u64::from(w.n1.saturating_sub(w.n0)) * u64::from(w.k1.saturating_sub(w.k0))
+                    };
+                    m.macs += issues * claims.blocks.iter().map(cells).sum::<u64>();
+                }
+                _ => {}
+            }
+        }
+    }
+    m
+}

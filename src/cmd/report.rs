@@ -1,0 +1,219 @@
+//! `lockstep report`: what the compiler found out about a schedule, as stored in the artifact.
+
+use super::{lines, print_json};
+use crate::args::ReportVerb;
+use crate::diag::{Failure, JSON_VERSION, Outcome};
+use crate::progress::Progress;
+use crate::{subject, text};
+use lockstep::Artifact;
+use serde_json::{Value, json};
+
+/// Runs the verb.
+///
+/// # Errors
+/// A subject that cannot be opened; an artifact whose report is no JSON.
+pub fn run(verb: &ReportVerb) -> Outcome {
+    let mut progress = Progress::new();
+    let artifact = subject::open(&verb.subject, &mut progress)?;
+    drop(progress);
+    let value: Value = serde_json::from_str(&artifact.report).map_err(|e| {
+        Failure::new(
+            crate::diag::Code::Artifact,
+            format!("the artifact's report is no json: {e}"),
+        )
+    })?;
+    if verb.json {
+        print_json(&json!({ "version": JSON_VERSION, "model": artifact.name, "report": value }));
+        return Ok(());
+    }
+    let mut out = headline(&artifact, &value);
+    out.extend(body(&value));
+    lines(out);
+    Ok(())
+}
+
+/// A number of the report; 0 where it has none.
+fn number(value: &Value, key: &str) -> f64 {
+    value.get(key).and_then(Value::as_f64).unwrap_or(0.0)
+}
+
+fn cycles(value: &Value, key: &str) -> String {
+    text::count(value.get(key).and_then(Value::as_u64).unwrap_or(0))
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value
+        .get(key)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+fn word<'a>(value: &'a Value, key: &str) -> &'a str {
+    value.get(key).and_then(Value::as_str).unwrap_or("")
+}
+
+/// The first lines: model, target, chips, cycles, bound.
+pub fn headline(artifact: &Artifact, report: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    let chips = if artifact.n_chips == 1 {
+        "chip"
+    } else {
+        "chips"
+    };
+    for e in &artifact.entries {
+        let us = e.makespan as f64 * 1e6 / artifact.target.clock_hz.max(1) as f64;
+        let entry = if artifact.entries.len() == 1 {
+            String::new()
+        } else {
+            format!(" entry {}", e.name)
+        };
+        out.push(format!(
+            "{}{entry} for {} on {} {chips}: {} cycles, {}",
+            artifact.name,
+            artifact.target.name,
+            artifact.n_chips,
+            text::count(e.makespan),
+            text::microseconds(us)
+        ));
+    }
+    if report.get("bound_cycles").is_some() {
+        out.push(format!(
+            "bound {} cycles ({}), roofline {}; makespan / bound {:.2}, bound / roofline {:.2}",
+            cycles(report, "bound_cycles"),
+            word(report, "bound_limit"),
+            cycles(report, "roofline_cycles"),
+            number(report, "makespan_over_bound"),
+            number(report, "bound_over_roofline")
+        ));
+    }
+    out
+}
+
+/// Everything below the first lines.
+fn body(report: &Value) -> Vec<String> {
+    let mut out = vec![format!("partition: {}", word(report, "partition"))];
+    for one in list(report, "examined") {
+        out.push(format!(
+            "  examined: {}: {} cycles",
+            word(one, "partition"),
+            cycles(one, "makespan_cycles")
+        ));
+    }
+    out.push(format!(
+        "bound: resources {} cycles, critical path {} cycles",
+        cycles(report, "bound_resource_cycles"),
+        cycles(report, "bound_critical_path_cycles")
+    ));
+    out.push(format!(
+        "program: {} chains, {} runs",
+        cycles(report, "chains"),
+        cycles(report, "runs")
+    ));
+    out.extend(gains(report));
+
+    out.push(String::new());
+    let kinds = ["const", "state", "scratch", "lane_padding", "text"];
+    let mut rows = vec![text::row([
+        "chip",
+        "const",
+        "state",
+        "scratch",
+        "lane padding",
+        "text",
+        "sum",
+        "SRAM",
+    ])];
+    for (c, chip) in list(report, "sram_bytes_per_chip").iter().enumerate() {
+        let of = |key: &str| chip.get(key).and_then(Value::as_u64).unwrap_or(0);
+        let mut row = vec![format!("c{c}")];
+        row.extend(kinds.iter().map(|k| text::bytes(of(k))));
+        row.push(text::bytes(kinds.iter().map(|k| of(k)).sum()));
+        row.push(text::bytes(of("capacity")));
+        rows.push(row);
+    }
+    out.extend(text::table(&rows));
+
+    out.push(String::new());
+    let mut rows = vec![text::row(["unit", "busy"])];
+    if let Some(units) = report.get("utilisation").and_then(Value::as_object) {
+        for (unit, share) in units {
+            rows.push(vec![
+                unit.clone(),
+                format!("{:.1} %", 100.0 * share.as_f64().unwrap_or(0.0)),
+            ]);
+        }
+    }
+    out.extend(text::table(&rows));
+
+    let links = list(report, "link_words");
+    if !links.is_empty() {
+        out.push(String::new());
+        let mut rows = vec![text::row(["link", "words"])];
+        rows.extend(links.iter().map(|l| {
+            vec![
+                format!("c{}.c2c{}", cycles(l, "chip"), cycles(l, "link")),
+                cycles(l, "words"),
+            ]
+        }));
+        out.extend(text::table(&rows));
+    }
+
+    out.push(String::new());
+    let mut rows = vec![text::row(["energy per run", "microjoules"])];
+    if let Some(kinds) = report.get("energy_microjoules").and_then(Value::as_object) {
+        for (kind, value) in kinds {
+            rows.push(vec![
+                kind.clone(),
+                format!("{:.3}", value.as_f64().unwrap_or(0.0)),
+            ]);
+        }
+    }
+    out.extend(text::table(&rows));
+
+    out.push(String::new());
+    let mut rows = vec![text::row([
+        "critical path",
+        "from",
+        "to",
+        "waited for",
+        "nodes",
+    ])];
+    const SHOWN: usize = 40;
+    let steps = list(report, "critical_path");
+    for step in steps.iter().take(SHOWN) {
+        let nodes: Vec<&str> = list(step, "nodes")
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        rows.push(vec![
+            word(step, "op").to_owned(),
+            format!("{}", number(step, "start")),
+            format!("{}", number(step, "end")),
+            word(step, "waited_for").to_owned(),
+            nodes.join(", "),
+        ]);
+    }
+    out.extend(text::table(&rows));
+    if steps.len() > SHOWN {
+        out.push(format!(
+            "and {} more steps (all with --json)",
+            steps.len() - SHOWN
+        ));
+    }
+    out
+}
+
+/// What each rewrite stage gained, where the report says.
+fn gains(report: &Value) -> Vec<String> {
+    list(report, "rewrites")
+        .iter()
+        .map(|g| {
+            format!(
+                "rewrite {}: estimated {} -> {} cycles",
+                word(g, "stage"),
+                cycles(g, "cycles_before"),
+                cycles(g, "cycles_after")
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,245 @@
+//! What a verb works on: an artifact read from a file, or a model compiled on the spot.
+
+use crate::args::Subject;
+use crate::diag::{Failure, Outcome};
+use crate::progress::Progress;
+use lockstep::{Artifact, files};
+use std::path::Path;
+
+/// What a path names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A compiled file.
+    Artifact,
+    /// A model: a file or a directory.
+    Model,
+}
+
+/// Tells artifacts from models: by the first bytes, then by the extension.
+///
+/// # Errors
+/// No such file; a file that is neither.
+pub fn kind(path: &Path) -> Outcome<Kind> {
+    if path.is_dir() {
+        return Ok(Kind::Model);
+    }
+    if files::first_bytes(path)? == lockstep::isa::artifact::container::MAGIC {
+        return Ok(Kind::Artifact);
+    }
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("lks") => Ok(Kind::Artifact),
+        Some("onnx") => Ok(Kind::Model),
+        _ => Err(Failure::usage(format!(
+            "{path:?}: unknown kind of file; expected an artifact (.lks), an ONNX model (.onnx), or a directory with a model"
+        ))),
+    }
+}
+
+/// The artifact of a subject.
+///
+/// # Errors
+/// What reading, importing and compiling report; compile options given for an artifact.
+pub fn open(subject: &Subject, progress: &mut Progress) -> Outcome<Artifact> {
+    match kind(&subject.path)? {
+        Kind::Artifact => {
+            #[cfg(feature = "compile")]
+            model::refuse_options(&subject.path, &subject.options)?;
+            progress.begin("load");
+            let artifact = files::read_artifact(&subject.path)?;
+            progress.end();
+            Ok(artifact)
+        }
+        #[cfg(feature = "compile")]
+        Kind::Model => {
+            let stages = model::Stages::default();
+            let compiled = model::compile(
+                &subject.path,
+                &subject.options,
+                stages,
+                progress,
+                &mut |_, _| (),
+            )?;
+            compiled
+                .artifact
+                .ok_or_else(|| Failure::usage("the compile was stopped before it made an artifact"))
+        }
+        #[cfg(not(feature = "compile"))]
+        Kind::Model => Err(Failure::usage(format!(
+            "{:?} is a model and this build has no compiler; build with feature \"compile\"",
+            subject.path
+        ))),
+    }
+}
+
+/// Index of an entry by name; the first where no name is given.
+///
+/// # Errors
+/// No entry of this name.
+pub fn entry(artifact: &Artifact, name: Option<&str>) -> Outcome<usize> {
+    let Some(name) = name else { return Ok(0) };
+    let found = artifact.entries.iter().position(|e| e.name == name);
+    found.ok_or_else(|| {
+        let known: Vec<&str> = artifact.entries.iter().map(|e| e.name.as_str()).collect();
+        Failure::usage(format!(
+            "entry {name:?} does not exist; the artifact has {}",
+            known.join(", ")
+        ))
+    })
+}
+
+#[cfg(feature = "compile")]
+pub mod model {
+    //! Import and compile with the options of the command line.
+
+    use super::{Failure, Kind, Outcome, Progress, kind};
+    use crate::args::{CompileArgs, Precision};
+    use lockstep::files::{self, FileSource};
+    use lockstep::isa::DType;
+    use lockstep::isa::artifact::HostDType;
+    use lockstep::{Compiled, ConstInput, Graph, ImportOptions, Observer, Options, tensors};
+    use lockstep_graph::{Shape, Verified, Weights};
+    use std::path::Path;
+
+    /// Which stages to show or to stop after.
+    #[derive(Clone, Debug, Default)]
+    pub struct Stages {
+        /// Pass or stage whose program is dumped; `all` for every one.
+        pub dump_after: Option<String>,
+        /// Pass or stage to stop after.
+        pub stop_after: Option<String>,
+    }
+
+    /// Takes the dumps: name of the stage, text of the program.
+    pub type Sink<'a> = &'a mut dyn FnMut(&str, &str);
+
+    struct Watch<'a> {
+        progress: &'a mut Progress,
+        sink: Sink<'a>,
+    }
+
+    impl Observer for Watch<'_> {
+        fn stage(&mut self, name: &str) {
+            self.progress.begin(name);
+        }
+
+        fn dump(&mut self, name: &str, text: &str) {
+            (self.sink)(name, text);
+        }
+    }
+
+    /// Imports a model.
+    ///
+    /// # Errors
+    /// A path that is no model; options that do not fit it; what the importer reports.
+    pub fn import(path: &Path, args: &CompileArgs, progress: &mut Progress) -> Outcome<Graph> {
+        if kind(path)? == Kind::Artifact {
+            return Err(Failure::usage(format!(
+                "{path:?} is an artifact; expected a model"
+            )));
+        }
+        progress.begin("import");
+        let mut options = ImportOptions {
+            dims: args.dims.iter().cloned().collect(),
+            shapes: args.shapes.iter().cloned().collect(),
+            states: args.states.clone(),
+            ..ImportOptions::default()
+        };
+        for (name, value) in &args.const_inputs {
+            options
+                .const_inputs
+                .insert(name.clone(), constant(name, value)?);
+        }
+        let source = FileSource::open(path)?;
+        let graph = lockstep::import(&source, &options)?;
+        progress.end();
+        Ok(graph)
+    }
+
+    /// Imports and compiles a model.
+    ///
+    /// # Errors
+    /// As [`import`]; a target that is unknown or wrong; what the compiler reports.
+    pub fn compile(
+        path: &Path,
+        args: &CompileArgs,
+        stages: Stages,
+        progress: &mut Progress,
+        sink: Sink<'_>,
+    ) -> Outcome<Compiled> {
+        let target = files::target(&args.target)?;
+        let graph = import(path, args, progress)?;
+        let graph = Verified::new(graph, &()).map_err(|errors| {
+            Failure::new(
+                crate::diag::Code::Check,
+                format!("import: {errors}; this is a bug"),
+            )
+        })?;
+        let options = Options {
+            chips: args.chips,
+            precision: args.precision.map(|p| match p {
+                Precision::F16 => DType::F16,
+                Precision::Bf16 => DType::BF16,
+            }),
+            exact: args.exact,
+            verify: !args.no_verify,
+            verify_passes: args.verify,
+            dump_after: stages.dump_after,
+            stop_after: stages.stop_after,
+            serial: args.serial,
+        };
+        let mut watch = Watch { progress, sink };
+        let compiled = lockstep::compile(&graph, &target, &options, &mut watch)?;
+        progress.end();
+        Ok(compiled)
+    }
+
+    /// The value of a `--const-input`.
+    fn constant(name: &str, value: &str) -> Outcome<ConstInput> {
+        use lockstep_graph::DType as G;
+        let Some(file) = value.strip_prefix('@') else {
+            return ConstInput::parse(value)
+                .map_err(|e| Failure::usage(format!("--const-input {name}: {e}")));
+        };
+        let bytes = files::map_file(Path::new(file))?;
+        let tensor = tensors::read_npy(file, bytes.as_ref())?;
+        let dtype = match tensor.dtype {
+            HostDType::F32 => G::F32,
+            HostDType::F16 => G::F16,
+            HostDType::BF16 => G::Bf16,
+            HostDType::F64 => G::F64,
+            HostDType::I8 => G::I8,
+            HostDType::I16 => G::I16,
+            HostDType::I32 => G::I32,
+            HostDType::I64 => G::I64,
+            HostDType::U8 => G::U8,
+            HostDType::U16 => G::U16,
+            HostDType::U32 => G::U32,
+            HostDType::U64 => G::U64,
+            HostDType::Bool => G::Bool,
+        };
+        let sizes: Vec<usize> = tensor.shape.iter().map(|&n| n as usize).collect();
+        Ok(ConstInput::Tensor {
+            dtype,
+            shape: Shape::from(sizes.as_slice()),
+            data: Weights::from(tensor.bytes),
+        })
+    }
+
+    /// Compile options have no meaning for an artifact.
+    pub(super) fn refuse_options(path: &Path, args: &CompileArgs) -> Outcome {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Default {
+            #[command(flatten)]
+            args: CompileArgs,
+        }
+        let default =
+            Default::try_parse_from(["lockstep"]).map_err(|e| Failure::usage(e.to_string()))?;
+        if *args == default.args {
+            return Ok(());
+        }
+        Err(Failure::usage(format!(
+            "{path:?} is an artifact; compile options such as --target, --chips and --dim need a model"
+        )))
+    }
+}

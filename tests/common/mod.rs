@@ -1,0 +1,92 @@
+//! Shared by the tests of the root package: the command line as a process, models, goldens.
+
+#![allow(dead_code)]
+
+use lockstep::{HostTensor, files, tensors};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A path below the project's root.
+pub fn path(below: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(below)
+}
+
+/// The silero-vad model that the repository ships.
+pub fn silero() -> PathBuf {
+    path("examples/data/silero-vad/silero_vad_openvino_16k.onnx")
+}
+
+/// A directory of its own for a test, empty; removed when dropped.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    /// An empty directory; `name` is unique among the tests of a process.
+    pub fn new(name: &str) -> Scratch {
+        let dir = std::env::temp_dir().join(format!("lockstep-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).expect("a directory for the test");
+        Scratch(dir)
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, bytes).expect("a file of the test");
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs the command line in a directory.
+pub fn lockstep(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lockstep"))
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .expect("the command line starts")
+}
+
+/// Exit code, stdout and stderr as one text for a snapshot.
+pub fn told(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!(
+        "exit code {}\n--- stdout\n{}--- stderr\n{}",
+        output
+            .status
+            .code()
+            .map_or("none".into(), |c| c.to_string()),
+        text(&output.stdout),
+        text(&output.stderr)
+    )
+}
+
+/// The arrays of a golden file.
+pub fn golden(below: &str) -> Vec<HostTensor> {
+    let bytes = files::map_file(&path(below)).expect("the golden file");
+    tensors::read_npz(below, bytes.as_ref()).expect("the golden arrays")
+}
+
+/// The array of this name.
+pub fn array<'a>(all: &'a [HostTensor], name: &str) -> &'a HostTensor {
+    let names: Vec<&str> = all.iter().map(|t| t.name.as_str()).collect();
+    all.iter()
+        .find(|t| t.name == name)
+        .unwrap_or_else(|| panic!("no array {name} in {names:?}"))
+}
+
+/// Largest absolute difference; infinite where one side alone is NaN.
+pub fn largest_error(a: &HostTensor, b: &HostTensor) -> f64 {
+    assert_eq!(a.shape, b.shape, "shapes of {} and {}", a.name, b.name);
+    let pairs = tensors::to_f64(a).into_iter().zip(tensors::to_f64(b));
+    pairs
+        .map(|(x, y)| if x == y { 0.0 } else { (x - y).abs() })
+        .fold(
+            0.0,
+            |m, e| if e.is_nan() { f64::INFINITY } else { m.max(e) },
+        )
+}

@@ -1,0 +1,332 @@
+//! The real models, from file to numbers: compiled for every target, proved, simulated, run on every SIMD level and compared with their
+//! own framework. Needs the files that tests/fetch_models.py gets, in models/; feature `fetched-models`.
+//!
+//! What is checked of each: the simulator counts the cycles that the schedule says; the cpu executor gives the simulator's bits at 1
+//! and 2 threads and at every SIMD level of this machine; both are within the tolerance of the golden.
+
+#![allow(missing_docs, clippy::print_stdout)]
+
+mod common;
+
+use common::{array, golden, largest_error, path};
+use lockstep::files::{self, FileSource};
+use lockstep::graph::Verified;
+use lockstep::{
+    Artifact, Chips, ConstInput, Graph, HostTensor, ImportOptions, LoadOptions, Options, Silent,
+    Simd, TensorView, lookup,
+};
+use std::sync::Arc;
+
+/// A model, its options, and the cases of a golden file that these fit.
+struct Model {
+    path: &'static str,
+    dims: &'static [(&'static str, usize)],
+    shapes: &'static [(&'static str, &'static [usize])],
+    consts: &'static [(&'static str, &'static str)],
+    golden: &'static str,
+    /// Inputs of each case in the order of the model, then its outputs.
+    cases: &'static [(&'static [&'static str], &'static [&'static str])],
+    tolerance: f64,
+    toy: bool,
+}
+
+const SILERO: Model = Model {
+    path: "models/silero-vad/silero_vad_openvino_16k.onnx",
+    dims: &[],
+    shapes: &[],
+    consts: &[],
+    golden: "tests/data/silero-vad/silero_vad_openvino_16k.golden.npz",
+    cases: &[
+        (&["rand.in0", "rand.in1"], &["rand.out0", "rand.out1"]),
+        (
+            &["speech.in0", "speech.in1"],
+            &["speech.out0", "speech.out1"],
+        ),
+    ],
+    tolerance: 1e-4,
+    toy: true,
+};
+
+const SILERO_SEQUENCE: Model = Model {
+    path: "models/silero-vad/silero_vad_16k_sequence.onnx",
+    dims: &[("sequence_length", 64)],
+    golden: "tests/data/silero-vad/silero_vad_16k_sequence.golden.npz",
+    cases: &[(
+        &["speech.in0", "speech.in1", "speech.in2"],
+        &["speech.out0", "speech.out1", "speech.out2"],
+    )],
+    ..SILERO
+};
+
+const SILERO_IFLESS: Model = Model {
+    path: "models/silero-vad/silero_vad_op18_ifless.onnx",
+    dims: &[("batch", 1), ("sequence", 576)],
+    consts: &[("sr", "16000")],
+    golden: "tests/data/silero-vad/silero_vad_op18_ifless.golden.npz",
+    cases: &[
+        (&["rand.in0", "rand.in2"], &["rand.out0", "rand.out1"]),
+        (
+            &["speech.in0", "speech.in2"],
+            &["speech.out0", "speech.out1"],
+        ),
+    ],
+    ..SILERO
+};
+
+const CLASSIFIER: Model = Model {
+    path: "models/ppocr-v4/ch_ppocr_mobile_v2.0_cls_infer.onnx",
+    shapes: &[("x", &[2, 3, 48, 192])],
+    golden: "tests/data/ppocr-v4/ch_ppocr_mobile_v2.0_cls_infer.golden.npz",
+    cases: &[(&["rand.in0"], &["rand.out0"])],
+    tolerance: 1e-3,
+    ..SILERO
+};
+
+/// The golden's first image alone.
+const CLASSIFIER_ONE: Model = Model {
+    shapes: &[("x", &[1, 3, 48, 192])],
+    ..CLASSIFIER
+};
+
+const MINILM: Model = Model {
+    path: "models/minilm",
+    dims: &[("batch", 1), ("sequence", 128)],
+    golden: "tests/data/minilm/golden_1x128.npz",
+    cases: &[
+        (&["rand.in0", "rand.in1", "rand.in2"], &["rand.out0"]),
+        (
+            &["padded.in0", "padded.in1", "padded.in2"],
+            &["padded.out0"],
+        ),
+    ],
+    toy: false,
+    ..SILERO
+};
+
+const MINILM_TEXT: Model = Model {
+    dims: &[("batch", 3), ("sequence", 12)],
+    golden: "tests/data/minilm/golden_torch.npz",
+    cases: &[(
+        &["input_ids", "attention_mask", "token_type_ids"],
+        &["last_hidden_state"],
+    )],
+    ..MINILM
+};
+
+const MINILM_INT8: Model = Model {
+    path: "models/minilm-int8/model.onnx",
+    dims: &[("batch", 1), ("sequence", 16)],
+    golden: "tests/data/minilm/model_int8.golden.npz",
+    cases: &[(&["rand.in0", "rand.in1", "rand.in2"], &["rand.out0"])],
+    ..MINILM
+};
+
+const MINILM_INT8_TEXT: Model = Model {
+    dims: &[("batch", 2), ("sequence", 12)],
+    cases: &[(&["text.in0", "text.in1", "text.in2"], &["text.out0"])],
+    ..MINILM_INT8
+};
+
+fn import(model: &Model) -> Verified<Graph> {
+    let source = FileSource::open(&path(model.path))
+        .expect("the model; python3 tests/fetch_models.py gets it");
+    let options = ImportOptions {
+        dims: model
+            .dims
+            .iter()
+            .map(|(n, v)| (n.to_string(), *v))
+            .collect(),
+        shapes: model
+            .shapes
+            .iter()
+            .map(|(n, s)| (n.to_string(), s.to_vec()))
+            .collect(),
+        const_inputs: model
+            .consts
+            .iter()
+            .map(|(n, v)| (n.to_string(), ConstInput::parse(v).expect("a literal")))
+            .collect(),
+        ..ImportOptions::default()
+    };
+    let graph =
+        lockstep::import(&source, &options).unwrap_or_else(|e| panic!("{}: {e}", model.path));
+    Verified::new(graph, &()).unwrap_or_else(|e| panic!("{}: {e}", model.path))
+}
+
+/// An array as an input or output of the compiled shape: the first rows of a larger batch.
+fn fitted(tensor: &HostTensor, shape: &[u64]) -> HostTensor {
+    if tensor.shape == shape {
+        return tensor.clone();
+    }
+    assert_eq!(
+        tensor.shape[1..],
+        shape[1..],
+        "{}: only the batch may be larger",
+        tensor.name
+    );
+    let n = shape.iter().product::<u64>() as usize * tensor.dtype.bytes();
+    HostTensor {
+        shape: shape.to_vec(),
+        bytes: tensor.bytes[..n].to_vec(),
+        ..tensor.clone()
+    }
+}
+
+fn run(
+    artifact: &Arc<Artifact>,
+    backend: &str,
+    options: &LoadOptions,
+    inputs: &[HostTensor],
+) -> (Vec<HostTensor>, Option<u64>) {
+    let executor = lookup(backend).expect("an executor");
+    let mut session = executor
+        .load(Arc::clone(artifact), options)
+        .unwrap_or_else(|e| panic!("{backend}: {e}"));
+    let views: Vec<TensorView<'_>> = inputs.iter().map(HostTensor::view).collect();
+    let outputs = session
+        .run(0, &views)
+        .unwrap_or_else(|e| panic!("{backend}: {e}"));
+    (outputs.tensors.to_vec(), outputs.cycles)
+}
+
+/// SIMD levels of this machine.
+fn levels() -> Vec<Simd> {
+    let mut all = vec![Simd::Scalar];
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            all.push(Simd::Avx2);
+        }
+        if is_x86_feature_detected!("avx512f") {
+            all.push(Simd::Avx512);
+        }
+    }
+    all
+}
+
+/// Compiles for one machine, proves, runs everywhere and compares.
+fn check_on(model: &Model, graph: &Verified<Graph>, target: &str, chips: Chips) {
+    let what = format!("{} for {target} on {chips:?}", model.path);
+    let options = Options {
+        chips,
+        ..Options::default()
+    };
+    let machine = files::target(target).expect("a target");
+    let compiled = lockstep::compile(graph, &machine, &options, &mut Silent)
+        .unwrap_or_else(|e| panic!("{what}: {e}"));
+    let artifact = Arc::new(compiled.artifact.expect("an artifact"));
+    let proof = lockstep::verify(&artifact).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let entry = &artifact.entries[0];
+    assert_eq!(proof.entries[0].makespan, entry.makespan, "{what}");
+    println!(
+        "{what}: {} chips, {} cycles",
+        artifact.n_chips, entry.makespan
+    );
+    let arrays = golden(model.golden);
+    for (inputs, outputs) in model.cases {
+        let wanted = entry.inputs.iter().zip(*inputs);
+        let given: Vec<HostTensor> = wanted
+            .map(|(w, name)| fitted(array(&arrays, name), &w.shape))
+            .collect();
+        assert_eq!(
+            given.len(),
+            entry.inputs.len(),
+            "{what}: inputs of the golden"
+        );
+        let (simulated, cycles) = run(&artifact, "sim", &LoadOptions::default(), &given);
+        assert_eq!(cycles, Some(entry.makespan), "{what}: simulated cycles");
+        for (found, name) in simulated.iter().zip(*outputs) {
+            let error = largest_error(found, &fitted(array(&arrays, name), &found.shape));
+            println!("  {name}: largest error {error:.2e}");
+            assert!(
+                error <= model.tolerance,
+                "{what}: {name}: error {error:e} over {:e}",
+                model.tolerance
+            );
+        }
+        for simd in levels() {
+            for threads in [1, 2] {
+                let options = LoadOptions {
+                    threads,
+                    simd: Some(simd),
+                    ..LoadOptions::default()
+                };
+                let (found, _) = run(&artifact, "cpu", &options, &given);
+                assert!(
+                    found == simulated,
+                    "{what}: {simd:?} with {threads} threads differs from the simulator"
+                );
+            }
+        }
+    }
+}
+
+fn check(model: &Model) {
+    let graph = import(model);
+    for chips in [1, 2, 4, 8] {
+        check_on(model, &graph, "tsp-2020", Chips::Exactly(chips));
+    }
+    check_on(model, &graph, "lpx-2026", Chips::Exactly(1));
+    check_on(model, &graph, "cpu", Chips::Exactly(1));
+    if model.toy {
+        check_on(model, &graph, "toy", Chips::Auto);
+    }
+}
+
+macro_rules! models {
+    ($($name:ident: $model:ident),* $(,)?) => {
+        $(#[test] fn $name() { check(&$model); })*
+    };
+}
+
+models! {
+    silero: SILERO,
+    silero_sequence: SILERO_SEQUENCE,
+    silero_without_if: SILERO_IFLESS,
+    classifier: CLASSIFIER,
+    classifier_one_image: CLASSIFIER_ONE,
+    minilm: MINILM,
+    minilm_text: MINILM_TEXT,
+    minilm_int8: MINILM_INT8,
+    minilm_int8_text: MINILM_INT8_TEXT,
+}
+
+/// The error that 16-bit activations cost, as printed by this test; the tolerance is what users are told.
+#[test]
+fn half_precision() {
+    for (model, dtype, tolerance) in [
+        (&SILERO, lockstep::isa::DType::F16, 2e-2),
+        (&SILERO, lockstep::isa::DType::BF16, 1e-1),
+        (&MINILM, lockstep::isa::DType::F16, 5e-2),
+        (&MINILM, lockstep::isa::DType::BF16, 4e-1),
+    ] {
+        let graph = import(model);
+        let options = Options {
+            chips: Chips::Exactly(1),
+            precision: Some(dtype),
+            ..Options::default()
+        };
+        let target = files::target("tsp-2020").expect("a target");
+        let compiled = lockstep::compile(&graph, &target, &options, &mut Silent)
+            .unwrap_or_else(|e| panic!("{}: {e}", model.path));
+        let artifact = Arc::new(compiled.artifact.expect("an artifact"));
+        lockstep::verify(&artifact).unwrap_or_else(|e| panic!("{} in {dtype}: {e}", model.path));
+        let arrays = golden(model.golden);
+        for (inputs, outputs) in model.cases {
+            let given: Vec<HostTensor> = inputs.iter().map(|n| array(&arrays, n).clone()).collect();
+            let (found, _) = run(&artifact, "cpu", &LoadOptions::default(), &given);
+            for (found, name) in found.iter().zip(*outputs) {
+                let error = largest_error(found, array(&arrays, name));
+                println!(
+                    "{} in {dtype}, {name}: largest error {error:.2e}, {} cycles",
+                    model.path, artifact.entries[0].makespan
+                );
+                assert!(
+                    error <= tolerance,
+                    "{} in {dtype}: {name}: error {error:e}",
+                    model.path
+                );
+            }
+        }
+    }
+}

@@ -90,6 +90,7 @@ fn hunt() {
             }
         }
     }
+    let _ = std::panic::take_hook();
     let all: Vec<String> = kinds.values().map(|(n, text)| format!("{n} times\n{text}")).collect();
     assert!(kinds.is_empty(), "{agreed} agree, {refused} do not fit\n{}", all.join("\n"));
     assert!(agreed > 0, "no program ran");

@@ -54,8 +54,8 @@ pub struct Timed {
 /// # Errors
 /// What went wrong, in words.
 pub fn timed(program: &Program, setting: Setting) -> Result<Option<Timed>, String> {
-    let target = Target::builtin(setting.target).map_err(|e| e.to_string())?;
-    let target = target.ok_or_else(|| format!("no target {}", setting.target))?;
+    let target = Target::builtin(setting.target).ok_or_else(|| format!("no target {}", setting.target))?;
+    let target = target.map_err(|e| e.to_string())?;
     let told = |stage: &'static str| move |e: CompileError| format!("{stage}: {e}");
     let mut ir = program.tir(false).map_err(told("build"))?;
     let options = PassOptions { verify: true, ..PassOptions::default() };

@@ -163,7 +163,7 @@ impl Gen {
 
     fn contract(&mut self, u: &mut Unstructured<'_>, x: usize) -> Result<Option<usize>> {
         let dtype = self.known[x].dtype;
-        if dtype == DType::I32 {
+        if dtype == DType::I32 || self.shape(x).is_empty() {
             return Ok(None);
         }
         let shape = self.shape(x);
@@ -200,7 +200,7 @@ impl Gen {
             batch.retain(|p| p.0 != a);
             over.push((a, shape[a]));
         }
-        let mut place = |u: &mut Unstructured<'_>, pairs: &[(usize, usize)], right: &mut Vec<(usize, usize)>| -> Result<()> {
+        let place = |u: &mut Unstructured<'_>, pairs: &[(usize, usize)], right: &mut Vec<(usize, usize)>| -> Result<()> {
             for &(a, n) in pairs {
                 let at = u.int_in_range(0..=right.len())?;
                 right.insert(at, (a, n));

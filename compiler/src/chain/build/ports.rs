@@ -49,6 +49,15 @@ impl Builder<'_> {
                 return Err(CompileError::internal("chains", format!("state {} is computed on another chip", state.name)));
             }
         }
+        // Outputs before inputs: an input that is an output gets its home here.
+        let ports = self.ir.outputs.clone();
+        for port in &ports {
+            self.set_origin(port.value);
+            let home = self.output_home(port.value)?;
+            let mut tensor = host_tensor(port);
+            tensor.nests = host_nests(&home);
+            self.prog.outputs.push(tensor);
+        }
         let ports = self.ir.inputs.clone();
         for (n, port) in ports.iter().enumerate() {
             let mut holders = vec![port.value];
@@ -59,14 +68,6 @@ impl Builder<'_> {
                 tensor.nests.extend(host_nests(&home));
             }
             self.prog.inputs.push(tensor);
-        }
-        let ports = self.ir.outputs.clone();
-        for port in &ports {
-            self.set_origin(port.value);
-            let home = self.output_home(port.value)?;
-            let mut tensor = host_tensor(port);
-            tensor.nests = host_nests(&home);
-            self.prog.outputs.push(tensor);
         }
         Ok(())
     }

@@ -55,6 +55,8 @@ pub struct Step {
     pub start: u64,
     /// End.
     pub end: u64,
+    /// Cycles of the makespan that it accounts for.
+    pub cycles: u64,
     /// What it waited for.
     pub wait: String,
 }
@@ -122,6 +124,7 @@ pub fn report(
                 nodes: origin.map(|o| o.nodes.clone()).unwrap_or_default(),
                 start: s.start,
                 end: s.end,
+                cycles: s.cycles,
                 wait: wait_text(&s.wait),
             }
         })
@@ -201,11 +204,10 @@ fn energy(timed: &Schedule, target: &Target) -> EnergyUse {
 fn wait_text(wait: &Wait) -> String {
     match wait {
         Wait::Start => "nothing".into(),
-        Wait::Rows(chain) => format!("rows of {chain}"),
+        Wait::Rows => "rows of the step before".into(),
         Wait::Loads => "its tile loads".into(),
-        Wait::Unit(kind, chain) => format!("{} held by {chain}", kind_text(*kind)),
-        Wait::Queue(_) => "a queue".into(),
-        Wait::Alus => "free ALUs".into(),
+        Wait::Product => "the product before".into(),
+        Wait::Unit(kind) => kind_text(*kind).into(),
         Wait::Belts => "free belt slots".into(),
     }
 }
@@ -291,7 +293,7 @@ impl Report {
                 "total": self.energy.total() * 1e-6,
             },
             "critical_path": self.critical.iter().map(|s| json!({
-                "op": s.op, "nodes": s.nodes, "start": s.start, "end": s.end, "waited_for": s.wait,
+                "op": s.op, "nodes": s.nodes, "start": s.start, "end": s.end, "cycles": s.cycles, "waited_for": s.wait,
             })).collect::<Vec<_>>(),
         })
     }

@@ -28,8 +28,8 @@ fn arguments(ir: &TensorIr) -> (Vec<Tensor>, Vec<Tensor>) {
 
 fn results(ir: &TensorIr) -> Vec<Vec<f32>> {
     let (inputs, mut states) = arguments(ir);
-    let first = eval(ir, &inputs, &mut states).unwrap();
-    let second = eval(ir, &inputs, &mut states).unwrap();
+    let first = eval(ir, &inputs, &mut states).expect("evaluates");
+    let second = eval(ir, &inputs, &mut states).expect("evaluates");
     first.iter().chain(&second).map(Tensor::to_f32).collect()
 }
 

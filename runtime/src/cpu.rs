@@ -108,12 +108,13 @@ impl CpuSession {
                         pool: pool.bytes,
                         row_bytes,
                     };
+                    let bytes = zeroed(scratch as u64 * threads as u64 + 64, options)?;
                     return Ok(CpuSession {
                         artifact,
                         memory,
                         host,
                         shared,
-                        scratch: vec![0; scratch * threads + 64],
+                        scratch: bytes,
                         scratch_bytes: scratch,
                         team: Team::new(threads, || Local::new(local, pointers)),
                     });
@@ -141,6 +142,18 @@ impl CpuSession {
         }
         stats
     }
+}
+
+/// Zeroed bytes, as many as the options allow.
+fn zeroed(n: u64, options: &LoadOptions) -> Result<Vec<u8>, ExecError> {
+    let error = |allowed| ExecError::Memory { needed: n, allowed };
+    if n > options.max_memory_bytes {
+        return Err(error(options.max_memory_bytes));
+    }
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(n as usize).map_err(|_| error(0))?;
+    bytes.resize(n as usize, 0);
+    Ok(bytes)
 }
 
 fn build_plans(

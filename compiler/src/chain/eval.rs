@@ -3,7 +3,6 @@
 
 use super::{Acc, Affine, BufKind, ChainKind, ChainProgram, Node, NodeArg, NodeOp};
 use crate::tir::eval::Tensor;
-use crate::tir::Type;
 use lockstep_graph::EntityId;
 use lockstep_isa::artifact::HostTensor;
 use lockstep_isa::{AluOp, DType, scalar};
@@ -283,9 +282,4 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
         results.push(out);
         types.push(ty);
     }
-}
-
-/// A tensor from bits.
-pub fn tensor(dtype: DType, shape: &[usize], bits: Vec<u32>) -> Tensor {
-    Tensor::from_bits(Type::new(dtype, shape), bits)
 }

@@ -31,9 +31,18 @@ mod eval;
 #[cfg(test)]
 mod tests;
 
-entity_id!(pub BufId, "b");
-entity_id!(pub ChainId, "h");
-entity_id!(pub TileId, "t");
+entity_id!(
+    /// A buffer.
+    pub BufId, "b"
+);
+entity_id!(
+    /// A chain.
+    pub ChainId, "h"
+);
+entity_id!(
+    /// A weight tile.
+    pub TileId, "t"
+);
 
 /// A buffer: vectors that will lie contiguously in one bank of one chip. Becomes an artifact value of the same index.
 #[derive(Clone, Debug)]

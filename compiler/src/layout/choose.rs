@@ -63,7 +63,7 @@ pub fn with_lanes(shape: &[usize], order: &[usize], lanes: usize, rows: &Rows, p
         if !pack(used) {
             break;
         }
-        let share = (1..=n.min(lanes / used)).rev().find(|p| n % p == 0).unwrap_or(1);
+        let share = (1..=n.min(lanes / used)).rev().find(|&p| n.is_multiple_of(p)).unwrap_or(1);
         if share == 1 {
             break;
         }
@@ -116,10 +116,10 @@ pub fn finish(shape: &[usize], lanes: Vec<LaneDigit>, high: Vec<VecDigit>, open:
     Layout { shape: shape.to_vec(), lanes, vecs, parts: n_parts, side }
 }
 
-/// Size of the pieces of an axis of `n` > `lanes`: the fewest pieces, or up to twice as many where that makes them equal.
+/// Size of the pieces of an axis of `n` > `lanes`: the fewest pieces, or an eighth more where that makes them equal.
 pub fn piece(n: usize, lanes: usize) -> usize {
     let least = n.div_ceil(lanes);
-    match (least..=least * 2).find(|p| n % p == 0) {
+    match (least..=least + least / 8).find(|&p| n.is_multiple_of(p)) {
         Some(p) => n / p,
         None => n.div_ceil(least),
     }

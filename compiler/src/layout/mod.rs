@@ -262,7 +262,6 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::choose::{Rows, default_layout};
-    use super::*;
 
     #[test]
     fn every_element_has_one_place_and_is_found_there() {

@@ -36,6 +36,8 @@ pub(super) struct Demand {
     cuts: Vec<usize>,
     /// Words that cross each candidate cut.
     crossing: Vec<u64>,
+    /// Words that cross each position of the order.
+    crossing_at: Vec<u64>,
     /// Per operation, bytes of computed values alive while it runs.
     live: Vec<u64>,
 }
@@ -80,8 +82,23 @@ impl Demand {
         let mut cuts = vec![0];
         cuts.extend(inner);
         cuts.push(n);
-        let crossing = cuts.iter().map(|&p| crossing[p]).collect();
-        Demand { cuts, crossing, live }
+        Demand { crossing: cuts.iter().map(|&p| crossing[p]).collect(), cuts, crossing_at: crossing, live }
+    }
+
+    /// Modelled cycles of given stages.
+    pub(super) fn cycles(&self, cx: &Context<'_>, stages: &[StagePlan], shardings: &[Sharding]) -> u64 {
+        let n_chips = stages.last().map_or(1, |s| s.first + s.degree);
+        let fabric = Fabric::new(cx.target, n_chips);
+        let mut total = 0u64;
+        for stage in stages {
+            let cycles = &shardings[stage.sharding].cycles;
+            total = cx.order[stage.ops.clone()].iter().fold(total, |t, &v| t.saturating_add(cycles[v]));
+            if stage.first > 0 {
+                let links = fabric.links(stage.first - 1, stage.first).max(1) as u64;
+                total += cost::transfer_cycles(cx.target, self.crossing_at[stage.ops.start], 1, links);
+            }
+        }
+        total
     }
 }
 
@@ -130,7 +147,12 @@ pub(super) fn cut(
     available: u64,
     least: bool,
 ) -> Option<(Vec<StagePlan>, u64)> {
-    let n_cuts = demand.cuts.len();
+    // One stage has no cut to choose.
+    let ends = [0, demand.cuts.len() - 1];
+    let one = offer.iter().all(|&k| shardings[k].degree * 2 > n_chips);
+    let picked: Vec<usize> = if one { ends.to_vec() } else { (0..demand.cuts.len()).collect() };
+    let n_cuts = picked.len();
+    let position = |c: usize| demand.cuts[picked[c]];
     let fabric = Fabric::new(cx.target, n_chips.max(1));
     let mut best: Vec<BTreeMap<u16, Reached>> = vec![BTreeMap::new(); n_cuts];
     best[0].insert(0, Reached { cycles: 0, squares: 0, from: 0, chips: 0, sharding: 0 });
@@ -143,9 +165,9 @@ pub(super) fn cut(
             let s = &shardings[k];
             let mut held = BTreeSet::new();
             let (mut weights, mut other, mut live, mut cycles) = (0u64, 0u64, 0u64, 0u64);
-            let mut at = demand.cuts[a];
-            for (b, &until) in demand.cuts.iter().enumerate().skip(a + 1) {
-                while at < until {
+            let mut at = position(a);
+            for (b, found) in best.iter_mut().enumerate().skip(a + 1) {
+                while at < position(b) {
                     let (w, o) = held_bytes(cx, s, cx.order[at], &mut held);
                     weights += w;
                     other += o;
@@ -168,16 +190,16 @@ pub(super) fn cut(
                         0
                     } else {
                         let links = fabric.links(chips - 1, chips).max(1) as u64;
-                        cost::transfer_cycles(cx.target, demand.crossing[a], 1, links)
+                        cost::transfer_cycles(cx.target, demand.crossing[picked[a]], 1, links)
                     };
-                    let found = Reached {
+                    let way = Reached {
                         cycles: r.cycles.saturating_add(cycles).saturating_add(cross),
                         squares: r.squares + (weights as u128).pow(2) * s.degree as u128,
                         from: a,
                         chips,
                         sharding: k,
                     };
-                    best[b].entry(next).and_modify(|old| *old = found.min(*old)).or_insert(found);
+                    found.entry(next).and_modify(|old| *old = way.min(*old)).or_insert(way);
                 }
             }
         }
@@ -192,7 +214,7 @@ pub(super) fn cut(
         stages.push(StagePlan {
             first: r.chips,
             degree: chips - r.chips,
-            ops: demand.cuts[r.from]..demand.cuts[b],
+            ops: position(r.from)..position(b),
             sharding: r.sharding,
         });
         (b, chips) = (r.from, r.chips);

@@ -12,6 +12,7 @@
 //! | `cost.rs`, `fabric.rs` | cycles and bytes before layout exists; links and paths |
 //! | `search.rs` | tensor parallelism: a beam search over the ways of all operations |
 //! | `cuts.rs` | pipeline: dynamic programming over stage cuts |
+//! | `plan.rs`, `entries.rs` | which partitions to try; several entries over the same weights |
 //! | `expand.rs`, `collective.rs` | the program per chip, with transfers |
 //! | `capacity.rs` | SRAM of each chip, term by term; the report of what does not fit |
 //! | `verify.rs`, `print.rs` | invariants P1.. and the text form |
@@ -22,9 +23,11 @@ mod collective;
 pub(crate) mod cost;
 mod cuts;
 mod dist;
+mod entries;
 mod expand;
 mod fabric;
 mod moves;
+mod plan;
 mod print;
 mod search;
 #[cfg(test)]
@@ -33,16 +36,12 @@ mod verify;
 
 pub use capacity::{ChipUsage, usage};
 pub use dist::{Dist, Split};
+pub use entries::candidates_of_entries;
+pub use plan::{candidates, partition};
 
 use crate::tir::{Op, TensorIr, ValueId};
-use crate::{CompileError, CompileErrorKind};
-use cuts::{Demand, StagePlan};
-use expand::Expander;
-use fabric::Fabric;
 use lockstep_graph::SideTable;
 use lockstep_isa::Target;
-use lockstep_isa::topology::Topology;
-use search::Sharding;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -250,187 +249,4 @@ impl<'a> Context<'a> {
         let states = self.feeds.iter().flat_map(|&(s, n)| [s, n]).filter(|&v| self.computed(v));
         self.outputs.iter().copied().chain(states).collect()
     }
-}
-
-/// The partition with the fewest modelled cycles: see [`candidates`].
-///
-/// # Errors
-/// As [`candidates`].
-pub fn partition(ir: &TensorIr, target: &Target, options: &PartitionOptions) -> Result<Partitioned, CompileError> {
-    candidates(ir, target, options)?
-        .into_iter()
-        .next()
-        .ok_or_else(|| CompileError::internal("partition", "no candidate"))
-}
-
-/// Prices of a row of constants, in cycles, in the searches: only latency counts; about what it costs to multiply a row;
-/// SRAM counts most.
-const ROW_PRICES: [u64; 3] = [0, 4, 64];
-/// Most chips for which stages of unequal degree are tried.
-const MAX_MIXED_CHIPS: u16 = 16;
-/// How often a plan that turns out too large is cut again with less SRAM, and the share that then remains of it.
-const RETRIES: usize = 4;
-const RETRY_NUMERATOR: u64 = 9;
-const RETRY_DENOMINATOR: u64 = 10;
-
-/// Partitions worth scheduling, by modelled cycles, on ties fewer chips first; never empty.
-///
-/// # Errors
-/// `DoesNotFit` with a capacity report; `Options` where the number of chips asked for is none the target has or more than can hold
-/// weights.
-pub fn candidates(
-    ir: &TensorIr,
-    target: &Target,
-    options: &PartitionOptions,
-) -> Result<Vec<Partitioned>, CompileError> {
-    let most = target.max_chips.max(1);
-    if let Chips::Exactly(n) = options.chips
-        && (n == 0 || n > most)
-    {
-        return Err(CompileError::options(format!("--chips {n}: {} has 1 to {most} chips", target.name)));
-    }
-    let cx = Context::new(ir, target, *options);
-    let demand = Demand::new(&cx);
-    let limit = match options.chips {
-        Chips::Auto => most,
-        Chips::Exactly(n) => n,
-    };
-    let shardings = shardings(&cx, limit);
-    let mut found: Vec<Partitioned> = Vec::new();
-    let mut tried: Vec<Vec<StagePlan>> = Vec::new();
-    let mut too_large: Option<Partitioned> = None;
-    for (wanted, offer, least) in attempts(&cx, &shardings, options.chips, limit) {
-        let mut available = target.sram_bytes();
-        for _ in 0..RETRIES {
-            let Some((stages, cycles)) = cuts::cut(&cx, &demand, &shardings, &offer, wanted, available, least) else { break };
-            if tried.contains(&stages) {
-                break;
-            }
-            tried.push(stages.clone());
-            let n_chips = stages.last().map_or(1, |s| s.first + s.degree);
-            let mut part = Expander::new(&cx, &stages, &shardings, n_chips).run(n_chips)?;
-            let used = usage(&part, target);
-            let held = used.iter().map(|u| u.weights).max().unwrap_or(0);
-            part.description = format!("{}, at most {held} bytes of weights each", describe(&stages, n_chips));
-            part.modelled_cycles = cycles;
-            if used.iter().all(|u| u.total() <= target.sram_bytes()) {
-                found.push(part);
-                break;
-            }
-            if too_large.as_ref().is_none_or(|t| t.n_chips <= part.n_chips) {
-                too_large = Some(part);
-            }
-            available = available / RETRY_DENOMINATOR * RETRY_NUMERATOR;
-        }
-    }
-    found.sort_by_key(|p| (p.modelled_cycles, p.n_chips));
-    found.dedup_by(|a, b| a.description == b.description && a.modelled_cycles == b.modelled_cycles);
-    if found.is_empty() {
-        return Err(nothing_fits(&cx, too_large, &shardings, limit));
-    }
-    let examined: Vec<Candidate> = found
-        .iter()
-        .map(|p| Candidate { description: p.description.clone(), modelled_cycles: p.modelled_cycles })
-        .collect();
-    found.iter_mut().for_each(|p| p.examined.clone_from(&examined));
-    Ok(found)
-}
-
-/// Shardings for every degree on offer: chips of one node (or ring) in powers of two, for latency and for SRAM.
-fn shardings(cx: &Context<'_>, limit: u16) -> Vec<Sharding> {
-    let group = match cx.target.topology {
-        Topology::Nodes { node } => u16::from(node),
-        Topology::Ring => 8,
-    };
-    let mut found = vec![Sharding::whole(cx)];
-    let mut degrees: Vec<u16> =
-        std::iter::successors(Some(2u16), |d| d.checked_mul(2)).take_while(|&d| d <= limit.min(group)).collect();
-    if let Chips::Exactly(n) = cx.options.chips
-        && n > 1
-        && n <= group
-        && !degrees.contains(&n)
-    {
-        degrees.push(n);
-    }
-    for d in degrees {
-        let load = Fabric::new(cx.target, d).load(0, d);
-        for price in ROW_PRICES {
-            let sharding = search::search(cx, d, load, price);
-            if sharding.shares() {
-                found.push(sharding);
-            }
-        }
-    }
-    found
-}
-
-/// What to try: (chips, indices of the shardings that stages may follow, whether fewer chips are better).
-fn attempts(cx: &Context<'_>, shardings: &[Sharding], chips: Chips, limit: u16) -> Vec<(u16, Vec<usize>, bool)> {
-    let all: Vec<usize> = (0..shardings.len()).collect();
-    let mut attempts = Vec::new();
-    match chips {
-        Chips::Exactly(n) => {
-            for k in all.iter().copied().filter(|&k| n % shardings[k].degree == 0) {
-                attempts.push((n, vec![k], false));
-            }
-            if n > 2 && n <= MAX_MIXED_CHIPS {
-                attempts.push((n, all, false));
-            }
-        }
-        Chips::Auto => {
-            for (k, s) in shardings.iter().enumerate() {
-                let least = capacity::least_stages(cx, s).max(1);
-                let mut stages = least;
-                for _ in 0..8 {
-                    let n = stages.saturating_mul(s.degree as u64).min(limit as u64) as u16;
-                    attempts.push((n / s.degree * s.degree, vec![k], true));
-                    stages += (stages / 4).max(1);
-                    if n == limit {
-                        break;
-                    }
-                }
-            }
-            if shardings.len() > 1 {
-                for n in [4u16, 8].into_iter().filter(|&n| n <= limit) {
-                    attempts.push((n, all.clone(), false));
-                }
-            }
-        }
-    }
-    attempts
-}
-
-/// Stages and degrees in words.
-fn describe(stages: &[StagePlan], n_chips: u16) -> String {
-    let degrees: Vec<u16> = stages.iter().map(|s| s.degree).collect();
-    let plural = |n: usize| if n == 1 { "" } else { "s" };
-    let uniform = degrees.windows(2).all(|w| w[0] == w[1]);
-    let of = match degrees.first() {
-        Some(d) if uniform => format!("{d}"),
-        _ => degrees.iter().map(u16::to_string).collect::<Vec<_>>().join("+"),
-    };
-    let (n, s) = (n_chips as usize, stages.len());
-    format!("{n} chip{}: {s} stage{} of {of}", plural(n), plural(s))
-}
-
-/// The error where no candidate fits.
-fn nothing_fits(
-    cx: &Context<'_>,
-    too_large: Option<Partitioned>,
-    shardings: &[Sharding],
-    limit: u16,
-) -> CompileError {
-    let least = shardings.iter().map(|s| capacity::least_stages(cx, s) * s.degree as u64).min().unwrap_or(1);
-    let capacity_allows = too_large.is_none() && least <= limit as u64;
-    if let (Chips::Exactly(n), true) = (cx.options.chips, capacity_allows) {
-        let weights = capacity::weight_operations(cx);
-        if weights < n as usize {
-            return CompileError::options(format!(
-                "--chips {n}: at most {} chips can hold weights of this model",
-                weights.max(1)
-            ));
-        }
-    }
-    let (summary, report) = capacity::does_not_fit(cx, too_large.as_ref(), least, limit);
-    CompileError { kind: CompileErrorKind::DoesNotFit { summary, report }, at: None }
 }

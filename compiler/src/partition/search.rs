@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Most splits considered for one value.
 const MAX_SPLITS: usize = 6;
 /// States kept per operation.
-const BEAM: usize = 32;
+const BEAM: usize = 16;
 /// Passes of carrying splits along the program in both directions.
 const ROUNDS: usize = 3;
 
@@ -64,6 +64,42 @@ impl Sharding {
     }
 }
 
+/// Distributions that another entry has settled: every entry holds the same parts of constants and states.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fixed {
+    /// Per constant (by name and type of the expression) the distributions allowed.
+    pub(super) constants: BTreeMap<(String, Type), BTreeSet<Dist>>,
+    /// Per state, by name.
+    pub(super) states: BTreeMap<String, Dist>,
+}
+
+impl Fixed {
+    /// Whether a way of an operation agrees.
+    fn allows(&self, cx: &Context<'_>, v: ValueId, way: &Choice) -> bool {
+        let data = &cx.ir.values[v];
+        if let Op::State(s) = data.op {
+            return self.states.get(&cx.ir.states[s].name).is_none_or(|d| *d == way.out);
+        }
+        let agrees = |(&u, d): (&ValueId, &Dist)| {
+            let of = |key: &(String, Type)| self.constants.get(key).is_none_or(|set| set.contains(d));
+            !cx.constant[u] || constant_key(cx, u).is_none_or(|key| of(&key))
+        };
+        data.inputs.iter().zip(&way.ins).all(agrees)
+    }
+}
+
+/// Name and type of a constant expression over a named constant; `None` for what is made of coordinates alone.
+pub(super) fn constant_key(cx: &Context<'_>, v: ValueId) -> Option<(String, Type)> {
+    let mut at = v;
+    loop {
+        let data = &cx.ir.values[at];
+        match data.op {
+            Op::Const(k) => return Some((cx.ir.consts[k].name.clone(), cx.ir.values[v].ty.clone())),
+            _ => at = *data.inputs.first()?,
+        }
+    }
+}
+
 /// A state of the beam: cost so far, and per live value a bit for each distribution at hand.
 #[derive(Clone)]
 struct State {
@@ -83,11 +119,12 @@ struct Way {
 
 /// Best way found for every operation on `degree` chips. `row_price` is what the search pays, in cycles, for each row of
 /// constants that a chip must hold: 0 minimises latency, more saves SRAM.
-pub(super) fn search(cx: &Context<'_>, degree: u16, load: Load, row_price: u64) -> Sharding {
+/// Ways that contradict `fixed` are not taken unless nothing else is left.
+pub(super) fn search(cx: &Context<'_>, degree: u16, load: Load, row_price: u64, fixed: &Fixed) -> Sharding {
     if degree <= 1 {
         return Sharding::whole(cx);
     }
-    let tables = tables(cx, degree as usize);
+    let tables = tables(cx, degree as usize, fixed);
     let n = degree as u64;
     // Liveness over the order.
     let mut last: BTreeMap<ValueId, usize> = BTreeMap::new();
@@ -118,7 +155,10 @@ pub(super) fn search(cx: &Context<'_>, degree: u16, load: Load, row_price: u64) 
     let mut beam = vec![State { cost: 0, masks: Vec::new(), history: usize::MAX }];
     let mut all_ways: Vec<Vec<Choice>> = Vec::with_capacity(end);
     for (i, &v) in cx.order.iter().enumerate() {
-        let choices = ways(cx, v, &tables);
+        let mut choices = ways(cx, v, &tables);
+        if choices.iter().any(|c| fixed.allows(cx, v, c)) {
+            choices.retain(|c| fixed.allows(cx, v, c));
+        }
         let coded: Vec<Way> = choices.iter().map(|c| code(cx, v, c, &tables, &live, row_price)).collect();
         let mut next: BTreeMap<Vec<u32>, (u64, usize, u32, u64)> = BTreeMap::new();
         let dying: Vec<bool> = live.iter().map(|u| last.get(u).is_none_or(|&l| l <= i)).collect();
@@ -207,12 +247,26 @@ pub(super) fn search(cx: &Context<'_>, degree: u16, load: Load, row_price: u64) 
 }
 
 /// Distributions considered for each value: whole, splits, and partial results; the position is the bit.
-fn tables(cx: &Context<'_>, n: usize) -> BTreeMap<ValueId, Vec<Dist>> {
+fn tables(cx: &Context<'_>, n: usize, fixed: &Fixed) -> BTreeMap<ValueId, Vec<Dist>> {
     let mut splits: BTreeMap<ValueId, BTreeSet<Split>> = BTreeMap::new();
     let add = |splits: &mut BTreeMap<ValueId, BTreeSet<Split>>, v: ValueId, s: Split| {
         let set = splits.entry(v).or_default();
         set.len() < MAX_SPLITS && set.insert(s)
     };
+    for &v in &cx.order {
+        if let Op::State(s) = cx.ir.values[v].op
+            && let Some(Dist::Split(split)) = fixed.states.get(&cx.ir.states[s].name)
+        {
+            add(&mut splits, v, split.clone());
+        }
+        for &u in cx.ir.values[v].inputs.iter().filter(|&&u| cx.constant[u]) {
+            for d in constant_key(cx, u).iter().filter_map(|key| fixed.constants.get(key)).flatten() {
+                if let Dist::Split(split) = d {
+                    add(&mut splits, u, split.clone());
+                }
+            }
+        }
+    }
     for &v in &cx.order {
         for (of, s) in choice::seeds(cx.ir, v, n) {
             add(&mut splits, of, s);

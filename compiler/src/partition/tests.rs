@@ -1,6 +1,7 @@
 //! Sharded and staged programs compute what the whole one computes; invariants hold; choices are deterministic.
 
 use super::*;
+use crate::CompileErrorKind;
 use crate::tir::eval::{Tensor, eval};
 use crate::tir::{Phase, ReduceOp, TirBuilder, Type};
 use lockstep_graph::{Verify, VerifyErrors};
@@ -339,4 +340,47 @@ fn faults_are_reported() {
     let mut errors = VerifyErrors::new();
     good.verify(&small, &mut errors);
     assert!(errors.iter().any(|e| e.invariant == "P8"));
+}
+
+#[test]
+fn entries_share_parts_of_weights_and_states() {
+    let target = target("toy");
+    let (decode, prefill) = (layer(1, 6, 8, true), layer(3, 6, 8, true));
+    for n in [1, 2, 3, 4] {
+        let found = candidates_of_entries(&[&decode, &prefill], &target, &exactly(n, false)).expect("fits");
+        for parts in &found {
+            for (part, ir) in parts.iter().zip([&decode, &prefill]) {
+                assert_eq!(part.n_chips, n);
+                check_verified(part, &target);
+                check_equal(ir, part, 1e-5);
+            }
+            let held = |part: &Partitioned| -> BTreeSet<(u16, String, Type, usize)> {
+                let constant = constants(&part.ir);
+                let users = part.ir.values.iter().filter(|(v, _)| !constant[*v]);
+                let used = users.flat_map(|(_, d)| d.inputs.iter().copied()).filter(|&u| constant[u]);
+                let root = |mut u: ValueId| {
+                    let (chip, ty) = (part.chip[u], part.ir.values[u].ty.clone());
+                    let mut offset = 0;
+                    while let Op::Move { parts, .. } = &part.ir.values[u].op {
+                        offset += part.ir.maps.get(parts[0]).views[0].offset as usize;
+                        u = part.ir.values[u].inputs[0];
+                    }
+                    match part.ir.values[u].op {
+                        Op::Const(k) => Some((chip, part.ir.consts[k].name.clone(), ty, offset)),
+                        _ => None,
+                    }
+                };
+                used.filter_map(root).collect()
+            };
+            let states = |part: &Partitioned| -> Vec<(u16, String, Type)> {
+                let of = part.ir.values.iter().filter_map(|(v, d)| match d.op {
+                    Op::State(s) => Some((part.chip[v], part.ir.states[s].name.clone(), d.ty.clone())),
+                    _ => None,
+                });
+                of.collect()
+            };
+            assert_eq!(held(&parts[0]), held(&parts[1]), "{}\n{}", parts[0], parts[1]);
+            assert_eq!(states(&parts[0]), states(&parts[1]));
+        }
+    }
 }

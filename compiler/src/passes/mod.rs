@@ -9,6 +9,7 @@ mod dedup;
 mod fold_consts;
 mod fuse_maps;
 mod legalize;
+mod merge_contracts;
 pub mod precision;
 mod push_moves;
 mod rebuild;
@@ -48,6 +49,7 @@ pub const TIR_PASSES: &[Pass] = &[
     Pass { name: "compose-moves", about: "join the moves that are left", run: compose_moves::run },
     Pass { name: "fold-consts", about: "fold what the moves uncovered", run: fold_consts::run },
     Pass { name: "fuse-maps", about: "merge elementwise producers into their users", run: fuse_maps::run },
+    Pass { name: "merge-contracts", about: "join contracts of one value with constants", run: merge_contracts::run },
     Pass { name: "legalize", about: "rewrite what later stages do not take", run: legalize::run },
     Pass { name: "dedup", about: "share equal operations", run: dedup::run },
     Pass { name: "dead-code", about: "drop what the passes left behind", run: dead_code::run },

@@ -524,7 +524,8 @@ impl<'a> Push<'a> {
         let factors = self.factors(id);
         let mut candidates = vec![Self::atoms(&factors)];
         candidates.extend(self.followed(id, &factors)?);
-        let mut best: Option<(usize, Vec<Slot>, Vec<(ValueId, IndexMap)>)> = None;
+        type Reordered = (Vec<Slot>, Vec<(ValueId, IndexMap)>);
+        let mut best: Option<(usize, Reordered)> = None;
         for slots in candidates {
             let out = self.reordered(id, &factors, &slots);
             let mut parts = Vec::new();
@@ -538,15 +539,14 @@ impl<'a> Push<'a> {
                 score += if map.views.len() > MAX_VIEWS { 1000 } else { 0 };
                 parts.push((self.get(v)?.value, map));
             }
-            if best.as_ref().is_none_or(|(least, _, _)| score < *least) {
-                best = Some((score, slots, parts));
+            if best.as_ref().is_none_or(|(least, _)| score < *least) {
+                best = Some((score, (slots, parts)));
             }
         }
-        let Some((score, slots, parts)) = best.filter(|(score, _, _)| *score < 1000) else {
+        let Some((_, (slots, parts))) = best.filter(|(score, _)| *score < 1000) else {
             return self.plain_move(id, maps, fill, &factors);
         };
         let v = if let [(v, map)] = parts.as_slice() { self.b.move_one(*v, map.clone(), fill)? } else { self.b.moves(&parts, fill)? };
-        debug_assert!(score < 1000);
         Ok(self.placed(v, &factors, &slots))
     }
 

@@ -1,7 +1,7 @@
 //! Dependences over rows: when each vector of a buffer may be read, and when it may be written again.
 
 use super::group::{self, Group, Step, StepOp, bad};
-use super::report::Wait;
+use super::report::{Cause, Wait};
 use crate::CompileError;
 use crate::chain::{Affine, BufId, BufKind, ChainId, ChainProgram, NodeOp};
 use lockstep_graph::EntityId;
@@ -13,14 +13,14 @@ pub(super) struct Bound {
     /// The cycle.
     pub cycle: u64,
     /// The reason.
-    pub wait: Wait,
+    pub cause: Cause,
 }
 
 impl Bound {
     /// Keeps the later of two bounds.
-    pub fn raise(&mut self, cycle: u64, wait: Wait) {
+    pub fn raise(&mut self, cycle: u64, cause: Cause) {
         if cycle > self.cycle {
-            *self = Bound { cycle, wait };
+            *self = Bound { cycle, cause };
         }
     }
 }
@@ -32,8 +32,10 @@ struct Rows {
     ready: Vec<u64>,
     /// First cycle at which it may be written.
     writable: Vec<u64>,
-    /// Chain that wrote it.
+    /// Group that wrote it.
     writer: Vec<u32>,
+    /// Group that touched it last.
+    toucher: Vec<u32>,
 }
 
 /// The rows of a program.
@@ -143,7 +145,7 @@ impl<'a> Deps<'a> {
     pub fn bound(&self, group: &Group, floor: u64) -> Result<Bound, CompileError> {
         let mut bound = Bound {
             cycle: floor,
-            wait: Wait::Start,
+            cause: Cause::START,
         };
         for step in &group.steps {
             let Some((buf, writes)) = memory(step) else {
@@ -155,18 +157,33 @@ impl<'a> Deps<'a> {
                 let Some(&ready) = rows.ready.get(v) else {
                     return;
                 };
-                let wait = Wait::Rows(ChainId::from_index(rows.writer[v] as usize));
-                bound.raise(ready.saturating_sub(step.offset + first), wait);
+                let cause = |group| Cause {
+                    wait: Wait::Rows,
+                    group: Some(group),
+                };
+                bound.raise(
+                    ready.saturating_sub(step.offset + first),
+                    cause(rows.writer[v]),
+                );
                 if writes {
-                    bound.raise(rows.writable[v].saturating_sub(step.offset + first), wait);
+                    bound.raise(
+                        rows.writable[v].saturating_sub(step.offset + first),
+                        cause(rows.toucher[v]),
+                    );
                 }
             })?;
         }
         Ok(bound)
     }
 
-    /// Records what a step reads or writes when its group is anchored at `at`.
-    pub fn note(&mut self, chain: ChainId, step: &Step, at: u64) -> Result<(), CompileError> {
+    /// Records what a step reads or writes when its group, number `group`, is anchored at `at`.
+    pub fn note(
+        &mut self,
+        chain: ChainId,
+        group: u32,
+        step: &Step,
+        at: u64,
+    ) -> Result<(), CompileError> {
         let Some((buf, writes)) = memory(step) else {
             return Ok(());
         };
@@ -191,6 +208,7 @@ impl<'a> Deps<'a> {
                 ready: vec![0; n],
                 writable: vec![0; n],
                 writer: vec![0; n],
+                toucher: vec![0; n],
             };
         }
         let latency = group::latency(self.target, step);
@@ -198,9 +216,10 @@ impl<'a> Deps<'a> {
             let cycle = at + step.offset + last;
             if writes {
                 rows.ready[v] = rows.ready[v].max(cycle + latency);
-                rows.writer[v] = chain.index() as u32;
+                rows.writer[v] = group;
             }
             rows.writable[v] = rows.writable[v].max(cycle + 1);
+            rows.toucher[v] = group;
         });
         self.rows[storage.index()] = rows;
         result

@@ -4,10 +4,10 @@
 use super::*;
 use crate::chain::build::{Input, build};
 use crate::emit::{ArtifactInfo, emit};
+use crate::partition::{Chips, PartitionOptions, partition};
 use crate::tir::build::TirBuilder;
 use crate::tir::eval::Tensor;
 use crate::tir::{ReduceOp, TensorIr, Type, ValueId};
-use lockstep_graph::SideTable;
 use lockstep_isa::artifact::HostDType;
 use lockstep_isa::{DType, Target};
 use lockstep_runtime::executor::{LoadOptions, lookup};
@@ -35,22 +35,30 @@ fn constant(b: &mut TirBuilder, shape: &[usize], seed: u32) -> ValueId {
 }
 
 fn chains(ir: &TensorIr, target: &Target) -> crate::chain::ChainProgram {
-    let mut chip = SideTable::default();
-    ir.values.ids().for_each(|v| chip[v] = 0);
+    chains_on(ir, target, 1)
+}
+
+fn chains_on(ir: &TensorIr, target: &Target, chips: u16) -> crate::chain::ChainProgram {
+    let options = PartitionOptions {
+        chips: Chips::Exactly(chips),
+        exact: false,
+    };
+    let part = partition(ir, target, &options).unwrap();
+    assert_eq!(part.n_chips, chips);
     build(&Input {
-        ir,
-        chip: &chip,
-        n_chips: 1,
-        input_copies: &[],
+        ir: &part.ir,
+        chip: &part.chip,
+        n_chips: part.n_chips,
+        input_copies: &part.input_copies,
         target,
     })
     .unwrap()
 }
 
 /// Compiles, verifies, simulates and compares.
-fn check(ir: &TensorIr, target: &str) {
+fn check(ir: &TensorIr, target: &str, chips: u16) {
     let target = Target::builtin(target).unwrap().unwrap();
-    let program = chains(ir, &target);
+    let program = chains_on(ir, &target, chips);
     let inputs: Vec<Tensor> = ir
         .inputs
         .iter()
@@ -101,7 +109,7 @@ fn check(ir: &TensorIr, target: &str) {
         }
     }
     println!(
-        "{} on {}: serial {} list {} chains {}",
+        "{} on {chips} {}: serial {} list {} chains {}",
         ir.name,
         target.name,
         spans[0],
@@ -186,7 +194,7 @@ fn encoder(layers: u32, size: (usize, usize, usize, usize)) -> TensorIr {
 fn small_encoder() {
     let ir = encoder(2, (12, 48, 3, 96));
     for target in ["toy", "tsp-2020"] {
-        check(&ir, target);
+        check(&ir, target, 1);
     }
 }
 
@@ -215,7 +223,7 @@ fn mlps() {
         b.output("y", HostDType::F32, &[rows, 3], z);
         let ir = b.finish();
         for target in ["toy", "tsp-2020"] {
-            check(&ir, target);
+            check(&ir, target, 1);
         }
     }
 }
@@ -253,15 +261,55 @@ fn encoder_of_six_layers() {
     }
     let list = &spans[1];
     let mut waits = std::collections::BTreeMap::new();
-    for w in list.critical.windows(2) {
-        let name = format!("{:?}", w[0].wait);
-        let kind = name.split('(').next().unwrap_or("").to_string();
-        *waits.entry(kind).or_insert(0u64) += w[0].end.saturating_sub(w[1].end);
+    for step in &list.critical {
+        *waits.entry(format!("{:?}", step.wait)).or_insert(0u64) += step.cycles;
     }
+    let (first, sum) = (
+        list.critical.last().unwrap().start,
+        waits.values().sum::<u64>(),
+    );
     println!(
         "critical path of {} chains: {waits:?}; sram {:?}",
         list.critical.len(),
         list.sram
     );
+    assert_eq!(first + sum, list.makespan);
     assert!(list.makespan < spans[0].makespan);
+}
+
+#[test]
+fn encoders_over_chips() {
+    let ir = encoder(2, (12, 48, 3, 96));
+    for (target, chips) in [("toy", 2), ("toy", 4), ("tsp-2020", 2), ("tsp-2020", 8)] {
+        check(&ir, target, chips);
+    }
+}
+
+/// Figures of the larger encoder over chips; nothing is simulated.
+#[test]
+fn encoder_of_six_layers_over_chips() {
+    let target = Target::builtin("tsp-2020").unwrap().unwrap();
+    let ir = encoder(6, (128, 384, 12, 1536));
+    for chips in [2] {
+        let program = chains_on(&ir, &target, chips);
+        let at = Instant::now();
+        let s = schedule(&program, &target, &ScheduleOptions::default()).unwrap();
+        let scheduled = at.elapsed();
+        let artifact = emit(&[(&program, &s)], &target, &ArtifactInfo::default()).unwrap();
+        if let Err(errors) = lockstep_isa::verify::verify(&artifact) {
+            panic!("{chips}: {errors}");
+        }
+        let mut waits = std::collections::BTreeMap::new();
+        for step in &s.critical {
+            *waits.entry(format!("{:?}", step.wait)).or_insert(0u64) += step.cycles;
+        }
+        println!(
+            "{chips} chips: makespan {} mul {} a unit, link {}, runs {} in {scheduled:?}, programs {}, waits {waits:?}",
+            s.makespan,
+            s.busy.mul / 2 / chips as u64,
+            s.busy.c2c / chips as u64,
+            s.runs.len(),
+            artifact.programs.len()
+        );
+    }
 }

@@ -443,11 +443,15 @@ fn own_queues(target: &Target, chain: ChainId, steps: &[Step]) -> Result<(), Com
                 && a.offset < b.offset + hold(target, b)
                 && b.offset < a.offset + hold(target, a)
             {
+                let buf = |s: &Step| super::deps::memory(s).map(|(buf, _)| buf.to_string());
                 return Err(bad(
                     chain,
                     format_args!(
-                        "nodes {:?} and {:?} need the queue {queue:?} at the same time",
-                        b.node, a.node
+                        "nodes {:?} ({:?}) and {:?} ({:?}) need the queue {queue:?} at the same time",
+                        b.node,
+                        buf(b),
+                        a.node,
+                        buf(a)
                     ),
                 ));
             }

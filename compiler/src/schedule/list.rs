@@ -10,21 +10,22 @@ use super::PlacedRun;
 use super::acc::acc_rows;
 use super::deps::{Bound, Deps};
 use super::group::{self, Group, Members, Step, StepOp, Unit, bad};
-use super::report::{ChainTiming, Wait};
+use super::report::{Cause, GroupTiming, Wait};
 use super::reserve::{Chip, Slots};
 use super::run::{self, Placed};
 use super::transfer::{self, Transfer};
 use crate::CompileError;
 use crate::chain::{Acc, Chain, ChainId, ChainKind, ChainProgram, Node, NodeOp};
 use lockstep_graph::EntityId;
-use lockstep_isa::{Dir, Opcode, Place, Queue, Target};
+use lockstep_isa::{Dir, Place, Queue, Target};
+use std::collections::BTreeMap;
 
 /// Runs with cycles and without rows.
 pub(super) struct Timed {
     /// All runs, by chain.
     pub runs: Vec<PlacedRun>,
-    /// One per chain.
-    pub chains: Vec<ChainTiming>,
+    /// Placed groups, in the order of their placement.
+    pub groups: Vec<GroupTiming>,
 }
 
 /// A place found for a group.
@@ -32,7 +33,7 @@ struct Fit {
     at: u64,
     alus: Vec<Option<u8>>,
     streams: Vec<Option<u8>>,
-    wait: Wait,
+    cause: Cause,
 }
 
 /// Schedules all chains. `window`: a chain starts after all chains this far before it (0: after everything placed).
@@ -49,7 +50,7 @@ pub(super) fn run(
     }
     Ok(Timed {
         runs: lister.runs,
-        chains: lister.timings,
+        groups: lister.groups,
     })
 }
 
@@ -61,11 +62,11 @@ struct Lister<'a> {
     chips: Vec<Chip>,
     deps: Deps<'a>,
     runs: Vec<PlacedRun>,
-    timings: Vec<ChainTiming>,
+    groups: Vec<GroupTiming>,
     /// Largest end over the chains up to each, and over all runs.
     ends: Vec<u64>,
     end: u64,
-    /// Last chain that multiplied, per chip, hemisphere and plane.
+    /// Last group that multiplied, per chip, hemisphere and plane.
     last_mul: Vec<[Vec<u32>; 2]>,
 }
 
@@ -98,7 +99,7 @@ impl<'a> Lister<'a> {
                 .collect(),
             deps: Deps::new(program, target),
             runs: Vec::new(),
-            timings: Vec::new(),
+            groups: Vec::new(),
             ends: Vec::new(),
             end: 0,
             last_mul: vec![[vec![0; planes], vec![0; planes]]; program.n_chips as usize],
@@ -120,12 +121,7 @@ impl<'a> Lister<'a> {
     }
 
     fn chain(&mut self, id: ChainId, chain: &Chain, split: &[Members]) -> Result<(), CompileError> {
-        self.timings.push(ChainTiming {
-            start: u64::MAX,
-            end: 0,
-            wait: Wait::Start,
-            unit: None,
-        });
+        let first = self.groups.len();
         match &chain.kind {
             ChainKind::Compute { chip, nodes } => self.compute(id, *chip, nodes, split)?,
             ChainKind::Transfer {
@@ -155,7 +151,11 @@ impl<'a> Lister<'a> {
                 }
             }
         }
-        let end = self.timings.last().map_or(0, |t| t.end);
+        let end = self.groups[first..]
+            .iter()
+            .map(|g| g.end)
+            .max()
+            .unwrap_or(0);
         self.ends
             .push(end.max(self.ends.last().copied().unwrap_or(0)));
         Ok(())
@@ -175,6 +175,7 @@ impl<'a> Lister<'a> {
         };
         let base_of = |node: u32| acc_base.get(node as usize).copied().unwrap_or(0);
         let mut node_runs: Vec<Option<u32>> = vec![None; nodes.len()];
+        let mut mul_groups: BTreeMap<u32, u32> = BTreeMap::new();
         let mut load_group = vec![None; nodes.len()];
         for members in split {
             if let Some(load) = members.load {
@@ -184,7 +185,7 @@ impl<'a> Lister<'a> {
         for members in split.iter().filter(|m| m.load.is_none()) {
             let mut loaded = Bound {
                 cycle: 0,
-                wait: Wait::Start,
+                cause: Cause::START,
             };
             let mut unit = None;
             if let Some(mul) = members.mul {
@@ -219,7 +220,7 @@ impl<'a> Lister<'a> {
                             &mut node_runs,
                             &windows,
                         )?;
-                        loaded.raise(at.cycle, at.wait);
+                        loaded.raise(at.cycle, at.cause);
                     }
                 }
                 unit = Some((mul, *hemi, planes, *swap));
@@ -228,13 +229,16 @@ impl<'a> Lister<'a> {
             let mut bound = self.deps.bound(&group, self.floor(group.chain))?;
             if let Some((mul, hemi, planes, _)) = &unit {
                 let offset = step_of(&group, *mul).map_or(0, |s| s.offset);
-                bound.raise(loaded.cycle.saturating_sub(offset), Wait::Loads);
+                bound.raise(loaded.cycle.saturating_sub(offset), loaded.cause);
                 for plane in planes.clone() {
                     let free = self.chips[chip as usize].planes[*hemi as usize][plane].mul_free;
                     let before = self.last_mul[chip as usize][*hemi as usize][plane];
                     bound.raise(
                         free.saturating_sub(offset),
-                        Wait::Unit(Opcode::Mul.unit(), ChainId::from_index(before as usize)),
+                        Cause {
+                            wait: Wait::Product,
+                            group: Some(before),
+                        },
                     );
                 }
                 if let NodeOp::Mul {
@@ -259,17 +263,22 @@ impl<'a> Lister<'a> {
                     let need = first.max((last).saturating_sub(s.last()));
                     bound.raise(
                         need.saturating_sub(offset),
-                        Wait::Unit(Opcode::Mul.unit(), id),
+                        Cause {
+                            wait: Wait::Product,
+                            group: mul_groups.get(&before).copied(),
+                        },
                     );
                 }
             }
             let fit = self.find(&group, bound)?;
+            let group_index = self.groups.len() as u32;
             self.commit(&group, &fit, &node_runs, &windows, &base_of)?;
             self.name_runs(&group, &mut node_runs);
             if let Some((mul, hemi, planes, swap)) = unit {
                 let Some(step) = step_of(&group, mul) else {
                     continue;
                 };
+                mul_groups.insert(mul, group_index);
                 let at = fit.at + step.offset;
                 for plane in planes {
                     let state = &mut self.chips[chip as usize].planes[hemi as usize][plane];
@@ -277,7 +286,7 @@ impl<'a> Lister<'a> {
                     if swap {
                         state.shadow_free = at + 1;
                     }
-                    self.last_mul[chip as usize][hemi as usize][plane] = id.index() as u32;
+                    self.last_mul[chip as usize][hemi as usize][plane] = group_index;
                 }
             }
         }
@@ -320,7 +329,10 @@ impl<'a> Lister<'a> {
             let before = self.last_mul[chip as usize][hemi as usize][plane];
             bound.raise(
                 free.saturating_sub(step.offset),
-                Wait::Unit(Opcode::LoadRow.unit(), ChainId::from_index(before as usize)),
+                Cause {
+                    wait: Wait::Product,
+                    group: Some(before),
+                },
             );
         }
         let fit = self.find(&group, bound)?;
@@ -329,7 +341,10 @@ impl<'a> Lister<'a> {
         let cycle = fit.at + step.offset + step.last() + self.target.latency.load as u64;
         Ok(Bound {
             cycle,
-            wait: fit.wait,
+            cause: Cause {
+                wait: Wait::Loads,
+                group: Some(self.groups.len() as u32 - 1),
+            },
         })
     }
 
@@ -372,7 +387,7 @@ impl<'a> Lister<'a> {
     /// The earliest cycle at or after the bound at which everything the group needs is free.
     fn find(&mut self, group: &Group, bound: Bound) -> Result<Fit, CompileError> {
         let mut at = bound.cycle;
-        let mut wait = bound.wait;
+        let mut cause = bound.cause;
         let limit = self.horizon(group) + 1;
         let order = stream_order(group);
         'search: loop {
@@ -389,7 +404,7 @@ impl<'a> Lister<'a> {
                         format_args!("the target has no queue {queue:?}"),
                     ));
                 };
-                let mut free = held.next_free(start, len);
+                let (mut free, holder) = held.next_free(start, len);
                 if let (StepOp::Node(NodeOp::Load { .. }), Queue::MxmLoad(hemi, _)) =
                     (&step.op, queue)
                 {
@@ -404,36 +419,46 @@ impl<'a> Lister<'a> {
                 }
                 if free > start {
                     at += free - start;
-                    wait = Wait::Queue(queue);
+                    cause = Cause {
+                        wait: Wait::Unit(queue.unit()),
+                        group: holder,
+                    };
                     continue 'search;
                 }
             }
             let alus = match self.alus(group, at) {
                 Ok(alus) => alus,
-                Err(later) => {
+                Err((later, holder)) => {
                     at = later;
-                    wait = Wait::Alus;
+                    cause = Cause {
+                        wait: Wait::Unit(lockstep_isa::op::UnitKind::Vxm),
+                        group: holder,
+                    };
                     continue 'search;
                 }
             };
             match self.streams(group, at, &order) {
-                Some(streams) => {
+                Ok(streams) => {
                     return Ok(Fit {
                         at,
                         alus,
                         streams,
-                        wait,
+                        cause,
                     });
                 }
-                None if at > limit.max(bound.cycle) => {
+                Err(_) if at > limit.max(bound.cycle) => {
                     return Err(bad(
                         group.chain,
                         "needs more streams at a time than the target has",
                     ));
                 }
-                None => {
-                    at += 1;
-                    wait = Wait::Belts;
+                Err(delay) => {
+                    at += delay;
+                    let group = (self.groups.len() as u32).checked_sub(1);
+                    cause = Cause {
+                        wait: Wait::Belts,
+                        group,
+                    };
                 }
             }
         }
@@ -449,7 +474,7 @@ impl<'a> Lister<'a> {
     }
 
     /// An ALU for each VXM step, or the next anchor to try.
-    fn alus(&self, group: &Group, at: u64) -> Result<Vec<Option<u8>>, u64> {
+    fn alus(&self, group: &Group, at: u64) -> Result<Vec<Option<u8>>, (u64, Option<u32>)> {
         let mut out = vec![None; group.steps.len()];
         let mut used = vec![false; self.target.vxm.alus as usize];
         for wide in [true, false] {
@@ -460,7 +485,7 @@ impl<'a> Lister<'a> {
                 }
                 let (start, len) = (at + step.offset, group::hold(self.target, step));
                 let chip = &self.chips[step.chip as usize];
-                let mut later = u64::MAX;
+                let mut later = (u64::MAX, None);
                 let cost = cost as usize;
                 // Wide operations from the low end, single ones from the high end.
                 let n = used.len() / cost;
@@ -473,8 +498,8 @@ impl<'a> Lister<'a> {
                         .filter_map(|a| chip.queue(Queue::Alu(a as u8)))
                         .map(|q| q.next_free(start, len))
                         .max()
-                        .unwrap_or(start);
-                    if free == start {
+                        .unwrap_or((start, None));
+                    if free.0 == start {
                         out[i] = Some(first as u8);
                         used[first..first + cost].fill(true);
                         break;
@@ -482,32 +507,43 @@ impl<'a> Lister<'a> {
                     later = later.min(free);
                 }
                 if out[i].is_none() {
-                    let shift = if later == u64::MAX { 1 } else { later - start };
-                    return Err(at + shift.max(1));
+                    let shift = if later.0 == u64::MAX {
+                        1
+                    } else {
+                        later.0 - start
+                    };
+                    return Err((at + shift.max(1), later.1));
                 }
             }
         }
         Ok(out)
     }
 
-    /// A first stream for each belt; `None` where they do not all find one.
-    fn streams(&mut self, group: &Group, at: u64, order: &[Vec<usize>]) -> Option<Vec<Option<u8>>> {
+    /// A first stream for each belt; where they do not all find one, cycles after which to try again.
+    fn streams(
+        &mut self,
+        group: &Group,
+        at: u64,
+        order: &[Vec<usize>],
+    ) -> Result<Vec<Option<u8>>, u64> {
         let mut out = vec![None; group.steps.len()];
         let mut taken: Vec<(usize, Slots, u8, u16)> = Vec::new();
-        let mut all = true;
+        let mut missing = None;
         for set in order {
             let mut free = Vec::with_capacity(set.len());
+            let mut wanted = Vec::with_capacity(set.len());
             for &i in set {
                 let step = &group.steps[i];
                 if let Some(slots) = slots(step, at) {
                     free.push(self.chips[step.chip as usize].belts.free(&slots));
+                    wanted.push(slots);
                 }
             }
             let Some(&first) = set.first() else { continue };
             let lead = &group.steps[first];
             let words = lead.belt.map_or(1, |b| b.words);
             let Some(stream) = self.chips[lead.chip as usize].belts.choose(&free, words) else {
-                all = false;
+                missing = Some((lead.chip as usize, wanted, words));
                 break;
             };
             for (g, &i) in set.iter().enumerate() {
@@ -525,7 +561,11 @@ impl<'a> Lister<'a> {
         for (chip, slots, index, words) in taken {
             self.chips[chip].belts.set(&slots, index, words, false);
         }
-        all.then_some(out)
+        match missing {
+            None => Ok(out),
+            // The group's own belts are given back: they would move along.
+            Some((chip, wanted, words)) => Err(self.chips[chip].belts.delay(&wanted, words)),
+        }
     }
 
     /// Reserves everything and makes the runs.
@@ -557,14 +597,15 @@ impl<'a> Lister<'a> {
                 claims,
             });
         }
+        let index = self.groups.len() as u32;
         let mut end = 0;
         for (i, step) in group.steps.iter().enumerate() {
             let (start, len) = (fit.at + step.offset, group::hold(self.target, step));
             let chip = &mut self.chips[step.chip as usize];
             match (step.unit, fit.alus[i]) {
-                (Unit::Fixed(queue), _) => chip.hold(queue, start, len),
+                (Unit::Fixed(queue), _) => chip.hold(queue, start, len, index),
                 (Unit::Alu(cost), Some(alu)) => {
-                    (alu..alu + cost).for_each(|a| chip.hold(Queue::Alu(a), start, len));
+                    (alu..alu + cost).for_each(|a| chip.hold(Queue::Alu(a), start, len, index));
                 }
                 (Unit::Alu(_), None) => {}
             }
@@ -584,18 +625,15 @@ impl<'a> Lister<'a> {
                 chip.belts.set(&slots, stream, belt.words, true);
             }
             end = end.max(fit.at + step.offset + group::end(self.target, step));
-            self.deps.note(group.chain, step, fit.at)?;
+            self.deps.note(group.chain, index, step, fit.at)?;
         }
         self.end = self.end.max(end);
-        if let Some(timing) = self.timings.last_mut() {
-            if fit.at < timing.start {
-                timing.start = fit.at;
-            }
-            if end >= timing.end {
-                timing.end = end;
-                (timing.wait, timing.unit) = (fit.wait, None);
-            }
-        }
+        self.groups.push(GroupTiming {
+            chain: group.chain,
+            start: fit.at,
+            end,
+            cause: fit.cause,
+        });
         Ok(())
     }
 }

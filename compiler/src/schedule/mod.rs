@@ -170,7 +170,10 @@ pub fn schedule_entries(
                 return timed
                     .into_iter()
                     .zip(homes)
-                    .map(|(timed, homes)| report::finish(target, timed, homes))
+                    .zip(programs)
+                    .map(|((timed, homes), program)| {
+                        report::finish(program.chains.len(), target, timed, homes)
+                    })
                     .collect();
             }
             Err(error) if matches!(error.kind, CompileErrorKind::DoesNotFit { .. }) => {

@@ -148,7 +148,12 @@ pub(super) fn place(
         fixed: programs.iter().map(|p| vec![None; p.bufs.len()]).collect(),
         used: Vec::new(),
     };
-    place_permanent(programs, &uses, &mut placer, &mut out)?;
+    place_permanent(programs, &uses, &mut placer, &mut out, false)?;
+    // Vectors that are read beside many buffers are easier to place when those have their banks; room is kept for them.
+    let kept = small_words(programs, n_chips, placer.target.n_places());
+    for (capacity, kept) in placer.capacity.iter_mut().zip(&kept) {
+        *capacity = capacity.saturating_sub(*kept);
+    }
     for (e, program) in programs.iter().enumerate() {
         place_scratch(program, &uses[e], slack, &mut placer, &mut out.entries[e])?;
         for (id, buf) in program.bufs.iter() {
@@ -158,8 +163,32 @@ pub(super) fn place(
             }
         }
     }
+    for (capacity, kept) in placer.capacity.iter_mut().zip(&kept) {
+        *capacity += kept;
+    }
+    place_permanent(programs, &uses, &mut placer, &mut out, true)?;
     out.used = placer.used;
     Ok(out)
+}
+
+/// Most words of a constant that is placed after the temporaries.
+const SMALL_WORDS: u64 = 16;
+
+fn is_small(program: &ChainProgram, id: BufId) -> bool {
+    matches!(program.bufs.get(id).map(|b| &b.kind), Some(BufKind::Rows(_)))
+        && words(program, id) <= SMALL_WORDS
+}
+
+/// Words of every bank kept for small constants, per chip: twice an even share.
+fn small_words(programs: &[&ChainProgram], n_chips: usize, n_places: usize) -> Vec<u32> {
+    let mut all = vec![0u64; n_chips];
+    for program in programs {
+        for (id, buf) in program.bufs.iter().filter(|(id, _)| is_small(program, *id)) {
+            all[buf.chip as usize] += words(program, id);
+        }
+    }
+    let share = |&words: &u64| (2 * words).div_ceil(n_places.max(1) as u64) as u32;
+    all.iter().map(|w| share(w) + SMALL_WORDS as u32).collect()
 }
 
 fn check(program: &ChainProgram, n_chips: usize) -> Result<(), CompileError> {
@@ -214,6 +243,7 @@ fn place_permanent(
     uses: &[Uses],
     placer: &mut Placer<'_>,
     out: &mut Places,
+    small: bool,
 ) -> Result<(), CompileError> {
     let mut all: Vec<(u64, Vec<(usize, BufId)>)> = Vec::new();
     let mut by_key: BTreeMap<Key, usize> = BTreeMap::new();
@@ -223,6 +253,9 @@ fn place_permanent(
             let Some(key) = key(program, id, &mut seen) else {
                 continue;
             };
+            if is_small(program, id) != small {
+                continue;
+            }
             let at = *by_key.entry(key).or_insert_with(|| {
                 all.push((words(program, id), Vec::new()));
                 all.len() - 1
@@ -286,7 +319,6 @@ fn place_scratch(
     placer: &mut Placer<'_>,
     places: &mut [Place],
 ) -> Result<(), CompileError> {
-    let n_chains = program.chains.len();
     let mut output = vec![false; program.bufs.len()];
     for nest in program.outputs.iter().flat_map(|t| &t.nests) {
         if let Some(o) = output.get_mut(nest.value as usize) {
@@ -300,22 +332,39 @@ fn place_scratch(
         .map(|(id, _)| id)
         .collect();
     order.sort_by_key(|id| (uses.first_chain[id.index()], *id));
-    let mut live: Vec<Vec<Vec<u32>>> =
-        vec![vec![vec![0; n_chains + 1]; placer.target.n_places()]; program.n_chips as usize];
+    // Lifetimes count in chains of the buffer's own chip.
+    let mut chains: Vec<Vec<usize>> = vec![Vec::new(); program.n_chips as usize];
+    for (id, chain) in program.chains.iter() {
+        let chip_of = |b: BufId| program.bufs.get(b).map_or(0, |b| b.chip as usize);
+        let (a, b) = match &chain.kind {
+            ChainKind::Compute { chip, .. } => (*chip as usize, *chip as usize),
+            ChainKind::Transfer { from, to, .. } => (chip_of(*from), chip_of(*to)),
+        };
+        chains[a].push(id.index());
+        if a != b {
+            chains[b].push(id.index());
+        }
+    }
+    let mut live: Vec<Vec<Vec<u32>>> = chains
+        .iter()
+        .map(|c| vec![vec![0; c.len() + 1]; placer.target.n_places()])
+        .collect();
     for id in order {
         let Some(buf) = program.bufs.get(id) else {
             continue;
         };
         let (i, chip, size) = (id.index(), buf.chip as usize, words(program, id));
+        let n_chains = chains[chip].len();
+        let local = |chain: usize| chains[chip].partition_point(|&c| c < chain);
         let from = if matches!(buf.kind, BufKind::Input) {
             0
         } else {
-            uses.first_chain[i].saturating_sub(slack)
+            local(uses.first_chain[i]).saturating_sub(slack)
         };
         let to = if output[i] {
             n_chains
         } else {
-            (uses.last_chain[i] + slack).min(n_chains)
+            (local(uses.last_chain[i]) + slack).min(n_chains)
         };
         let from = from.min(to);
         let capacity = placer.capacity[chip] as u64;

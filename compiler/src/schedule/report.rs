@@ -1,30 +1,58 @@
 //! What a schedule reports: busy units, the timing of chains, the chains that decide the makespan.
 
 use super::list::Timed;
-use super::{Home, PlacedRun, Schedule, SramUse};
+use super::{Home, Schedule, SramUse};
 use crate::CompileError;
 use crate::chain::ChainId;
 use lockstep_graph::EntityId;
 use lockstep_isa::op::UnitKind;
-use lockstep_isa::{Opcode, Queue, Target};
+use lockstep_isa::{Opcode, Target};
 
-/// Why a group started no earlier.
+/// Why a group of runs started no earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// Nothing held it up.
     Start,
-    /// Rows that this chain writes (or still reads).
-    Rows(ChainId),
+    /// Rows that another chain writes (or still reads).
+    Rows,
     /// Its own tile loads.
     Loads,
-    /// A unit that this chain holds.
-    Unit(UnitKind, ChainId),
-    /// This queue.
-    Queue(Queue),
-    /// Free ALUs.
-    Alus,
+    /// A product before it on its matrix unit.
+    Product,
+    /// A unit of this kind.
+    Unit(UnitKind),
     /// Free belt slots.
     Belts,
+}
+
+/// What a group waited for, and the group that had it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cause {
+    /// The reason.
+    pub wait: Wait,
+    /// Index of the group waited for.
+    pub group: Option<u32>,
+}
+
+impl Cause {
+    /// Nothing.
+    pub const START: Cause = Cause {
+        wait: Wait::Start,
+        group: None,
+    };
+}
+
+/// A placed group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GroupTiming {
+    /// Its chain.
+    pub chain: ChainId,
+    /// First issue.
+    pub start: u64,
+    /// End of its last run.
+    pub end: u64,
+    /// What it waited for.
+    pub cause: Cause,
 }
 
 /// When a chain runs.
@@ -34,10 +62,10 @@ pub struct ChainTiming {
     pub start: u64,
     /// End of its last run.
     pub end: u64,
-    /// What its last group waited for.
+    /// What the group that ends last waited for.
     pub wait: Wait,
-    /// The chain that last held what it waited for, where it is a queue.
-    pub unit: Option<ChainId>,
+    /// The chain that had it.
+    pub after: Option<ChainId>,
 }
 
 /// Cycles in which units issue, summed over chips and over the units of a kind.
@@ -60,26 +88,27 @@ pub struct Busy {
 /// A chain on the path that decides the makespan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CriticalStep {
-    /// The chain.
+    /// Its chain.
     pub chain: ChainId,
     /// Its first cycle.
     pub start: u64,
     /// Its end.
     pub end: u64,
-    /// What it waited for.
+    /// What its first group of runs on the path waited for.
     pub wait: Wait,
+    /// Cycles of the makespan that it accounts for: from its start to the start of the step after it on the path (the last step: to
+    /// its end). They sum to the makespan, less the start of the first.
+    pub cycles: u64,
 }
 
 /// Rows, makespan and figures of a timed program.
 pub(super) fn finish(
+    n_chains: usize,
     target: &Target,
     timed: Timed,
     (homes, sram): (Vec<Home>, Vec<SramUse>),
 ) -> Result<Schedule, CompileError> {
-    let Timed {
-        mut runs,
-        mut chains,
-    } = timed;
+    let Timed { mut runs, groups } = timed;
     let mut makespan = 0u64;
     let mut busy = Busy::default();
     for placed in &mut runs {
@@ -100,8 +129,8 @@ pub(super) fn finish(
             UnitKind::C2cRecv => {}
         }
     }
-    blame_queues(&runs, &mut chains);
-    let critical = critical_path(&chains);
+    let chains = chains(&groups, n_chains);
+    let critical = critical_path(&groups);
     Ok(Schedule {
         homes,
         runs,
@@ -113,67 +142,59 @@ pub(super) fn finish(
     })
 }
 
-/// Finds for each chain that waited for a queue the chain that held it last before.
-fn blame_queues(runs: &[PlacedRun], chains: &mut [ChainTiming]) {
-    let mut by_queue: std::collections::BTreeMap<(u16, Queue), Vec<(u64, ChainId)>> =
-        Default::default();
-    for placed in runs {
-        let end = placed.run.cycle as u64 + placed.run.last_offset() as u64;
-        by_queue
-            .entry((placed.chip, placed.run.queue))
-            .or_default()
-            .push((end, placed.chain));
-    }
-    for list in by_queue.values_mut() {
-        list.sort_unstable();
-    }
-    let mut chip_of = vec![0u16; chains.len()];
-    let mut first = vec![u64::MAX; chains.len()];
-    for placed in runs {
-        let c = placed.chain.index();
-        if let Wait::Queue(queue) = chains[c].wait
-            && queue == placed.run.queue
-        {
-            chip_of[c] = placed.chip;
-            first[c] = placed.run.cycle as u64;
+/// Timing per chain.
+fn chains(groups: &[GroupTiming], n: usize) -> Vec<ChainTiming> {
+    let never = ChainTiming {
+        start: u64::MAX,
+        end: 0,
+        wait: Wait::Start,
+        after: None,
+    };
+    let mut out = vec![never; n];
+    for g in groups {
+        let Some(t) = out.get_mut(g.chain.index()) else {
+            continue;
+        };
+        t.start = t.start.min(g.start);
+        if g.end >= t.end {
+            t.end = g.end;
+            t.wait = g.cause.wait;
+            t.after = before(groups, g).map(|b| b.chain);
         }
     }
-    for (c, timing) in chains.iter_mut().enumerate() {
-        if let Wait::Queue(queue) = timing.wait
-            && let Some(list) = by_queue.get(&(chip_of[c], queue))
-        {
-            let at = list.partition_point(|&(end, _)| end < first[c]);
-            timing.unit = list[..at]
-                .iter()
-                .rev()
-                .map(|&(_, chain)| chain)
-                .find(|chain| chain.index() != c);
-        }
-    }
+    out
 }
 
-/// Walks back from the chain that ends last.
-fn critical_path(chains: &[ChainTiming]) -> Vec<CriticalStep> {
-    let mut out = Vec::new();
-    let mut at = (0..chains.len()).max_by_key(|&c| (chains[c].end, std::cmp::Reverse(c)));
-    while let Some(c) = at {
-        let t = chains[c];
-        let id = ChainId::from_index(c);
-        out.push(CriticalStep {
-            chain: id,
-            start: t.start,
-            end: t.end,
-            wait: t.wait,
-        });
-        let next = match t.wait {
-            Wait::Rows(chain) | Wait::Unit(_, chain) => Some(chain.index()),
-            Wait::Queue(_) => t.unit.map(EntityId::index),
-            // Loads, ALUs and belts: whatever ends last of what was placed before.
-            Wait::Loads | Wait::Alus | Wait::Belts => c.checked_sub(1),
-            Wait::Start => None,
-        };
-        // Only ever backwards in the order, so that the walk ends.
-        at = next.filter(|&n| n < c);
+fn before<'a>(groups: &'a [GroupTiming], g: &GroupTiming) -> Option<&'a GroupTiming> {
+    groups.get(g.cause.group? as usize)
+}
+
+/// Walks back from the group that ends last.
+fn critical_path(groups: &[GroupTiming]) -> Vec<CriticalStep> {
+    let mut out: Vec<CriticalStep> = Vec::new();
+    let mut at = (0..groups.len()).max_by_key(|&g| (groups[g].end, std::cmp::Reverse(g)));
+    let mut until = None;
+    while let Some(index) = at {
+        let g = &groups[index];
+        let end = until.unwrap_or(g.end);
+        let cycles = end.saturating_sub(g.start);
+        match out.last_mut() {
+            Some(last) if last.chain == g.chain => {
+                last.start = last.start.min(g.start);
+                last.wait = g.cause.wait;
+                last.cycles += cycles;
+            }
+            _ => out.push(CriticalStep {
+                chain: g.chain,
+                start: g.start,
+                end: g.end,
+                wait: g.cause.wait,
+                cycles,
+            }),
+        }
+        until = Some(g.start.min(end));
+        // Causes are placed earlier, so that the walk ends.
+        at = g.cause.group.map(|b| b as usize).filter(|&b| b < index);
     }
     out
 }

@@ -2,35 +2,35 @@
 
 use lockstep_isa::{Dir, Queue, Target};
 
-/// Intervals `[start, end)` during which something is held, disjoint and ascending.
+/// Intervals `[start, end)` during which a group holds something, disjoint and ascending.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Intervals {
-    held: Vec<(u64, u64)>,
+    held: Vec<(u64, u64, u32)>,
 }
 
 impl Intervals {
-    /// The first cycle at or after `start` from which `len` cycles are free.
-    pub fn next_free(&self, start: u64, len: u64) -> u64 {
-        let mut start = start;
-        let first = self.held.partition_point(|&(_, end)| end <= start);
-        for &(from, end) in &self.held[first..] {
+    /// The first cycle at or after `start` from which `len` cycles are free, and the group that holds it until then.
+    pub fn next_free(&self, start: u64, len: u64) -> (u64, Option<u32>) {
+        let (mut start, mut holder) = (start, None);
+        let first = self.held.partition_point(|&(_, end, _)| end <= start);
+        for &(from, end, group) in &self.held[first..] {
             if from >= start + len {
                 break;
             }
-            start = end;
+            (start, holder) = (end, Some(group));
         }
-        start
+        (start, holder)
     }
 
     /// Holds `[start, start + len)`, which must be free.
-    pub fn hold(&mut self, start: u64, len: u64) {
-        let at = self.held.partition_point(|&(from, _)| from < start);
-        self.held.insert(at, (start, start + len));
+    pub fn hold(&mut self, start: u64, len: u64, group: u32) {
+        let at = self.held.partition_point(|&(from, _, _)| from < start);
+        self.held.insert(at, (start, start + len, group));
     }
 
     /// End of the last interval.
     pub fn end(&self) -> u64 {
-        self.held.last().map_or(0, |&(_, end)| end)
+        self.held.last().map_or(0, |&(_, end, _)| end)
     }
 }
 
@@ -51,6 +51,9 @@ pub(super) struct Slots {
     pub to: i32,
 }
 
+/// Diagonals per page of [`Belts`].
+const PAGE: usize = 512;
+
 /// The belts of a chip. A slot is (stream, diagonal); it is taken over the stretch of positions from the producer to its
 /// farthest consumer, kept as one bit per stretch between neighbouring units.
 #[derive(Clone, Debug)]
@@ -65,8 +68,8 @@ pub(super) struct Belts {
     share: usize,
     /// Distance added to a diagonal so that it is not negative.
     origin: i64,
-    /// Per direction: `diagonal * units + unit`.
-    taken: [Vec<u64>; 2],
+    /// Per direction, pages of diagonals: `diagonal % PAGE * units + unit`. A page on which nothing is taken is empty.
+    taken: [Vec<Vec<u64>>; 2],
 }
 
 impl Belts {
@@ -128,18 +131,67 @@ impl Belts {
         let mut blocked = 0u64;
         let mut d = self.diagonal(slots);
         for _ in 0..slots.count {
-            let Some(row) = taken.get(d * self.units..(d + 1) * self.units) else {
-                break;
-            };
+            let at = d % PAGE * self.units;
+            let row = taken
+                .get(d / PAGE)
+                .and_then(|page| page.get(at..at + self.units));
+            d += slots.period as usize;
+            let Some(row) = row else { continue };
             for (u, &bits) in row.iter().enumerate() {
                 blocked |= ((bits & stretch != 0) as u64) << u;
             }
             if blocked == all {
                 return 0;
             }
-            d += slots.period as usize;
         }
         all & !blocked
+    }
+
+    /// Cycles by which `slots` of period 1, one set per vector of `words` words, must at least be delayed until some
+    /// consecutive streams are free: the last slot taken on the best of them is then behind. 1 for other periods.
+    pub fn delay(&self, slots: &[Slots], words: u16) -> u64 {
+        let per = (words as usize).div_ceil(self.unit as usize).max(1);
+        if slots.iter().any(|s| s.period != 1) {
+            return 1;
+        }
+        let last: Vec<Vec<u64>> = slots.iter().map(|s| self.last_taken(s)).collect();
+        (0..self.units)
+            .step_by(per)
+            .filter(|at| at + last.len() * per <= self.units)
+            .map(|at| {
+                let worst = |(g, last): (usize, &Vec<u64>)| {
+                    last[at + g * per..at + (g + 1) * per]
+                        .iter()
+                        .copied()
+                        .max()
+                        .unwrap_or(0)
+                };
+                last.iter().enumerate().map(worst).max().unwrap_or(0)
+            })
+            .min()
+            .unwrap_or(1)
+            .max(1)
+    }
+
+    /// Per unit, one past the index of the last of `slots` that is taken; 0 where none is.
+    fn last_taken(&self, slots: &Slots) -> Vec<u64> {
+        let stretch = self.stretch(slots.from, slots.to);
+        let first = self.diagonal(slots);
+        let mut last = vec![0; self.units];
+        for i in 0..slots.count as usize {
+            let d = first + i * slots.period as usize;
+            let at = d % PAGE * self.units;
+            let page = self.taken[slots.dir as usize].get(d / PAGE);
+            let Some(row) = page.and_then(|page| page.get(at..at + self.units)) else {
+                continue;
+            };
+            for (last, bits) in last.iter_mut().zip(row) {
+                if bits & stretch != 0 {
+                    *last = i as u64 + 1;
+                }
+            }
+        }
+        last
     }
 
     /// Takes (or gives back) `words` streams from `stream` on.
@@ -148,14 +200,18 @@ impl Belts {
         let first = (stream / self.unit) as usize;
         let n = (words as usize).div_ceil(self.unit as usize);
         let mut d = self.diagonal(slots);
-        let last = d + slots.period as usize * (slots.count.max(1) as usize - 1);
         let units = self.units;
         let taken = &mut self.taken[slots.dir as usize];
-        if taken.len() < (last + 1) * units {
-            taken.resize((last + 1 + 1024) * units, 0);
-        }
         for _ in 0..slots.count {
-            for bits in &mut taken[d * units + first..d * units + first + n] {
+            if taken.len() <= d / PAGE {
+                taken.resize(d / PAGE + 1, Vec::new());
+            }
+            let page = &mut taken[d / PAGE];
+            if page.is_empty() {
+                page.resize(PAGE * units, 0);
+            }
+            let at = d % PAGE * units + first;
+            for bits in &mut page[at..at + n] {
                 *bits = if take {
                     *bits | stretch
                 } else {
@@ -270,10 +326,10 @@ impl Chip {
     }
 
     /// Holds a queue.
-    pub fn hold(&mut self, queue: Queue, start: u64, len: u64) {
+    pub fn hold(&mut self, queue: Queue, start: u64, len: u64, group: u32) {
         let index = self.layout.index(queue);
         if let Some(q) = self.queues.get_mut(index) {
-            q.hold(start, len);
+            q.hold(start, len, group);
             self.horizon = self.horizon.max(q.end());
         }
     }

@@ -340,6 +340,7 @@ impl Parser {
             return Ok(e.nodes.len() as u32 - 1);
         }
         let mut literals = [None; 3];
+        #[allow(clippy::needless_range_loop)] // `i` indexes two arrays of different lifetimes
         for i in 0..op.arity() {
             if i > 0 {
                 line.expect(',')?;

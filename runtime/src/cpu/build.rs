@@ -9,6 +9,7 @@
 
 use crate::cpu::link::{LinkError, Linked, Linking, Source, extent};
 use crate::cpu::plan::{ChainPlan, Plan, Rows, Space, Split, Step, Transpose};
+use crate::error::ExecError;
 use lockstep_isa::{AluOp, Opcode, scalar};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -209,15 +210,19 @@ impl<'b, 'a> Chain<'b, 'a> {
     pub fn reserve_bytes(&mut self, bytes: u64) -> Building<usize> {
         let at = self.scratch;
         let end = at as u64 + bytes.next_multiple_of(64);
-        if end > self.b.limit {
-            let e = crate::error::ExecError::Memory {
-                needed: end,
-                allowed: self.b.limit,
-            };
-            return Err(Obstacle::Link(LinkError::Artifact(e)));
-        }
+        self.check_limit(end)?;
         self.scratch = end as usize;
         Ok(at)
+    }
+
+    /// Refuses more bytes than the session may have.
+    pub fn check_limit(&self, needed: u64) -> Building<()> {
+        let allowed = self.b.limit;
+        if needed > allowed {
+            let e = ExecError::Memory { needed, allowed };
+            return Err(Obstacle::Link(LinkError::Artifact(e)));
+        }
+        Ok(())
     }
 
     /// Where the rows of a source lie that is not part of the same tape.

@@ -153,6 +153,7 @@ impl Chain<'_, '_> {
             out: 0,
         };
         if self.is_static_load(load) {
+            self.check_limit(self.b.pool.bytes.len() as u64 + bytes as u64)?;
             let at = self.b.pool.reserve(bytes);
             pack_constant(linked.memory, &pack, &mut self.b.pool.bytes[at..at + bytes]);
             return Ok(Weights::packed(Space::Pool, at, k as u32, run.dtype));
@@ -204,13 +205,20 @@ impl Chain<'_, '_> {
         let Some(&(x, width)) = sources.first() else {
             return Err(linked.error(id, "no claim for x").into());
         };
+        // Only these reach the matrix units; sums of their products are exact in f32.
+        if !matches!(
+            run.a.dtype,
+            DType::F32 | DType::F16 | DType::BF16 | DType::I8 | DType::U8
+        ) {
+            return Err(linked.error(id, format!("x of {}", run.a.dtype)).into());
+        }
         if blocks.is_empty() || width != run.a.dtype.bytes() {
             let what = format!("{} blocks, x of {width} bytes per lane", blocks.len());
             return Err(linked.error(id, what).into());
         }
         let mut x = self.rows_of(x)?;
         if run.a.dtype.bytes() != 4 {
-            x = self.widen(id, x, rows, run.a.dtype, (k_low, k_high))?;
+            x = self.to_float(id, x, rows, run.a.dtype, (k_low, k_high))?;
         }
         let (acc, mut copy, mut defined) = self.start(id, &sources)?;
         // Blocks that share columns go by ascending k; the first of them starts what no accumulator defines.

@@ -235,7 +235,7 @@ pub struct BlockStep {
 pub struct Multiply {
     /// Rows.
     pub rows: u32,
-    /// x, widened.
+    /// x as f32.
     pub x: Rows,
     /// Blocks.
     pub blocks: Vec<BlockStep>,

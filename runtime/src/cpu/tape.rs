@@ -400,8 +400,8 @@ impl Chain<'_, '_> {
         Ok(())
     }
 
-    /// Adds a tape that widens `rows` rows of a dtype from scratch or memory, lanes `[lo, hi)`, into scratch.
-    pub fn widen(
+    /// Adds a tape that converts `rows` rows of a narrow dtype, lanes `[lo, hi)`, to f32 in scratch.
+    pub fn to_float(
         &mut self,
         id: usize,
         from: Rows,
@@ -421,6 +421,11 @@ impl Chain<'_, '_> {
         };
         let a = [Arg::Rows(from), Arg::None, Arg::None];
         w.push(OpKind::Widen(dtype), a, Arg::Rows(out), lanes);
+        if !dtype.is_float() {
+            let (op, ty) = (AluOp::Cvt, DType::I32);
+            let a = [Arg::Rows(out), Arg::None, Arg::None];
+            w.push(OpKind::Map { op, ty }, a, Arg::Rows(out), lanes);
+        }
         let tape = self.finish(w);
         self.steps.push((Step::Tape(tape), id));
         Ok(out)

@@ -46,6 +46,41 @@ pub unsafe fn load_wide<V: Simd>(dtype: DType, from: *const u8, i: usize) -> V {
     }
 }
 
+/// Converts `n` elements of a dtype to f32.
+///
+/// # Safety
+/// As for [`widen`].
+#[inline(always)]
+pub unsafe fn to_float<V: Simd>(dtype: DType, from: *const u8, to: *mut u8, n: usize) {
+    let to: *mut u32 = to.cast();
+    let mut i = 0;
+    // SAFETY: as the caller vouches.
+    unsafe {
+        while i + V::N <= n {
+            load_float::<V>(dtype, from, i).store(to.add(i));
+            i += V::N;
+        }
+        while i < n {
+            load_float::<f32>(dtype, from, i).store(to.add(i));
+            i += 1;
+        }
+    }
+}
+
+/// `N` elements as f32 from element `i` on.
+///
+/// # Safety
+/// As for [`load_wide`].
+#[inline(always)]
+pub unsafe fn load_float<V: Simd>(dtype: DType, from: *const u8, i: usize) -> V {
+    // SAFETY: as the caller vouches.
+    let x = unsafe { load_wide::<V>(dtype, from, i) };
+    match dtype.is_float() {
+        true => x,
+        false => V::from_int(x.bits()),
+    }
+}
+
 /// Converts `n` elements of 4 bytes, f32 or i32 as `ty` says, to a dtype, as `cvt` does.
 ///
 /// # Safety

@@ -217,12 +217,14 @@ unsafe fn multiply(
         }
         let product = Product {
             x: &local.pointers,
+            x_first: 0,
             w: m.byte(b.space, b.offset as i64)
                 .wrapping_add(q0 as usize * b.panel_step)
                 .cast_const(),
             w_step: b.w_step,
             panel_step: b.panel_step,
             dtype: b.dtype,
+            integer: !b.dtype.is_float(),
             k: b.k as usize,
             n: n as usize,
             acc: m.row(&s.acc, r0).wrapping_add((b.n0 + n0) as usize * 4),
@@ -329,8 +331,9 @@ fn place(
     block
 }
 
-fn readable(block: &Block) -> [*const u8; MAX_BLOCK] {
-    block.map(|p| p.cast_const())
+fn readable(block: &Block) -> &[*const u8; MAX_BLOCK] {
+    // SAFETY: pointers to const and to mut have the same representation.
+    unsafe { &*std::ptr::from_ref(block).cast() }
 }
 
 unsafe fn tape(
@@ -379,9 +382,9 @@ unsafe fn tape_op(
     unsafe {
         match op.kind {
             OpKind::Map { op: alu, ty } => {
-                let a = readable(&rows(&op.a, words));
-                let b = readable(&rows(&op.b, words));
-                let c = readable(&rows(&op.c, words));
+                let (a, b) = (rows(&op.a, words), rows(&op.b, words));
+                let c = rows(&op.c, words);
+                let (a, b, c) = (readable(&a), readable(&b), readable(&c));
                 let out = rows(&op.out, words);
                 let args = MapArgs {
                     a: &a[..count],

@@ -2,8 +2,11 @@
 //!
 //! Every output element is one chain of multiply-adds over k in ascending order that starts from the accumulator, held
 //! in a register from the first k to the last. How many rows and columns are worked on at a time changes no bit.
+//!
+//! Integer products use the same kernels: products of 8-bit integers and sums of 256 of them are exact in f32, so they
+//! are summed there and added to the i32 accumulators, [`EXACT_K`] rows at a time.
 
-use super::convert::load_wide;
+use super::convert::load_float;
 use super::simd::Simd;
 use lockstep_isa::DType;
 use lockstep_isa::artifact::PANEL_COLUMNS;
@@ -12,22 +15,28 @@ use lockstep_isa::artifact::PANEL_COLUMNS;
 const MAX_ROWS: usize = 12;
 /// From this many rows on, narrow weights are widened once into scratch.
 const WIDEN_ROWS: usize = 4;
+/// Rows of an integer window that are summed in f32: 256 * 255 * 255 is below 2^24.
+const EXACT_K: usize = 256;
 /// Bytes of one row of a widened panel.
 const PANEL_BYTES: usize = PANEL_COLUMNS * 4;
 
 /// `acc[r][n] += sum over k of x[r][k] * w[k][n]` for one column block of a tile.
 #[derive(Clone, Copy)]
 pub struct Product<'a> {
-    /// Row r of x: `k` elements of 4 bytes, f32 (float weights) or i32 (integer weights).
+    /// Row r of x: `k` f32; of integer products they hold 8-bit integers.
     pub x: &'a [*const u8],
+    /// Element of each row of x that meets row 0 of the weights.
+    pub x_first: usize,
     /// Panels of 32 columns, each k-major, all columns readable.
     pub w: *const u8,
     /// Bytes from row k to row k + 1 of a panel.
     pub w_step: usize,
     /// Bytes from a panel to the next.
     pub panel_step: usize,
-    /// Element type of the weights.
+    /// Element type of the weights; I32 for widened 8-bit integers.
     pub dtype: DType,
+    /// Whether the accumulators are i32.
+    pub integer: bool,
     /// Rows of the window.
     pub k: usize,
     /// Columns of the block.
@@ -48,8 +57,6 @@ pub(super) trait Weight {
     const DTYPE: DType;
     /// Whether it is worth a micro-kernel for every number of rows.
     const EVERY: bool;
-    /// `acc + x * w`.
-    fn mac<V: Simd>(x: V, w: V, acc: V) -> V;
 }
 
 /// The micro-kernels of a level, each compiled for its instructions.
@@ -75,46 +82,32 @@ pub(super) trait Level {
     /// As for [`product`].
     unsafe fn panels<W: Weight>(p: &Product<'_>, w: *const u8, acc: *mut u8, count: usize);
 
-    /// [`super::convert::widen`].
+    /// [`super::convert::to_float`].
     ///
     /// # Safety
     /// See there.
-    unsafe fn widen(dtype: DType, from: *const u8, to: *mut u8, n: usize);
+    unsafe fn to_float(dtype: DType, from: *const u8, to: *mut u8, n: usize);
 }
 
 macro_rules! weights {
-    ($($name:ident $dtype:ident $mac:ident $every:literal;)*) => {
+    ($($name:ident $dtype:ident $every:literal;)*) => {
         $(
             pub(super) struct $name;
             impl Weight for $name {
                 const DTYPE: DType = DType::$dtype;
                 const EVERY: bool = $every;
-                #[inline(always)]
-                fn mac<V: Simd>(x: V, w: V, acc: V) -> V {
-                    $mac(x, w, acc)
-                }
             }
         )*
     };
 }
 
 weights! {
-    F32 F32 mac_float true;
-    F16 F16 mac_float false;
-    BF16 BF16 mac_float false;
-    I32 I32 mac_int false;
-    I8 I8 mac_int false;
-    U8 U8 mac_int false;
-}
-
-#[inline(always)]
-fn mac_float<V: Simd>(x: V, w: V, acc: V) -> V {
-    x.fma(w, acc)
-}
-
-#[inline(always)]
-fn mac_int<V: Simd>(x: V, w: V, acc: V) -> V {
-    V::from_bits(V::int_add(acc.bits(), V::int_mul(x.bits(), w.bits())))
+    F32 F32 true;
+    F16 F16 false;
+    BF16 BF16 false;
+    I32 I32 false;
+    I8 I8 false;
+    U8 U8 false;
 }
 
 /// `R` rows by `P` neighbouring panels of `NV` registers each.
@@ -132,11 +125,11 @@ unsafe fn micro<V: Simd, W: Weight, const R: usize, const P: usize, const NV: us
     let Some(x) = x.first_chunk::<R>() else {
         return;
     };
-    let rows: [*const f32; R] = std::array::from_fn(|r| x[r].cast());
+    let rows: [*const f32; R] = std::array::from_fn(|r| x[r].cast::<f32>().wrapping_add(p.x_first));
     let mut c = [[[V::splat(0.0); NV]; P]; R];
     // SAFETY: all accesses are those that the caller vouches for.
     unsafe {
-        if !p.zero {
+        if !p.zero && !p.integer {
             for (r, row) in c.iter_mut().enumerate() {
                 for (q, panel) in row.iter_mut().enumerate() {
                     for (v, reg) in panel.iter_mut().enumerate() {
@@ -151,14 +144,14 @@ unsafe fn micro<V: Simd, W: Weight, const R: usize, const P: usize, const NV: us
             let mut b = [[V::splat(0.0); NV]; P];
             for (q, panel) in b.iter_mut().enumerate() {
                 for (v, reg) in panel.iter_mut().enumerate() {
-                    *reg = load_wide::<V>(W::DTYPE, w.add(q * p.panel_step), v * V::N);
+                    *reg = load_float::<V>(W::DTYPE, w.add(q * p.panel_step), v * V::N);
                 }
             }
             for (r, row) in c.iter_mut().enumerate() {
                 let a = V::splat(rows[r].add(k).read_unaligned());
                 for (panel, b) in row.iter_mut().zip(&b) {
                     for (reg, &b) in panel.iter_mut().zip(b) {
-                        *reg = W::mac(a, b, *reg);
+                        *reg = a.fma(b, *reg);
                     }
                 }
             }
@@ -168,7 +161,16 @@ unsafe fn micro<V: Simd, W: Weight, const R: usize, const P: usize, const NV: us
             for (q, panel) in row.iter().enumerate() {
                 for (v, reg) in panel.iter().enumerate() {
                     let at = acc.add(r * acc_step + q * PANEL_BYTES).cast::<u32>();
-                    reg.store(at.add(v * V::N));
+                    let at = at.add(v * V::N);
+                    let sum = match p.integer {
+                        false => *reg,
+                        true if p.zero => V::from_bits(reg.to_int()),
+                        true => {
+                            let acc = V::load(at).bits();
+                            V::from_bits(V::int_add(acc, reg.to_int()))
+                        }
+                    };
+                    sum.store(at);
                 }
             }
         }
@@ -339,11 +341,11 @@ unsafe fn widened_block<L: Level>(p: &Product<'_>) {
         unsafe {
             let w = p.w.add(q * p.panel_step);
             if p.w_step == row {
-                L::widen(p.dtype, w, p.scratch, p.k * PANEL_COLUMNS);
+                L::to_float(p.dtype, w, p.scratch, p.k * PANEL_COLUMNS);
             } else {
                 for k in 0..p.k {
                     let to = p.scratch.add(k * PANEL_BYTES);
-                    L::widen(p.dtype, w.add(k * p.w_step), to, PANEL_COLUMNS);
+                    L::to_float(p.dtype, w.add(k * p.w_step), to, PANEL_COLUMNS);
                 }
             }
             let acc = p.acc.add(q * PANEL_BYTES);
@@ -351,11 +353,7 @@ unsafe fn widened_block<L: Level>(p: &Product<'_>) {
                 w_step: PANEL_BYTES,
                 ..*p
             };
-            if p.dtype.is_float() {
-                panel_rows::<L, F32>(&wide, p.scratch, acc, n);
-            } else {
-                panel_rows::<L, I32>(&wide, p.scratch, acc, n);
-            }
+            panel_rows::<L, F32>(&wide, p.scratch, acc, n);
         }
     }
 }
@@ -369,14 +367,38 @@ pub(super) unsafe fn product<L: Level>(p: &Product<'_>) {
     if p.x.is_empty() || p.n == 0 {
         return;
     }
+    let mut part = *p;
+    let mut done = 0;
+    loop {
+        part.k = match p.integer {
+            true => (p.k - done).min(EXACT_K),
+            false => p.k,
+        };
+        // SAFETY: as the caller vouches; rows `done ..` are within the window.
+        unsafe { whole_window::<L>(&part, done) };
+        done += part.k;
+        if done >= p.k {
+            return;
+        }
+        part.w = part.w.wrapping_add(part.k * p.w_step);
+        part.zero = false;
+    }
+}
+
+/// A window whose sums are exact or one chain; x starts `first` elements into its rows.
+unsafe fn whole_window<L: Level>(p: &Product<'_>, first: usize) {
+    let p = &Product {
+        x_first: first,
+        ..*p
+    };
     // SAFETY: as the caller vouches.
     unsafe {
         match p.dtype {
             DType::F32 => block::<L, F32>(p),
-            DType::I32 => block::<L, I32>(p),
             _ if p.x.len() >= WIDEN_ROWS => widened_block::<L>(p),
             DType::F16 => block::<L, F16>(p),
             DType::BF16 => block::<L, BF16>(p),
+            DType::I32 => block::<L, I32>(p),
             DType::I8 => block::<L, I8>(p),
             DType::U8 | DType::U16 => block::<L, U8>(p),
         }

@@ -106,9 +106,9 @@ macro_rules! level {
                     unsafe { panels::<W>(p, w, acc, count) }
                 }
 
-                unsafe fn widen(dtype: DType, from: *const u8, to: *mut u8, n: usize) {
+                unsafe fn to_float(dtype: DType, from: *const u8, to: *mut u8, n: usize) {
                     // SAFETY: as the caller vouches.
-                    unsafe { widen(dtype, from, to, n) }
+                    unsafe { to_float(dtype, from, to, n) }
                 }
             }
 
@@ -137,6 +137,14 @@ macro_rules! level {
             ) {
                 // SAFETY: as the caller vouches.
                 unsafe { gemm::panels::<$v, W, $nv>(p, w, acc, count) }
+            }
+
+            /// # Safety
+            /// See [`convert::to_float`]; the host has the instructions of this level.
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn to_float(dtype: DType, from: *const u8, to: *mut u8, n: usize) {
+                // SAFETY: as the caller vouches.
+                unsafe { convert::to_float::<$v>(dtype, from, to, n) }
             }
 
             /// # Safety

@@ -196,13 +196,14 @@ fn products_equal_the_scalar_chain() {
                 (5, 64, 33),
                 (13, 20, 50),
                 (31, 16, 96),
+                (6, 300, 40),
             ] {
                 let float = dtype.is_float();
                 let number = |i: usize, salt: usize| ((i * 7919 + salt * 31) % 201) as i32 - 100;
                 let x: Vec<u32> = (0..rows * lanes)
                     .map(|i| match float {
                         true => (number(i, 1) as f32 / 37.0).to_bits(),
-                        false => number(i, 1) as u32,
+                        false => (number(i, 1) as f32).to_bits(),
                     })
                     .collect();
                 let panels = n.div_ceil(32);
@@ -225,6 +226,8 @@ fn products_equal_the_scalar_chain() {
                         (0..rows).map(|r| x[r * lanes..].as_ptr().cast()).collect();
                     let p = Product {
                         x: &pointers,
+                        x_first: 0,
+                        integer: !float,
                         w: bytes.as_ptr(),
                         w_step: 32 * dtype.bytes(),
                         panel_step: 32 * dtype.bytes() * depth,
@@ -255,7 +258,11 @@ fn products_equal_the_scalar_chain() {
                                         )
                                         .to_bits()
                                     } else {
-                                        scalar::mac_i32(x as i32, w as i32, want as i32) as u32
+                                        scalar::mac_i32(
+                                            f32::from_bits(x) as i32,
+                                            w as i32,
+                                            want as i32,
+                                        ) as u32
                                     };
                                 }
                             }
@@ -349,6 +356,8 @@ fn speed_of_products() {
                         pointers.iter().map(|p| p.wrapping_add(k0 * 4)).collect();
                     let p = Product {
                         x: &x,
+                        x_first: 0,
+                        integer: false,
                         w: w.as_ptr().wrapping_add(k0 * 32).cast(),
                         w_step: 128,
                         panel_step: 128 * depth,

@@ -13,47 +13,34 @@ use super::fit::{At, fit};
 use super::kernel::{EPILOGUE_ALUS, Sources};
 use super::moves::Kernel;
 use super::source::Source;
-use super::{Builder, Home};
-use crate::chain::{Acc, Affine, BufId, BufKind, NodeArg, NodeOp, Tile};
+use super::tiles::BlockLoad;
+use super::Builder;
+use crate::chain::{Acc, BufId, BufKind, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::Layout;
 use crate::layout::choose::with_lanes;
 use crate::tir::{Op, ValueId};
 use lockstep_isa::run::Window;
 use lockstep_isa::Dir;
-use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
-use std::sync::Arc;
-
-/// What makes two weight tiles the same: the constant, the chip, the window, and the elements of rows and columns.
-pub(crate) type TileKey = (ValueId, u16, Window, Vec<u32>, Vec<u32>);
-
-/// Words per cycle that the loads of one tile may take.
-const LOAD_WORDS: u16 = 16;
+use std::collections::BTreeMap;
 
 /// What an axis of the result is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Axis {
+pub(crate) enum Axis {
     Batch { lhs: usize, rhs: usize },
     Row { lhs: usize },
     Column { rhs: usize },
 }
 
 /// The parts of a contract.
-struct Spec {
-    axes: Vec<Axis>,
-    contracted: Vec<(usize, usize)>,
-    batch: Vec<(usize, usize)>,
+pub(crate) struct Spec {
+    pub axes: Vec<Axis>,
+    pub contracted: Vec<(usize, usize)>,
+    pub batch: Vec<(usize, usize)>,
 }
 
-/// One tile load of a pass.
-#[derive(Clone, Debug)]
-struct BlockLoad {
-    window: Window,
-    by_column: bool,
-    /// Belts: buffer, address, steps.
-    belts: Vec<(BufId, Affine, [u32; 3])>,
-}
+/// Rows of the result in one buffer: the buffer, base coordinates, vectors.
+type Rows = (BufId, Vec<Vec<usize>>, Vec<u32>);
 
 /// One pass: the coordinates of the left vector (row axes zero), and the tile.
 #[derive(Clone, Debug)]
@@ -129,7 +116,7 @@ impl Builder<'_> {
             let sources = &mut by_side[at].1;
             // Blocks of rows, as many in one chain as there are accumulator rows.
             let most = self.target.mxm.acc_rows as usize;
-            let mut pending: Vec<(BufId, Vec<Vec<usize>>, Vec<u32>)> = Vec::new();
+            let mut pending: Vec<Rows> = Vec::new();
             let mut chains = Vec::new();
             let mut held = 0;
             for (p, indices) in segments {
@@ -164,7 +151,7 @@ impl Builder<'_> {
         maps: &[ValueId],
         x: &Source,
         passes: &[Pass],
-        blocks: &[(BufId, Vec<Vec<usize>>, Vec<u32>)],
+        blocks: &[Rows],
         sources: &mut Sources,
         layout: &Layout,
         hemi: Dir,
@@ -312,14 +299,22 @@ impl Builder<'_> {
         let rows = self.rows(lhs);
         let one_axis = with_lanes(&shape, &order, self.lanes(), &rows, |_| false);
         let packed = with_lanes(&shape, &order, self.lanes(), &rows, |used| used <= limit);
+        let mut wanted = vec![packed, one_axis];
+        let wide = order.iter().filter(|&&a| shape[a] > 1).count();
+        if wide == 1 && spec.batch.iter().any(|p| shape[p.0] > 1) {
+            // Batches beside the one contracted axis, as the default layout would pack them.
+            let mut with_batch = order.clone();
+            with_batch.extend(spec.batch.iter().rev().map(|p| p.0));
+            wanted.insert(0, with_lanes(&shape, &with_batch, self.lanes(), &rows, |used| used <= limit));
+        }
         if self.is_lazy(lhs) {
-            for want in [&packed, &one_axis] {
+            for want in &wanted {
                 if let Some(at) = self.in_place(lhs, want, chip)? {
                     return Ok((want.clone(), Source::Table { layout: want.clone(), at }));
                 }
             }
         }
-        let source = self.source(lhs, &packed, chip, None)?;
+        let source = self.source(lhs, &wanted[0], chip, None)?;
         let layout = match &source {
             Source::Home(home) => home.layout.clone(),
             Source::Table { layout, .. } => layout.clone(),
@@ -418,188 +413,4 @@ impl Builder<'_> {
         }
         Ok(passes)
     }
-
-    /// Tile loads that fill one block: `rows` are left coordinates per k, `columns` result coordinates per column.
-    #[allow(clippy::too_many_arguments)]
-    fn block_loads(
-        &mut self,
-        spec: &Spec,
-        rhs: ValueId,
-        rows: &[Vec<usize>],
-        columns: &[&Vec<usize>],
-        window: Window,
-        chip: u16,
-        layout: &Layout,
-    ) -> Result<Vec<BlockLoad>, CompileError> {
-        if !self.is_const(rhs) {
-            return self.run_time_loads(spec, rhs, rows, columns, window, layout);
-        }
-        let shape = self.shape(rhs).to_vec();
-        let mut strides = vec![1usize; shape.len()];
-        for d in (0..shape.len().saturating_sub(1)).rev() {
-            strides[d] = strides[d + 1] * shape[d + 1];
-        }
-        let of_row: Vec<u32> =
-            rows.iter().map(|c| spec.contracted.iter().map(|&(l, r)| c[l] * strides[r]).sum::<usize>() as u32).collect();
-        let of_column: Vec<u32> = columns
-            .iter()
-            .map(|c| {
-                let axes = spec.axes.iter().enumerate();
-                axes.map(|(a, axis)| match axis {
-                    Axis::Batch { rhs, .. } | Axis::Column { rhs } => c[a] * strides[*rhs],
-                    Axis::Row { .. } => 0,
-                })
-                .sum::<usize>() as u32
-            })
-            .collect();
-        let dtype = self.dtype(rhs);
-        let key = (rhs, chip, window, of_row, of_column);
-        let belts = match self.tiles.get(&key) {
-            Some(belts) => belts.clone(),
-            None => {
-                let bytes = self.const_bytes(rhs)?;
-                let size = dtype.bytes();
-                let mut data = Vec::with_capacity(key.3.len() * key.4.len() * size);
-                for &r in &key.3 {
-                    for &c in &key.4 {
-                        let at = (r + c) as usize * size;
-                        data.extend_from_slice(&bytes[at..at + size]);
-                    }
-                }
-                let n_rows = rows.len() as u16;
-                let tile = self.prog.tiles.push(Tile {
-                    rows: n_rows,
-                    lo: window.n0,
-                    columns: columns.len() as u16,
-                    dtype,
-                    data: Arc::new(data),
-                });
-                let n_belts = (LOAD_WORDS / dtype.words()).min(n_rows).max(1);
-                let belts: Vec<(BufId, u32)> = (0..n_belts)
-                    .map(|b| {
-                        let n_vectors = (n_rows - b).div_ceil(n_belts) as u32;
-                        let kind = BufKind::Tile { tile, first: b, step: n_belts };
-                        let buf = crate::chain::Buf {
-                            chip,
-                            dtype,
-                            n_vectors,
-                            lo: window.n0,
-                            hi: window.n1,
-                            kind,
-                            side: None,
-                        };
-                        (self.prog.bufs.push(buf), n_vectors)
-                    })
-                    .collect();
-                self.tiles.insert(key, belts.clone());
-                belts
-            }
-        };
-        let belts = belts.into_iter().map(|(buf, n)| (buf, Affine { base: 0, strides: [(n > 1) as i32, 0, 0] }, [n, 1, 1])).collect();
-        Ok(vec![BlockLoad { window, by_column: false, belts }])
-    }
-
-    /// Loads of a block from a value computed at run time, as rows or as columns, whichever its lanes allow.
-    fn run_time_loads(
-        &mut self,
-        spec: &Spec,
-        rhs: ValueId,
-        rows: &[Vec<usize>],
-        columns: &[&Vec<usize>],
-        window: Window,
-        layout: &Layout,
-    ) -> Result<Vec<BlockLoad>, CompileError> {
-        let home = self.any_home(rhs)?;
-        if let Some(loads) = self.loads_from(spec, &home, rows, columns, window)? {
-            return Ok(loads);
-        }
-        let want = rhs_layout(spec, self.shape(rhs), layout, &self.rows(rhs));
-        let home = self.relayout(rhs, &want)?;
-        match self.loads_from(spec, &home, rows, columns, window)? {
-            Some(loads) => Ok(loads),
-            None => Err(CompileError::internal("chains", format!("{rhs} cannot be loaded as a tile from {want:?}"))),
-        }
-    }
-
-    fn loads_from(
-        &self,
-        spec: &Spec,
-        home: &Rc<Home>,
-        rows: &[Vec<usize>],
-        columns: &[&Vec<usize>],
-        window: Window,
-    ) -> Result<Option<Vec<BlockLoad>>, CompileError> {
-        let element = |row: &[usize], column: &[usize]| {
-            let mut c = vec![0; home.layout.shape.len()];
-            for &(l, r) in &spec.contracted {
-                c[r] = row[l];
-            }
-            for (a, axis) in spec.axes.iter().enumerate() {
-                match axis {
-                    Axis::Batch { rhs, .. } | Axis::Column { rhs } => c[*rhs] = column[a],
-                    Axis::Row { .. } => {}
-                }
-            }
-            home.at(&c)
-        };
-        for by_column in [true, false] {
-            let outer = if by_column { columns.len() } else { rows.len() };
-            let inner = if by_column { rows.len() } else { columns.len() };
-            let first = if by_column { window.k0 } else { window.n0 };
-            let mut track: Vec<At> = Vec::with_capacity(outer);
-            let mut fits = true;
-            'vectors: for o in 0..outer {
-                let mut vector = BTreeSet::new();
-                for i in 0..inner {
-                    let (row, column) = if by_column { (&rows[i], columns[o]) } else { (&rows[o], columns[i]) };
-                    let (buf, index, lane) = element(row, column)?;
-                    vector.insert((buf, index));
-                    if lane != first + i as u16 || vector.len() > 1 {
-                        fits = false;
-                        break 'vectors;
-                    }
-                }
-                track.extend(vector);
-            }
-            if !fits || track.len() != outer {
-                continue;
-            }
-            let mut loads = Vec::new();
-            for piece in fit(&[track], usize::MAX, 3) {
-                let n = piece.len() as u16;
-                let at = piece.start as u16;
-                let window = if by_column {
-                    Window { n0: window.n0 + at, n1: window.n0 + at + n, ..window }
-                } else {
-                    Window { k0: window.k0 + at, k1: window.k0 + at + n, ..window }
-                };
-                let (buf, affine) = piece.at[0];
-                loads.push(BlockLoad { window, by_column, belts: vec![(buf, affine, piece.dims)] });
-            }
-            return Ok(Some(loads));
-        }
-        Ok(None)
-    }
-}
-
-/// A layout of the right operand whose lanes are the columns of the result.
-fn rhs_layout(spec: &Spec, shape: &[usize], result: &Layout, rows: &crate::layout::choose::Rows) -> Layout {
-    let to_rhs = |a: u8| match spec.axes[a as usize] {
-        Axis::Batch { rhs, .. } | Axis::Column { rhs } => Some(rhs as u8),
-        Axis::Row { .. } => None,
-    };
-    let mut lanes = Vec::new();
-    for d in &result.lanes {
-        lanes.push(crate::layout::LaneDigit { axis: d.axis.and_then(to_rhs), ..*d });
-    }
-    let mut high = Vec::new();
-    for d in &result.vecs {
-        if let (Some(axis), true) = (to_rhs(d.axis), lanes.iter().any(|l| l.axis == to_rhs(d.axis))) {
-            high.push(crate::layout::VecDigit { axis, ..*d });
-        }
-    }
-    let open: Vec<usize> = (0..shape.len())
-        .filter(|&a| shape[a] > 1 && !lanes.iter().any(|l| l.axis == Some(a as u8)))
-        .collect();
-    crate::layout::choose::finish(shape, lanes, high, &open, rows)
 }

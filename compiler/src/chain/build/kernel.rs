@@ -23,6 +23,12 @@ pub(crate) const EPILOGUE_ALUS: u32 = 8;
 const EPILOGUE_OPERANDS: usize = 4;
 const MAP_OPERANDS: usize = 6;
 
+/// Most operands for which constants lie in the hemisphere of the values.
+const SAME_SIDE: usize = 4;
+
+/// Most vectors of an operand that gets a copy in each hemisphere.
+const SHARED: usize = 16;
+
 /// What a chain of maps reads besides the result it continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operand {
@@ -122,14 +128,21 @@ impl Builder<'_> {
         side: Option<Dir>,
     ) -> Result<Sources, CompileError> {
         let mut out = Vec::new();
-        // Constants come from the other hemisphere, over the belts that the values leave free.
-        let side = side.map(Dir::flip);
-        for operand in self.operands(maps, hot) {
+        let operands = self.operands(maps, hot);
+        let values_side = side;
+        // Where there are many, constants come from the other hemisphere, over the belts that the values leave free.
+        let side = if operands.len() > SAME_SIDE { side.map(Dir::flip) } else { side };
+        for operand in operands {
             let (shape, source) = match operand {
                 Operand::Value(v) => {
                     let shape = self.shape(v).to_vec();
                     let want = layout.restrict(&shape);
-                    let source = self.source(v, &want, chip, side)?;
+                    let mut source = self.source(v, &want, chip, side)?;
+                    // What both hemispheres read all the time, each reads from a bank of its own.
+                    let shared = want.side.is_none() && layout.side.is_some() && !self.is_const(v);
+                    if shared && values_side == Some(Dir::West) && want.n_vectors() <= SHARED {
+                        source = Source::Home(self.copy_beside(v, &want, Dir::West)?);
+                    }
                     (shape, source)
                 }
                 Operand::Iota(axis) => {

@@ -14,6 +14,7 @@ mod ports;
 mod prepare;
 mod reduce;
 mod source;
+mod tiles;
 
 use super::{Buf, BufId, BufKind, Chain, ChainKind, ChainProgram, Node};
 use crate::error::CompileError;
@@ -76,15 +77,19 @@ pub(crate) struct Builder<'a> {
     /// Values that a contract loads as tiles: kept whole, since it needs all of them before it starts.
     loaded: Vec<bool>,
     other_homes: BTreeMap<(ValueId, Layout), Rc<Home>>,
+    side_homes: BTreeMap<(ValueId, Dir, Layout), Rc<Home>>,
     const_homes: BTreeMap<(ValueId, u16, Option<Dir>, Layout), Rc<Home>>,
     const_data: BTreeMap<ValueId, Arc<Vec<u8>>>,
-    vectors: BTreeMap<(Option<BufId>, u16, Option<Dir>, DType, Vec<u8>), BufId>,
-    tiles: BTreeMap<contract::TileKey, Vec<(BufId, u32)>>,
+    vectors: BTreeMap<VectorKey, BufId>,
+    tiles: BTreeMap<tiles::TileKey, Vec<(BufId, u32)>>,
     origin_ids: BTreeMap<OriginKey, u32>,
     origin: u32,
 }
 
 type OriginKey = (String, Vec<String>);
+
+/// A constant vector: what is read beside it, chip, hemisphere, dtype, bytes.
+type VectorKey = (Option<BufId>, u16, Option<Dir>, DType, Vec<u8>);
 
 /// Builds the chains of a partitioned program.
 ///
@@ -127,6 +132,7 @@ pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
         homes: vec![None; n],
         loaded,
         other_homes: BTreeMap::new(),
+        side_homes: BTreeMap::new(),
         const_homes: BTreeMap::new(),
         const_data: BTreeMap::new(),
         vectors: BTreeMap::new(),

@@ -42,6 +42,21 @@ impl Builder<'_> {
         Ok(home)
     }
 
+    /// A copy of `v` in the wanted layout, in this hemisphere.
+    pub fn copy_beside(&mut self, v: ValueId, want: &Layout, side: Dir) -> Result<Rc<Home>, CompileError> {
+        let key = (v, side, want.clone());
+        if let Some(home) = self.side_homes.get(&key) {
+            return Ok(home.clone());
+        }
+        let home = self.new_home(self.chip(v), self.dtype(v), want.clone(), |_| BufKind::Temp);
+        for buf in home.bufs.iter().flatten() {
+            self.prog.bufs[*buf].side = Some(side);
+        }
+        self.fill_home(v, &home)?;
+        self.side_homes.insert(key, home.clone());
+        Ok(home)
+    }
+
     /// A move that its users read as a value of its own.
     pub fn carry_out(&mut self, v: ValueId) -> Result<(), CompileError> {
         // Windows over other axes than the last stay whole vectors if only the last has lanes.

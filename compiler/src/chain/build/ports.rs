@@ -75,10 +75,9 @@ impl Builder<'_> {
     /// A home that the program writes (constants and inputs are copied, so that outputs are always computed).
     fn output_home(&mut self, v: ValueId) -> Result<Rc<Home>, CompileError> {
         let computed = self.homes[v.index()].as_ref().filter(|_| !self.is_const(v));
-        if let Some(home) = computed {
-            if !matches!(self.ir.values[v].op, crate::tir::Op::Input | crate::tir::Op::State(_)) {
-                return Ok(home.clone());
-            }
+        let placed = matches!(self.ir.values[v].op, crate::tir::Op::Input | crate::tir::Op::State(_));
+        if let (Some(home), false) = (computed, placed) {
+            return Ok(home.clone());
         }
         let layout = default_layout(self.shape(v), self.lanes(), &self.rows(v));
         let home = self.new_home(self.chip(v), self.dtype(v), layout, |_| BufKind::Temp);

@@ -171,7 +171,7 @@ impl Builder<'_> {
         let lanes: Vec<&LaneDigit> = layout.lanes.iter().filter(|d| d.extent > 1).collect();
         let n = lanes.iter().take_while(|d| d.axis.is_some_and(reduced)).count();
         let innermost = lanes[n..].iter().all(|d| !d.axis.is_some_and(reduced));
-        let cut = lanes[..n].iter().any(|d| d.axis.is_some_and(|a| layout.shape[a as usize] % d.extent != 0));
+        let cut = lanes[..n].iter().any(|d| d.axis.is_some_and(|a| !layout.shape[a as usize].is_multiple_of(d.extent)));
         if innermost && !cut {
             return Ok(home);
         }
@@ -182,7 +182,7 @@ impl Builder<'_> {
         let mut lanes = self.lanes();
         if let (true, Some(&a)) = (last_is_reduced, order.iter().find(|&&a| shape[a] > 1)) {
             // Equal pieces only.
-            lanes = (1..=lanes.min(shape[a])).rev().find(|p| shape[a] % p == 0).unwrap_or(1);
+            lanes = (1..=lanes.min(shape[a])).rev().find(|&p| shape[a].is_multiple_of(p)).unwrap_or(1);
         }
         let want = with_lanes(&shape, &order, lanes, &rows, |_| false);
         self.relayout(u, &want)

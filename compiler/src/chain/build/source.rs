@@ -187,14 +187,14 @@ impl Builder<'_> {
                     return Ok(None);
                 }
                 let (a, b) = (self.resolve(v, &base)?, self.resolve(v, &next)?);
-                if let (Resolved::Element(x, a), Resolved::Element(y, b)) = (a, b) {
-                    if x == u && y == u {
-                        let moved: Vec<usize> = (0..a.len()).filter(|&d| a[d] != b[d]).collect();
-                        return Ok(match moved[..] {
-                            [d] if b[d] == a[d] + 1 => Some(d),
-                            _ => None,
-                        });
-                    }
+                if let (Resolved::Element(x, a), Resolved::Element(y, b)) = (a, b)
+                    && (x, y) == (u, u)
+                {
+                    let moved: Vec<usize> = (0..a.len()).filter(|&d| a[d] != b[d]).collect();
+                    return Ok(match moved[..] {
+                        [d] if b[d] == a[d] + 1 => Some(d),
+                        _ => None,
+                    });
                 }
             }
         }

@@ -1,0 +1,215 @@
+//! Tile loads of contracts: weight tiles made from constants, and tiles loaded from values computed at run time.
+
+use super::contract::{Axis, Spec};
+use super::fit::{At, fit};
+use super::{Builder, Home};
+use crate::chain::{Affine, BufId, BufKind, Tile};
+use crate::error::CompileError;
+use crate::layout::choose::{Rows, finish};
+use crate::layout::{LaneDigit, Layout, VecDigit};
+use crate::tir::ValueId;
+use lockstep_isa::run::Window;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// What makes two weight tiles the same: the constant, the chip, the window, and the elements of rows and columns.
+pub(crate) type TileKey = (ValueId, u16, Window, Vec<u32>, Vec<u32>);
+
+/// Words per cycle that the loads of one tile may take.
+const LOAD_WORDS: u16 = 16;
+
+/// One tile load of a pass.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockLoad {
+    pub window: Window,
+    pub by_column: bool,
+    /// Belts: buffer, address, steps.
+    pub belts: Vec<(BufId, Affine, [u32; 3])>,
+}
+
+impl Builder<'_> {
+    /// Tile loads that fill one block: `rows` are left coordinates per k, `columns` result coordinates per column.
+    #[allow(clippy::too_many_arguments)]
+    pub fn block_loads(
+        &mut self,
+        spec: &Spec,
+        rhs: ValueId,
+        rows: &[Vec<usize>],
+        columns: &[&Vec<usize>],
+        window: Window,
+        chip: u16,
+        layout: &Layout,
+    ) -> Result<Vec<BlockLoad>, CompileError> {
+        if !self.is_const(rhs) {
+            return self.run_time_loads(spec, rhs, rows, columns, window, layout);
+        }
+        let shape = self.shape(rhs).to_vec();
+        let mut strides = vec![1usize; shape.len()];
+        for d in (0..shape.len().saturating_sub(1)).rev() {
+            strides[d] = strides[d + 1] * shape[d + 1];
+        }
+        let of_row: Vec<u32> =
+            rows.iter().map(|c| spec.contracted.iter().map(|&(l, r)| c[l] * strides[r]).sum::<usize>() as u32).collect();
+        let of_column: Vec<u32> = columns
+            .iter()
+            .map(|c| {
+                let axes = spec.axes.iter().enumerate();
+                axes.map(|(a, axis)| match axis {
+                    Axis::Batch { rhs, .. } | Axis::Column { rhs } => c[a] * strides[*rhs],
+                    Axis::Row { .. } => 0,
+                })
+                .sum::<usize>() as u32
+            })
+            .collect();
+        let dtype = self.dtype(rhs);
+        let key = (rhs, chip, window, of_row, of_column);
+        let belts = match self.tiles.get(&key) {
+            Some(belts) => belts.clone(),
+            None => {
+                let bytes = self.const_bytes(rhs)?;
+                let size = dtype.bytes();
+                let mut data = Vec::with_capacity(key.3.len() * key.4.len() * size);
+                for &r in &key.3 {
+                    for &c in &key.4 {
+                        let at = (r + c) as usize * size;
+                        data.extend_from_slice(&bytes[at..at + size]);
+                    }
+                }
+                let n_rows = rows.len() as u16;
+                let tile = self.prog.tiles.push(Tile {
+                    rows: n_rows,
+                    lo: window.n0,
+                    columns: columns.len() as u16,
+                    dtype,
+                    data: Arc::new(data),
+                });
+                let n_belts = (LOAD_WORDS / dtype.words()).min(n_rows).max(1);
+                let belts: Vec<(BufId, u32)> = (0..n_belts)
+                    .map(|b| {
+                        let n_vectors = (n_rows - b).div_ceil(n_belts) as u32;
+                        let kind = BufKind::Tile { tile, first: b, step: n_belts };
+                        let buf = crate::chain::Buf {
+                            chip,
+                            dtype,
+                            n_vectors,
+                            lo: window.n0,
+                            hi: window.n1,
+                            kind,
+                            side: None,
+                        };
+                        (self.prog.bufs.push(buf), n_vectors)
+                    })
+                    .collect();
+                self.tiles.insert(key, belts.clone());
+                belts
+            }
+        };
+        let belts = belts.into_iter().map(|(buf, n)| (buf, Affine { base: 0, strides: [(n > 1) as i32, 0, 0] }, [n, 1, 1])).collect();
+        Ok(vec![BlockLoad { window, by_column: false, belts }])
+    }
+
+    /// Loads of a block from a value computed at run time, as rows or as columns, whichever its lanes allow.
+    fn run_time_loads(
+        &mut self,
+        spec: &Spec,
+        rhs: ValueId,
+        rows: &[Vec<usize>],
+        columns: &[&Vec<usize>],
+        window: Window,
+        layout: &Layout,
+    ) -> Result<Vec<BlockLoad>, CompileError> {
+        let home = self.any_home(rhs)?;
+        if let Some(loads) = self.loads_from(spec, &home, rows, columns, window)? {
+            return Ok(loads);
+        }
+        let want = rhs_layout(spec, self.shape(rhs), layout, &self.rows(rhs));
+        let home = self.relayout(rhs, &want)?;
+        match self.loads_from(spec, &home, rows, columns, window)? {
+            Some(loads) => Ok(loads),
+            None => Err(CompileError::internal("chains", format!("{rhs} cannot be loaded as a tile from {want:?}"))),
+        }
+    }
+
+    fn loads_from(
+        &self,
+        spec: &Spec,
+        home: &Rc<Home>,
+        rows: &[Vec<usize>],
+        columns: &[&Vec<usize>],
+        window: Window,
+    ) -> Result<Option<Vec<BlockLoad>>, CompileError> {
+        let element = |row: &[usize], column: &[usize]| {
+            let mut c = vec![0; home.layout.shape.len()];
+            for &(l, r) in &spec.contracted {
+                c[r] = row[l];
+            }
+            for (a, axis) in spec.axes.iter().enumerate() {
+                match axis {
+                    Axis::Batch { rhs, .. } | Axis::Column { rhs } => c[*rhs] = column[a],
+                    Axis::Row { .. } => {}
+                }
+            }
+            home.at(&c)
+        };
+        for by_column in [true, false] {
+            let outer = if by_column { columns.len() } else { rows.len() };
+            let inner = if by_column { rows.len() } else { columns.len() };
+            let first = if by_column { window.k0 } else { window.n0 };
+            let mut track: Vec<At> = Vec::with_capacity(outer);
+            let mut fits = true;
+            'vectors: for o in 0..outer {
+                let mut vector = BTreeSet::new();
+                for i in 0..inner {
+                    let (row, column) = if by_column { (&rows[i], columns[o]) } else { (&rows[o], columns[i]) };
+                    let (buf, index, lane) = element(row, column)?;
+                    vector.insert((buf, index));
+                    if lane != first + i as u16 || vector.len() > 1 {
+                        fits = false;
+                        break 'vectors;
+                    }
+                }
+                track.extend(vector);
+            }
+            if !fits || track.len() != outer {
+                continue;
+            }
+            let mut loads = Vec::new();
+            for piece in fit(&[track], usize::MAX, 3) {
+                let n = piece.len() as u16;
+                let at = piece.start as u16;
+                let window = if by_column {
+                    Window { n0: window.n0 + at, n1: window.n0 + at + n, ..window }
+                } else {
+                    Window { k0: window.k0 + at, k1: window.k0 + at + n, ..window }
+                };
+                let (buf, affine) = piece.at[0];
+                loads.push(BlockLoad { window, by_column, belts: vec![(buf, affine, piece.dims)] });
+            }
+            return Ok(Some(loads));
+        }
+        Ok(None)
+    }
+}
+
+/// A layout of the right operand whose lanes are the columns of the result.
+fn rhs_layout(spec: &Spec, shape: &[usize], result: &Layout, rows: &Rows) -> Layout {
+    let to_rhs = |a: u8| match spec.axes[a as usize] {
+        Axis::Batch { rhs, .. } | Axis::Column { rhs } => Some(rhs as u8),
+        Axis::Row { .. } => None,
+    };
+    let mut lanes = Vec::new();
+    for d in &result.lanes {
+        lanes.push(LaneDigit { axis: d.axis.and_then(to_rhs), ..*d });
+    }
+    let mut high = Vec::new();
+    for d in &result.vecs {
+        if let (Some(axis), true) = (to_rhs(d.axis), lanes.iter().any(|l| l.axis == to_rhs(d.axis))) {
+            high.push(VecDigit { axis, ..*d });
+        }
+    }
+    let open: Vec<usize> = (0..shape.len())
+        .filter(|&a| shape[a] > 1 && !lanes.iter().any(|l| l.axis == Some(a as u8)))
+        .collect();
+    finish(shape, lanes, high, &open, rows)
+}

@@ -1,0 +1,175 @@
+//! `merge-contracts`: contracts of one value with constants become one, with the maps that follow each alike.
+//!
+//! ```text
+//! v3 = contract v0, v1              v8 = contract v0, (v1 | v2)
+//! v4 = map add(v3, bias1)     =>    v9 = map add(v8, (bias1 | bias2))
+//! v5 = contract v0, v2              v4 = narrow v9, v7 = narrow v9
+//! v7 = map add(v5, bias2)
+//! ```
+//!
+//! Columns that fill the lanes only in part (queries, keys and values of attention, gate and up projections) share tiles.
+
+use super::rebuild::{keep, rebuild, users};
+use super::{Changed, PassCx};
+use crate::error::CompileError;
+use crate::tir::consteval::const_values;
+use crate::tir::{Op, TensorIr, TirBuilder, ValueId};
+use lockstep_graph::{EntityId, IdSet};
+use std::collections::BTreeMap;
+
+/// Contracts that become one.
+struct Group {
+    contracts: Vec<ValueId>,
+    /// The only user of each, all alike; empty if they are not.
+    maps: Vec<ValueId>,
+    /// Axis of the constants, and of the results, along which they are joined.
+    rhs_axis: usize,
+    axis: usize,
+}
+
+/// Runs the pass.
+pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError> {
+    let groups = groups(ir);
+    if groups.is_empty() {
+        return Ok(Changed(false));
+    }
+    let mut at: BTreeMap<ValueId, (usize, usize)> = BTreeMap::new();
+    for (g, group) in groups.iter().enumerate() {
+        let ends = if group.maps.is_empty() { &group.contracts } else { &group.maps };
+        ends.iter().enumerate().for_each(|(n, &v)| {
+            at.insert(v, (g, n));
+        });
+    }
+    let mut merged: Vec<Option<ValueId>> = vec![None; groups.len()];
+    rebuild(ir, |b, old, id, inputs| {
+        let Some(&(g, n)) = at.get(&id) else { return keep(b, old, id, inputs) };
+        let group = &groups[g];
+        let whole = match merged[g] {
+            Some(whole) => whole,
+            None => {
+                // The left operand of the first contract: the operand that leads to it is in the builder already.
+                let first = group.contracts[0];
+                let lhs = match group.maps.is_empty() {
+                    true => inputs[0],
+                    false => {
+                        let hot = old.values[id].inputs.iter().position(|&v| v == group.contracts[n]);
+                        let contract = hot.map(|h| inputs[h]).ok_or_else(|| CompileError::internal("merge-contracts", "no operand"))?;
+                        b.ir().values[contract].inputs[0]
+                    }
+                };
+                let whole = join(b, old, group, lhs, first)?;
+                merged[g] = Some(whole);
+                whole
+            }
+        };
+        let sizes: Vec<usize> = group.contracts.iter().map(|&c| old.values[c].ty.shape[group.axis]).collect();
+        b.narrow_axis(whole, group.axis, sizes[..n].iter().sum(), sizes[n])
+    })
+}
+
+/// The joined contract, and the joined map after it.
+fn join(b: &mut TirBuilder, old: &TensorIr, group: &Group, lhs: ValueId, first: ValueId) -> Result<ValueId, CompileError> {
+    let mut parts = Vec::new();
+    for &c in &group.contracts {
+        parts.push(copy_const(b, old, old.values[c].inputs[1])?);
+    }
+    let rhs = b.concat(&parts, group.rhs_axis)?;
+    let contract = b.push(old.values[first].op.clone(), &[lhs, rhs], &old.values[first].ty)?;
+    let Some(&map) = group.maps.first() else { return Ok(contract) };
+    let Op::Map { nodes } = &old.values[map].op else { return Ok(contract) };
+    let mut operands = Vec::new();
+    for (k, &operand) in old.values[map].inputs.iter().enumerate() {
+        if operand == first {
+            operands.push(contract);
+            continue;
+        }
+        let mut parts = Vec::new();
+        for &m in &group.maps {
+            parts.push(copy_const(b, old, old.values[m].inputs[k])?);
+        }
+        let wide = b.shape(parts[0])[group.axis] > 1;
+        operands.push(if wide { b.concat(&parts, group.axis)? } else { parts[0] });
+    }
+    let shape = b.shape(contract).to_vec();
+    b.map_nodes(&shape, &operands, nodes.clone())
+}
+
+/// A constant expression of the old program in the new one.
+fn copy_const(b: &mut TirBuilder, old: &TensorIr, v: ValueId) -> Result<ValueId, CompileError> {
+    let mut inputs = Vec::new();
+    for &i in &old.values[v].inputs {
+        inputs.push(copy_const(b, old, i)?);
+    }
+    keep(b, old, v, &inputs)
+}
+
+/// The groups of a program: contracts with one left operand and constant right operands that differ in one free axis.
+fn groups(ir: &TensorIr) -> Vec<Group> {
+    let consts = const_values(ir);
+    let users = users(ir);
+    let mut by_left: BTreeMap<(ValueId, Op), Vec<ValueId>> = BTreeMap::new();
+    for (v, data) in ir.values.iter() {
+        if let (Op::Contract { batch, .. }, [lhs, rhs]) = (&data.op, &data.inputs[..])
+            && batch.is_empty()
+            && consts.contains(*rhs)
+            && !consts.contains(*lhs)
+        {
+            by_left.entry((*lhs, data.op.clone())).or_default().push(v);
+        }
+    }
+    let mut out = Vec::new();
+    for ((_, op), contracts) in by_left {
+        let Op::Contract { contracted, .. } = &op else { continue };
+        let shape = |c: ValueId| ir.values[ir.values[c].inputs[1]].ty.shape.clone();
+        let rhs = shape(contracts[0]);
+        let Some(rhs_axis) = (0..rhs.len()).find(|&a| !contracted.iter().any(|p| p.1 as usize == a)) else { continue };
+        let alike = |c: &ValueId| {
+            let s = shape(*c);
+            s.len() == rhs.len() && (0..s.len()).all(|a| a == rhs_axis || s[a] == rhs[a])
+        };
+        let contracts: Vec<ValueId> = contracts.into_iter().filter(alike).collect();
+        if contracts.len() < 2 {
+            continue;
+        }
+        let lhs_free = ir.values[ir.values[contracts[0]].inputs[0]].ty.shape.len() - contracted.len();
+        let axis = lhs_free;
+        // A single row is bound by its weights: nothing is gained.
+        let rows: usize = ir.values[contracts[0]].ty.shape[..lhs_free].iter().product();
+        if rows < 2 {
+            continue;
+        }
+        let maps = maps_alike(ir, &contracts, &consts, &users, axis);
+        out.push(Group { contracts, maps, rhs_axis, axis });
+    }
+    out
+}
+
+/// The single map after each contract, if all are the same expression of the contract and constants.
+fn maps_alike(ir: &TensorIr, contracts: &[ValueId], consts: &IdSet<ValueId>, users: &[u32], axis: usize) -> Vec<ValueId> {
+    let mut maps = Vec::new();
+    for &c in contracts {
+        let user = ir.values.iter().find(|(_, d)| d.inputs.contains(&c)).map(|(v, _)| v);
+        match user {
+            Some(u) if users[c.index()] == 1 && matches!(ir.values[u].op, Op::Map { .. }) => maps.push(u),
+            _ => return Vec::new(),
+        }
+    }
+    let first = &ir.values[maps[0]];
+    for (&m, &c) in maps.iter().zip(contracts) {
+        let data = &ir.values[m];
+        let same = data.op == first.op && data.ty.dtype == first.ty.dtype && data.inputs.len() == first.inputs.len();
+        let operands = data.inputs.iter().zip(&first.inputs).all(|(&a, &b)| {
+            let (x, y) = (&ir.values[a].ty.shape, &ir.values[b].ty.shape);
+            if a == c || b == contracts[0] {
+                return a == c && b == contracts[0];
+            }
+            let own = ir.values[c].ty.shape[axis];
+            let joins = x.get(axis) == Some(&own) && y.get(axis) == Some(&ir.values[contracts[0]].ty.shape[axis]) && own > 1;
+            consts.contains(a) && x.len() == y.len() && (joins || a == b)
+        });
+        if !same || !operands || data.ty.shape != ir.values[c].ty.shape {
+            return Vec::new();
+        }
+    }
+    maps
+}

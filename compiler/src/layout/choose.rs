@@ -47,10 +47,8 @@ pub fn with_lanes(shape: &[usize], order: &[usize], lanes: usize, rows: &Rows, p
     let mut used = 1;
     let mut in_lanes = vec![false; shape.len()];
     for &a in order {
-        let n = shape[a];
-        if n == 1 {
-            continue;
-        }
+        // A scalar has no axis.
+        let Some(&n) = shape.get(a).filter(|&&n| n != 1) else { continue };
         if used == 1 {
             let per = if n <= lanes { n } else { piece(n, lanes) };
             digits.push(LaneDigit { axis: Some(a as u8), div: 1, extent: per });

@@ -23,7 +23,8 @@ pub struct TirBuilder {
     constant: IdSet<ValueId>,
 }
 
-type Built = Result<ValueId, CompileError>;
+/// A value that was built.
+pub type Built = Result<ValueId, CompileError>;
 
 impl TirBuilder {
     /// An empty program.

@@ -22,6 +22,9 @@ const AT_ONCE: usize = 3;
 /// A stretch of table rows in one buffer (for one piece of the lanes).
 struct Stretch {
     buf: BufId,
+    /// Vector of its first row, and vectors from row to row.
+    base: u32,
+    step: u32,
     first: usize,
     /// Rows that an index may reach: with the row of -0.
     limit: usize,
@@ -149,7 +152,7 @@ impl Builder<'_> {
             let side = if s % 2 == 0 { Dir::East } else { Dir::West };
             let kind = BufKind::Rows(Arc::new(data));
             let buf = crate::chain::Buf { chip, dtype, n_vectors: limit as u32, lo: 0, hi: hi as u16, kind, side: Some(side) };
-            out.push(Stretch { buf: self.prog.bufs.push(buf), first, limit, side });
+            out.push(Stretch { buf: self.prog.bufs.push(buf), base: 0, step: 1, first, limit, side });
         }
         Ok(out)
     }
@@ -182,11 +185,21 @@ impl Builder<'_> {
         let home = self.relayout(table, &want)?;
         let mut c = vec![0];
         c.extend_from_slice(piece);
-        let (buf, first, _) = home.at(&c)?;
-        if open.len() > 1 || first != 0 || self.prog.bufs[buf].hi as usize != hi {
+        let (buf, base, _) = home.at(&c)?;
+        let mut step = 1;
+        let mut regular = self.prog.bufs[buf].hi as usize == hi;
+        for r in 1..n {
+            c[0] = r;
+            let (other, index, _) = home.at(&c)?;
+            if r == 1 {
+                step = index.wrapping_sub(base);
+            }
+            regular &= other == buf && index == base.wrapping_add(step.wrapping_mul(r as u32));
+        }
+        if !regular {
             return Err(CompileError::internal("chains", format!("{table} is no table of rows in {want:?}")));
         }
-        Ok(vec![Stretch { buf, first: 0, limit: n, side: Dir::East }])
+        Ok(vec![Stretch { buf, base, step, first: 0, limit: n, side: Dir::East }])
     }
 
     /// Index vectors relative to each stretch (the indices themselves where there is only one).
@@ -256,7 +269,8 @@ impl Builder<'_> {
             let mut sum: Option<NodeArg> = partial.map(|(buf, a)| k.read(buf, a, dtype, 0, hi));
             for (s, index) in group.iter().zip(&at[1 + n * AT_ONCE..]) {
                 let i = k.read(index.0, index.1, DType::I32, 0, 1);
-                let op = NodeOp::Gather { buf: s.buf, at: Affine::default(), row_stride: 1, limit: s.limit as u32 };
+                let at = Affine { base: s.base, ..Affine::default() };
+                let op = NodeOp::Gather { buf: s.buf, at, row_stride: s.step, limit: s.limit as u32 };
                 let row = k.push(op, dtype, hi, vec![i]);
                 sum = Some(match sum {
                     None => row,

@@ -8,6 +8,8 @@ use crate::chain::{Affine, BufId, BufKind, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::Layout;
 use crate::layout::choose::{default_layout, with_lanes};
+use crate::tir::eval::alu;
+use crate::tir::op::compute_dtype;
 use crate::tir::{Arg, Op, ValueId};
 use lockstep_graph::EntityId;
 use lockstep_isa::{AluOp, DType, Dir};
@@ -223,7 +225,8 @@ impl Builder<'_> {
             };
             let missing = || CompileError::internal("chains", format!("operand of {m} has no vector"));
             let mut results: Vec<NodeArg> = Vec::new();
-            for n in nodes {
+            let dtypes: Vec<DType> = data.inputs.iter().map(|&v| self.dtype(v)).collect();
+            for (at, n) in nodes.iter().enumerate() {
                 if n.op == AluOp::Iota {
                     results.push(lookup(Operand::Iota(n.axis)).ok_or_else(missing)?);
                     continue;
@@ -238,6 +241,19 @@ impl Builder<'_> {
                         Arg::Node(i) => results.get(*i as usize).copied().ok_or_else(missing)?,
                         Arg::Imm(bits) => NodeArg::Imm(*bits),
                     });
+                }
+                // What is computed from immediates alone is one.
+                let mut bits = [0; 3];
+                let constant = bits.iter_mut().zip(&args).all(|(slot, arg)| match arg {
+                    NodeArg::Imm(value) => {
+                        *slot = *value;
+                        true
+                    }
+                    NodeArg::Node { .. } => false,
+                });
+                if constant {
+                    results.push(NodeArg::Imm(alu(n.op, compute_dtype(nodes, at, &dtypes), n.dtype, bits)));
+                    continue;
                 }
                 results.push(kernel.push(NodeOp::Alu(n.op), n.dtype, hi, args));
             }
@@ -254,7 +270,8 @@ impl Builder<'_> {
     /// Makes sure that a result comes from a unit (not from a read or an immediate) and has this dtype.
     pub fn as_result(&self, kernel: &mut Kernel, arg: NodeArg, dtype: DType, hi: u16) -> NodeArg {
         let NodeArg::Node { node, .. } = arg else {
-            return kernel.push(NodeOp::Alu(AluOp::Copy), dtype, hi, vec![arg]);
+            // An immediate is in all lanes.
+            return kernel.push(NodeOp::Alu(AluOp::Copy), dtype, self.lanes() as u16, vec![arg]);
         };
         let (from, is_read, dims) = {
             let n = &kernel.nodes[node as usize];

@@ -29,7 +29,22 @@ impl Builder<'_> {
 
     /// The signature, and the next contents of states.
     pub fn lower_ports(&mut self) -> Result<(), CompileError> {
+        // Outputs first: an input that is an output gets its home here, and the contents of states are still those before the run.
+        let ports = self.ir.outputs.clone();
+        for port in &ports {
+            self.set_origin(port.value);
+            let home = self.output_home(port.value)?;
+            let mut tensor = host_tensor(port);
+            tensor.nests = host_nests(&home);
+            self.prog.outputs.push(tensor);
+        }
         let states: Vec<_> = self.ir.states.iter().map(|(_, s)| s.clone()).collect();
+        for state in &states {
+            if self.reads_state(state.next) {
+                self.set_origin(state.next);
+                self.carry_out(state.next)?;
+            }
+        }
         for (n, state) in states.iter().enumerate() {
             self.prog.states.push(State { name: state.name.clone(), from: state.from.clone() });
             let holder = self.ir.values.ids().find(
@@ -60,15 +75,14 @@ impl Builder<'_> {
             }
             self.prog.inputs.push(tensor);
         }
-        let ports = self.ir.outputs.clone();
-        for port in &ports {
-            self.set_origin(port.value);
-            let home = self.output_home(port.value)?;
-            let mut tensor = host_tensor(port);
-            tensor.nests = host_nests(&home);
-            self.prog.outputs.push(tensor);
-        }
         Ok(())
+    }
+
+    /// Whether a value is a re-arrangement of a state's contents that has not been carried out.
+    fn reads_state(&self, v: ValueId) -> bool {
+        let data = &self.ir.values[v];
+        self.is_lazy(v)
+            && data.inputs.iter().any(|&u| matches!(self.ir.values[u].op, crate::tir::Op::State(_)) || self.reads_state(u))
     }
 
     /// A home that the program writes (constants and inputs are copied, so that outputs are always computed).

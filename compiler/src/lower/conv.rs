@@ -12,15 +12,16 @@ const TAPS_PER_MAP: usize = 5;
 
 impl<'a> Lowering<'a> {
     pub(super) fn conv(&mut self, s: &Site<'a>, attr: &Conv) -> Res<ValueId> {
-        if !super::matmul::is_matrix_dtype(s.dtype(0)) {
-            return Err(format!("{} operands, allowed: floats and 8-bit integers", s.dtype(0)).into());
-        }
         let windows = Windows {
             kernel: s.shape(1)[2..].to_vec(),
             strides: attr.strides.clone(),
             dilations: attr.dilations.clone(),
             pads: attr.pads.clone(),
         };
+        if !super::matmul::is_matrix_dtype(s.dtype(0)) {
+            let product = self.conv_int(s, &windows, attr.groups)?;
+            return self.biased(s, product);
+        }
         let ((x, shift_x), (w, shift_w)) = (self.signed(s.x[0])?, self.signed(s.x[1])?);
         // An unsigned 0 is -128 in the shifted operand.
         let fill = if shift_x { 0x80 } else { 0 };
@@ -42,6 +43,33 @@ impl<'a> Lowering<'a> {
             })?;
         }
         self.biased(s, product)
+    }
+
+    /// Integers wider than 8 bits: products and their sum on the vector unit, exact modulo 2^32.
+    fn conv_int(&mut self, s: &Site<'a>, windows: &Windows, groups: usize) -> Res<ValueId> {
+        let (ws, spatial) = (s.shape(1).to_vec(), windows.kernel.len());
+        let products = s.out_shape().iter().product::<usize>() * ws[1..].iter().product::<usize>();
+        if groups != 1 || products > super::matmul::MAX_INT_PRODUCTS {
+            let allowed = super::matmul::MAX_INT_PRODUCTS;
+            return Err(format!(
+                "{} operands with {groups} groups and {products} multiplications, allowed: 1 group and {allowed}, or floats and 8-bit integers",
+                s.dtype(0)
+            )
+            .into());
+        }
+        let x = self.channels_last(s.x[0])?;
+        let columns = self.b.move_one(x, IndexMap::im2col(self.b.shape(x), windows), 0)?;
+        // Columns [n, d'.., 1, k * c], weights [o, k * c].
+        let (rows, depth) = (self.b.shape(columns)[..=spatial].to_vec(), ws[1..].iter().product());
+        let columns = self.b.reshape(columns, &[&rows[..], &[1, depth]].concat())?;
+        let w = self.channels_last(s.x[1])?;
+        let mut along = vec![1; spatial + 1];
+        along.extend([ws[0], depth]);
+        let w = self.b.reshape(w, &along)?;
+        let terms = self.b.map(&[columns, w], |e, x| e.mul(x[0], x[1]))?;
+        let sum = self.b.reduce(ReduceOp::Add, terms, &[spatial + 2])?;
+        let sum = self.b.reshape(sum, &[&rows[..], &[ws[0]]].concat())?;
+        self.channels_first(sum)
     }
 
     /// Adds the bias, if there is one, and narrows to the result dtype.

@@ -288,13 +288,13 @@ fn powers() {
 #[test]
 fn unsupported_places_are_reported_together() {
     let mut c = Case::new();
-    let x = c.ints(DType::I32, &[1, 1, 4, 4], vec![0; 16]);
-    let w = c.ints(DType::I32, &[1, 1, 3, 3], vec![0; 9]);
+    let x = c.ints(DType::I32, &[1, 2, 4, 4], vec![0; 32]);
+    let w = c.ints(DType::I32, &[2, 1, 3, 3], vec![0; 18]);
     let attr = gop::Conv {
         strides: vec![1, 1],
         dilations: vec![1, 1],
         pads: vec![(0, 0); 2],
-        groups: 1,
+        groups: 2,
     };
     c.b.set_origin(lockstep_graph::Origin {
         node_name: "a".into(),
@@ -312,8 +312,30 @@ fn unsupported_places_are_reported_together() {
     c.b.output("z", z);
     let graph = Verified::new(c.b.finish(), &()).unwrap();
     let text = lower(&graph).unwrap_err().to_string();
-    let line = |n: &str| format!("node \"{n}\" (Conv): i32 operands, allowed: floats and 8-bit integers");
+    let line = |n: &str| {
+        format!(
+            "node \"{n}\" (Conv): i32 operands with 2 groups and 72 multiplications, allowed: 1 group and 16777216, or floats and 8-bit integers"
+        )
+    };
     assert_eq!(text, format!("2 unsupported places:\n  {}\n  {}", line("a"), line("b")));
+}
+
+#[test]
+fn wide_integer_convolution() {
+    let mut c = Case::new();
+    let x = c.ints(DType::I32, &[1, 2, 3, 3], (0..18).map(|i| i - 400).collect());
+    let w = c.ints(DType::I32, &[2, 2, 2, 2], (0..16).map(|i| 300 - 7 * i).collect());
+    let attr = gop::Conv {
+        strides: vec![1, 1],
+        dilations: vec![1, 1],
+        pads: vec![(0, 0), (0, 0)],
+        groups: 1,
+    };
+    let y = c.b.op(Op::Conv(attr.clone()), &[x, w]).unwrap();
+    let (a, b) = (c.inputs[0].to_f32(), c.inputs[1].to_f32());
+    let expected = conv2d(&a, [1, 2, 3, 3], &b, [2, 2, 2, 2], &attr);
+    let expected = expected.iter().map(|&v| v as i32).collect();
+    assert_eq!(c.run(&[y])[0].data, Data::I(expected));
 }
 
 /// Convolution by definition, `x [n, c, h, w]`, `w [o, c/g, kh, kw]`.

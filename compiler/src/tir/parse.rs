@@ -360,6 +360,7 @@ impl Parser {
 
     fn expression(&mut self, line: &mut Line, inputs: &mut Vec<ValueId>) -> Res<Vec<MapNode>> {
         let mut e = Expression {
+            depth: 0,
             nodes: Vec::new(),
             labels: BTreeMap::new(),
             inputs: Vec::new(),
@@ -427,7 +428,12 @@ impl Parser {
                     node.args[i] = Arg::Operand(at as u32);
                 }
                 Some(Token::Word(word)) if !matches!(word.as_str(), "inf" | "-inf" | "NaN") => {
+                    if e.depth == MAX_DEPTH {
+                        return line.error(format!("expressions are at most {MAX_DEPTH} deep"));
+                    }
+                    e.depth += 1;
                     node.args[i] = Arg::Node(self.node(line, e)?);
+                    e.depth -= 1;
                 }
                 _ => literals[i] = Some(literal(line)?),
             }
@@ -462,7 +468,11 @@ impl Parser {
     }
 }
 
+/// Deepest nesting of an expression.
+const MAX_DEPTH: usize = 200;
+
 struct Expression {
+    depth: usize,
     nodes: Vec<MapNode>,
     labels: BTreeMap<String, u32>,
     inputs: Vec<ValueId>,

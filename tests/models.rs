@@ -27,8 +27,12 @@ struct Model {
     /// Inputs of each case in the order of the model, then its outputs.
     cases: &'static [(&'static [&'static str], &'static [&'static str])],
     tolerance: f64,
-    toy: bool,
+    /// Targets and numbers of chips; 0 is auto.
+    on: &'static [(&'static str, u16)],
 }
+
+/// One chip.
+const ONE: &[(&str, u16)] = &[("tsp-2020", 1)];
 
 const SILERO: Model = Model {
     path: "models/silero-vad/silero_vad_openvino_16k.onnx",
@@ -41,13 +45,23 @@ const SILERO: Model = Model {
         (&["speech.in0", "speech.in1"], &["speech.out0", "speech.out1"]),
     ],
     tolerance: 1e-4,
-    toy: true,
+    on: &[
+        ("tsp-2020", 1),
+        ("tsp-2020", 2),
+        ("tsp-2020", 4),
+        ("tsp-2020", 8),
+        ("lpx-2026", 1),
+        ("cpu", 1),
+        ("toy", 0),
+        ("toy", 4),
+    ],
 };
 
 const SILERO_SEQUENCE: Model = Model {
     path: "models/silero-vad/silero_vad_16k_sequence.onnx",
     dims: &[("sequence_length", 64)],
     golden: "tests/data/silero-vad/silero_vad_16k_sequence.golden.npz",
+    on: ONE,
     cases: &[(
         &["speech.in0", "speech.in1", "speech.in2"],
         &["speech.out0", "speech.out1", "speech.out2"],
@@ -60,6 +74,7 @@ const SILERO_IFLESS: Model = Model {
     dims: &[("batch", 1), ("sequence", 576)],
     consts: &[("sr", "16000")],
     golden: "tests/data/silero-vad/silero_vad_op18_ifless.golden.npz",
+    on: ONE,
     cases: &[
         (&["rand.in0", "rand.in2"], &["rand.out0", "rand.out1"]),
         (&["speech.in0", "speech.in2"], &["speech.out0", "speech.out1"]),
@@ -73,6 +88,7 @@ const CLASSIFIER: Model = Model {
     golden: "tests/data/ppocr-v4/ch_ppocr_mobile_v2.0_cls_infer.golden.npz",
     cases: &[(&["rand.in0"], &["rand.out0"])],
     tolerance: 1e-3,
+    on: ONE,
     ..SILERO
 };
 
@@ -90,11 +106,12 @@ const MINILM: Model = Model {
         (&["rand.in0", "rand.in1", "rand.in2"], &["rand.out0"]),
         (&["padded.in0", "padded.in1", "padded.in2"], &["padded.out0"]),
     ],
-    toy: false,
+    on: &[("tsp-2020", 1), ("tsp-2020", 2), ("tsp-2020", 4), ("lpx-2026", 1), ("cpu", 1)],
     ..SILERO
 };
 
 const MINILM_TEXT: Model = Model {
+    on: ONE,
     dims: &[("batch", 3), ("sequence", 12)],
     golden: "tests/data/minilm/golden_torch.npz",
     cases: &[(
@@ -105,6 +122,7 @@ const MINILM_TEXT: Model = Model {
 };
 
 const MINILM_INT8: Model = Model {
+    on: ONE,
     path: "models/minilm-int8/model.onnx",
     dims: &[("batch", 1), ("sequence", 16)],
     golden: "tests/data/minilm/model_int8.golden.npz",
@@ -232,13 +250,9 @@ fn check_on(model: &Model, graph: &Verified<Graph>, target: &str, chips: Chips) 
 
 fn check(model: &Model) {
     let graph = import(model);
-    for chips in [1, 2, 4, 8] {
-        check_on(model, &graph, "tsp-2020", Chips::Exactly(chips));
-    }
-    check_on(model, &graph, "lpx-2026", Chips::Exactly(1));
-    check_on(model, &graph, "cpu", Chips::Exactly(1));
-    if model.toy {
-        check_on(model, &graph, "toy", Chips::Auto);
+    for &(target, chips) in model.on {
+        let chips = if chips == 0 { Chips::Auto } else { Chips::Exactly(chips) };
+        check_on(model, &graph, target, chips);
     }
 }
 

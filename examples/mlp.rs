@@ -49,11 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut session = lookup(name)?.load(Arc::clone(&artifact), &LoadOptions::default())?;
         let outputs = session.run(0, &[input.view()])?;
         let y = outputs.get("y").ok_or("there is no output y")?;
-        println!(
-            "{name}: y[0..4] = {:?}, cycles {:?}",
-            &y.to_f32()[..4],
-            outputs.cycles
-        );
+        println!("{name}: y[0..4] = {:?}, cycles {:?}", &y.to_f32()[..4], outputs.cycles);
         if let Some(cycles) = outputs.cycles {
             assert_eq!(
                 cycles, proof.entries[0].makespan,
@@ -62,10 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         results.push(y.bytes.clone());
     }
-    assert_eq!(
-        results[0], results[1],
-        "both executors compute the same bits"
-    );
+    assert_eq!(results[0], results[1], "both executors compute the same bits");
     println!("the same bits on both");
     Ok(())
 }

@@ -25,9 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if (spec.sample_rate, spec.channels, spec.bits_per_sample) != (16_000, 1, 16) {
         return Err(format!("{wav:?}: expected 16 kHz, mono, 16 bit, found {spec:?}").into());
     }
-    let samples = reader
-        .samples::<i16>()
-        .map(|s| s.map(|s| f32::from(s) / 32768.0));
+    let samples = reader.samples::<i16>().map(|s| s.map(|s| f32::from(s) / 32768.0));
     let samples = samples.collect::<Result<Vec<f32>, _>>()?;
 
     let source = files::FileSource::open(&data.join("silero-vad/silero_vad_openvino_16k.onnx"))?;
@@ -69,16 +67,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (start, mut steps, mut spoken) = (Instant::now(), 0, 0);
     let mut line = String::new();
     for at in (0..samples.len().saturating_sub(STEP - 1)).step_by(STEP) {
-        let input = HostTensor::from_f32(
-            "input",
-            &[1, (CONTEXT + STEP) as u64],
-            &padded[at..at + CONTEXT + STEP],
-        );
+        let input = HostTensor::from_f32("input", &[1, (CONTEXT + STEP) as u64], &padded[at..at + CONTEXT + STEP]);
         let outputs = session.run(0, &[input.view()])?;
-        let probability = outputs
-            .get("output")
-            .map(HostTensor::to_f32)
-            .unwrap_or_default();
+        let probability = outputs.get("output").map(HostTensor::to_f32).unwrap_or_default();
         let p = probability
             .first()
             .copied()
@@ -94,10 +85,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     if !line.is_empty() {
-        println!(
-            "{:6.2} s |{line:32}|",
-            (steps - line.len()) as f64 * STEP as f64 / 16e3
-        );
+        println!("{:6.2} s |{line:32}|", (steps - line.len()) as f64 * STEP as f64 / 16e3);
     }
     let time = start.elapsed();
     println!(

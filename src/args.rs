@@ -341,9 +341,7 @@ fn chips(text: &str) -> Result<lockstep::Chips, String> {
 
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
-            Ok((name.to_owned(), value.to_owned()))
-        }
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected two parts with = between them".into()),
     }
 }
@@ -353,24 +351,17 @@ fn dim(text: &str) -> Result<(String, usize), String> {
     let (name, value) = pair(text)?;
     match value.parse() {
         Ok(n) if n > 0 => Ok((name, n)),
-        _ => Err(format!(
-            "{value:?} is no size; allowed is a whole number from 1"
-        )),
+        _ => Err(format!("{value:?} is no size; allowed is a whole number from 1")),
     }
 }
 
 #[cfg(feature = "compile")]
 fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
     let (name, value) = pair(text)?;
-    let sizes = value
-        .split('x')
-        .map(str::parse)
-        .collect::<Result<Vec<usize>, _>>();
+    let sizes = value.split('x').map(str::parse).collect::<Result<Vec<usize>, _>>();
     match sizes {
         Ok(sizes) => Ok((name, sizes)),
-        Err(_) => Err(format!(
-            "{value:?} is no shape; expected sizes with x between them"
-        )),
+        Err(_) => Err(format!("{value:?} is no shape; expected sizes with x between them")),
     }
 }
 

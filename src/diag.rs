@@ -109,23 +109,10 @@ impl From<ExecError> for Failure {
 impl From<VerifyErrors> for Failure {
     fn from(errors: VerifyErrors) -> Failure {
         let total = errors.violations.len() as u64 + errors.more;
-        let plural = if total == 1 {
-            "violation"
-        } else {
-            "violations"
-        };
-        let failure = Failure::new(
-            Code::Check,
-            format!("the artifact is rejected: {total} {plural}"),
-        );
+        let plural = if total == 1 { "violation" } else { "violations" };
+        let failure = Failure::new(Code::Check, format!("the artifact is rejected: {total} {plural}"));
         let more = (errors.more > 0).then(|| format!("and {} more", errors.more));
-        failure.with(
-            errors
-                .violations
-                .iter()
-                .map(ToString::to_string)
-                .chain(more),
-        )
+        failure.with(errors.violations.iter().map(ToString::to_string).chain(more))
     }
 }
 
@@ -144,11 +131,7 @@ mod compile {
             match &*error.kind {
                 ImportErrorKind::Unsupported(ops) => {
                     let n = ops.len();
-                    let plural = if n == 1 {
-                        "operator is"
-                    } else {
-                        "operators are"
-                    };
+                    let plural = if n == 1 { "operator is" } else { "operators are" };
                     Failure::new(code, format!("{}: {n} {plural} not supported", error.at))
                         .with(ops.iter().map(ToString::to_string))
                 }
@@ -168,8 +151,7 @@ mod compile {
                         .with(list.iter().map(|u| format!("{}: {}", u.at, u.what)))
                 }
                 CompileErrorKind::DoesNotFit { summary, report } => {
-                    Failure::new(Code::DoesNotFit, summary.clone())
-                        .with(report.lines().map(str::to_owned))
+                    Failure::new(Code::DoesNotFit, summary.clone()).with(report.lines().map(str::to_owned))
                 }
                 CompileErrorKind::Internal { .. } => Failure::new(Code::Check, error.to_string()),
             }

@@ -9,12 +9,7 @@ use lockstep::{Artifact, HostTensor, files, tensors};
 use std::path::Path;
 
 /// One tensor per input of the entry, in its order; a tensor may hold many steps.
-pub fn gather(
-    verb: &RunVerb,
-    artifact: &Artifact,
-    entry: usize,
-    golden: Option<&Golden>,
-) -> Outcome<Vec<HostTensor>> {
+pub fn gather(verb: &RunVerb, artifact: &Artifact, entry: usize, golden: Option<&Golden>) -> Outcome<Vec<HostTensor>> {
     let wanted = &artifact.entries[entry].inputs;
     let mut given: Vec<Option<HostTensor>> = vec![None; wanted.len()];
     let expected = || {
@@ -74,9 +69,7 @@ pub fn gather(
 }
 
 fn wrong(w: &Signature, found: &HostTensor, axis: Option<usize>) -> Failure {
-    let along = axis.map_or(String::new(), |a| {
-        format!(", or a multiple of it along axis {a}")
-    });
+    let along = axis.map_or(String::new(), |a| format!(", or a multiple of it along axis {a}"));
     Failure::usage(format!(
         "input {:?}: expected {}{along}, got {}",
         w.name,
@@ -92,15 +85,12 @@ fn literal(w: &Signature, value: &str) -> Outcome<HostTensor> {
         .map(|s| s.trim().parse::<f64>())
         .collect::<Result<Vec<f64>, _>>();
     let n = w.shape.iter().product::<u64>() as usize;
-    let numbers = numbers
-        .ok()
-        .filter(|v| v.len() == 1 || v.len() == n)
-        .ok_or_else(|| {
-            Failure::usage(format!(
-                "input {:?}: {value:?} is neither one number nor {n} numbers, nor @FILE.npy",
-                w.name
-            ))
-        })?;
+    let numbers = numbers.ok().filter(|v| v.len() == 1 || v.len() == n).ok_or_else(|| {
+        Failure::usage(format!(
+            "input {:?}: {value:?} is neither one number nor {n} numbers, nor @FILE.npy",
+            w.name
+        ))
+    })?;
     let mut tensor = tensors::random(&w.name, w.dtype, &w.shape, 0);
     tensor.bytes.clear();
     for i in 0..n {
@@ -198,13 +188,10 @@ mod tests {
 
     #[test]
     fn slices_join_to_the_whole() {
-        let whole =
-            HostTensor::from_f32("x", &[2, 6], &(0..12).map(|i| i as f32).collect::<Vec<_>>());
+        let whole = HostTensor::from_f32("x", &[2, 6], &(0..12).map(|i| i as f32).collect::<Vec<_>>());
         for axis in 0..2 {
             let n = whole.shape[axis] / 2;
-            let parts: Vec<_> = (0..2)
-                .map(|s| vec![slice(&whole, axis, s * n, n)])
-                .collect();
+            let parts: Vec<_> = (0..2).map(|s| vec![slice(&whole, axis, s * n, n)]).collect();
             assert_eq!(join(&parts, axis), std::slice::from_ref(&whole));
         }
     }

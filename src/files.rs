@@ -92,11 +92,7 @@ pub fn map_file(path: &Path) -> Result<FileBytes, FileError> {
     if !meta.is_file() {
         return Err(FileError::NotAFile {
             path: path.to_owned(),
-            found: if meta.is_dir() {
-                "a directory"
-            } else {
-                "a special file"
-            },
+            found: if meta.is_dir() { "a directory" } else { "a special file" },
         });
     }
     if meta.len() == 0 {
@@ -125,9 +121,7 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
     }
     let file = File::open(path).map_err(io_at(path, "open"))?;
     let mut text = String::new();
-    file.take(MOST)
-        .read_to_string(&mut text)
-        .map_err(io_at(path, "read"))?;
+    file.take(MOST).read_to_string(&mut text).map_err(io_at(path, "read"))?;
     Ok(text)
 }
 
@@ -164,12 +158,10 @@ pub fn read_artifact(path: &Path) -> Result<Artifact, FileError> {
 /// What the file system and the encoder report; the temporary file is removed.
 pub fn write_artifact(path: &Path, artifact: &Artifact) -> Result<u64, FileError> {
     write_renamed(path, |out| {
-        artifact
-            .write_to(out)
-            .map_err(|source| FileError::Artifact {
-                path: path.to_owned(),
-                source,
-            })
+        artifact.write_to(out).map_err(|source| FileError::Artifact {
+            path: path.to_owned(),
+            source,
+        })
     })
 }
 
@@ -303,10 +295,7 @@ mod source {
 
         fn read(&self, path: &str) -> Result<Bytes, SourceError> {
             let asked = Path::new(path);
-            let inside = |p: &Path| {
-                p.components()
-                    .all(|c| matches!(c, std::path::Component::Normal(_)))
-            };
+            let inside = |p: &Path| p.components().all(|c| matches!(c, std::path::Component::Normal(_)));
             if !inside(asked) {
                 let message = "the path leads out of the model's directory";
                 return Err(SourceError::Other(message.into()));
@@ -326,9 +315,7 @@ mod source {
             match map_file(&full) {
                 Ok(bytes) => Ok(Bytes::from_owner(bytes)),
                 Err(FileError::Io { source, .. }) => Err(SourceError::Other(plain(&source))),
-                Err(FileError::NotAFile { found, .. }) => {
-                    Err(SourceError::Other(format!("it is {found}")))
-                }
+                Err(FileError::NotAFile { found, .. }) => Err(SourceError::Other(format!("it is {found}"))),
                 Err(other) => Err(SourceError::Other(other.to_string())),
             }
         }

@@ -67,11 +67,7 @@ impl Golden {
             .arrays
             .iter()
             .filter_map(|a| {
-                let key = a
-                    .name
-                    .strip_prefix(case)?
-                    .strip_prefix('.')?
-                    .strip_prefix(kind)?;
+                let key = a.name.strip_prefix(case)?.strip_prefix('.')?.strip_prefix(kind)?;
                 Some((key.parse().ok()?, a))
             })
             .collect();
@@ -93,8 +89,7 @@ impl Golden {
                 let mut surplus = all.len().saturating_sub(wanted.len());
                 let mut next = all.into_iter();
                 for (w, slot) in wanted.iter().zip(given) {
-                    let fits =
-                        |a: &HostTensor| a.dtype == w.dtype && a.shape.len() == w.shape.len();
+                    let fits = |a: &HostTensor| a.dtype == w.dtype && a.shape.len() == w.shape.len();
                     let mut candidate = next.next();
                     while let Some(a) = candidate
                         && !fits(a)
@@ -189,10 +184,7 @@ impl Compared {
         } else {
             format!("{} of {} elements differ", self.wrong, self.total)
         };
-        format!(
-            "check {}: {verdict}, largest error {:.3e}",
-            self.name, self.max
-        )
+        format!("check {}: {verdict}, largest error {:.3e}", self.name, self.max)
     }
 
     /// The same as JSON.

@@ -23,6 +23,4 @@ pub use lockstep_graph as graph;
 pub use lockstep_isa as isa;
 pub use lockstep_isa::{Artifact, ArtifactError, Target, verify::verify};
 pub use lockstep_runtime as runtime;
-pub use lockstep_runtime::{
-    ExecError, Executor, HostTensor, LoadOptions, Outputs, Session, Simd, TensorView, lookup,
-};
+pub use lockstep_runtime::{ExecError, Executor, HostTensor, LoadOptions, Outputs, Session, Simd, TensorView, lookup};

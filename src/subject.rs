@@ -52,13 +52,7 @@ pub fn open(subject: &Subject, progress: &mut Progress) -> Outcome<Artifact> {
         #[cfg(feature = "compile")]
         Kind::Model => {
             let stages = model::Stages::default();
-            let compiled = model::compile(
-                &subject.path,
-                &subject.options,
-                stages,
-                progress,
-                &mut |_, _| (),
-            )?;
+            let compiled = model::compile(&subject.path, &subject.options, stages, progress, &mut |_, _| ())?;
             compiled
                 .artifact
                 .ok_or_else(|| Failure::usage("the compile was stopped before it made an artifact"))
@@ -133,9 +127,7 @@ pub mod model {
     /// A path that is no model; options that do not fit it; what the importer reports.
     pub fn import(path: &Path, args: &CompileArgs, progress: &mut Progress) -> Outcome<Graph> {
         if kind(path)? == Kind::Artifact {
-            return Err(Failure::usage(format!(
-                "{path:?} is an artifact; expected a model"
-            )));
+            return Err(Failure::usage(format!("{path:?} is an artifact; expected a model")));
         }
         progress.begin("import");
         let mut options = ImportOptions {
@@ -145,9 +137,7 @@ pub mod model {
             ..ImportOptions::default()
         };
         for (name, value) in &args.const_inputs {
-            options
-                .const_inputs
-                .insert(name.clone(), constant(name, value)?);
+            options.const_inputs.insert(name.clone(), constant(name, value)?);
         }
         let source = FileSource::open(path)?;
         let graph = lockstep::import(&source, &options)?;
@@ -168,12 +158,8 @@ pub mod model {
     ) -> Outcome<Compiled> {
         let target = files::target(&args.target)?;
         let graph = import(path, args, progress)?;
-        let graph = Verified::new(graph, &()).map_err(|errors| {
-            Failure::new(
-                crate::diag::Code::Check,
-                format!("import: {errors}; this is a bug"),
-            )
-        })?;
+        let graph = Verified::new(graph, &())
+            .map_err(|errors| Failure::new(crate::diag::Code::Check, format!("import: {errors}; this is a bug")))?;
         let options = Options {
             chips: args.chips,
             precision: args.precision.map(|p| match p {
@@ -197,8 +183,7 @@ pub mod model {
     fn constant(name: &str, value: &str) -> Outcome<ConstInput> {
         use lockstep_graph::DType as G;
         let Some(file) = value.strip_prefix('@') else {
-            return ConstInput::parse(value)
-                .map_err(|e| Failure::usage(format!("--const-input {name}: {e}")));
+            return ConstInput::parse(value).map_err(|e| Failure::usage(format!("--const-input {name}: {e}")));
         };
         let bytes = files::map_file(Path::new(file))?;
         let tensor = tensors::read_npy(file, bytes.as_ref())?;
@@ -233,8 +218,7 @@ pub mod model {
             #[command(flatten)]
             args: CompileArgs,
         }
-        let default =
-            Default::try_parse_from(["lockstep"]).map_err(|e| Failure::usage(e.to_string()))?;
+        let default = Default::try_parse_from(["lockstep"]).map_err(|e| Failure::usage(e.to_string()))?;
         if *args == default.args {
             return Ok(());
         }

@@ -54,10 +54,7 @@ pub fn read_npy(name: &str, bytes: &[u8]) -> Result<HostTensor, TensorError> {
         (TypeChar::Float, 8) => HostDType::F64,
         _ => {
             let allowed = "bool, int8 to int64, uint8 to uint64, float16, float32 and float64";
-            return Err(bad(
-                name,
-                format!("dtype {ty} is no tensor's; allowed are {allowed}"),
-            ));
+            return Err(bad(name, format!("dtype {ty} is no tensor's; allowed are {allowed}")));
         }
     };
     let shape = header.shape().to_vec();
@@ -216,8 +213,7 @@ pub fn write_npz(tensors: &[HostTensor]) -> Result<Vec<u8>, TensorError> {
         let bytes = write_npy(tensor)?;
         zip.start_file(format!("{}.npy", tensor.name), options)
             .map_err(|e| bad(&tensor.name, e.to_string()))?;
-        zip.write_all(&bytes)
-            .map_err(|e| bad(&tensor.name, e.to_string()))?;
+        zip.write_all(&bytes).map_err(|e| bad(&tensor.name, e.to_string()))?;
     }
     let done = zip.finish().map_err(|e| bad("npz", e.to_string()))?;
     Ok(done.into_inner())
@@ -269,9 +265,9 @@ pub fn push_f64(tensor: &mut HostTensor, x: f64) {
 /// tensor everywhere.
 pub fn random(name: &str, dtype: HostDType, shape: &[u64], seed: u64) -> HostTensor {
     let n = lockstep_runtime::host_tensor::element_count(shape).unwrap_or(0);
-    let mut state = name.bytes().fold(seed, |s, b| {
-        (s ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let mut state = name
+        .bytes()
+        .fold(seed, |s, b| (s ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
     let mut bytes = Vec::with_capacity(n as usize * dtype.bytes());
     for _ in 0..n {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -328,10 +324,7 @@ mod tests {
     #[test]
     fn column_major_becomes_row_major() {
         // [[0, 1, 2], [3, 4, 5]] by columns.
-        assert_eq!(
-            row_major(&[2, 3], 1, &[0, 3, 1, 4, 2, 5]),
-            [0, 1, 2, 3, 4, 5]
-        );
+        assert_eq!(row_major(&[2, 3], 1, &[0, 3, 1, 4, 2, 5]), [0, 1, 2, 3, 4, 5]);
     }
 
     #[test]

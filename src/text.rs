@@ -53,9 +53,7 @@ pub fn table(rows: &[Vec<String>]) -> Vec<String> {
     let widths: Vec<usize> = (0..n).map(width).collect();
     let numeric = |c: usize| {
         let mut cells = rows.iter().skip(1).filter_map(|r| r.get(c)).peekable();
-        cells.peek().is_some()
-            && cells
-                .all(|s| s.is_empty() || s.starts_with(|c: char| c.is_ascii_digit() || c == '-'))
+        cells.peek().is_some() && cells.all(|s| s.is_empty() || s.starts_with(|c: char| c.is_ascii_digit() || c == '-'))
     };
     let right: Vec<bool> = (0..n).map(numeric).collect();
     rows.iter()
@@ -66,11 +64,7 @@ pub fn table(rows: &[Vec<String>]) -> Vec<String> {
                 if c > 0 {
                     line += "  ";
                 }
-                line += &if right[c] {
-                    pad + cell
-                } else {
-                    format!("{cell}{pad}")
-                };
+                line += &if right[c] { pad + cell } else { format!("{cell}{pad}") };
             }
             line.trim_end().to_owned()
         })

@@ -44,11 +44,7 @@ fn damaged_artifacts_are_errors() {
             "--no-verify",
         ],
     );
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let whole = std::fs::read(dir.0.join("x.lks")).expect("the artifact");
     assert!(!refused(whole.clone()), "the whole artifact is sound");
 

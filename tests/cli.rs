@@ -19,11 +19,7 @@ fn builder() -> OnnxBuilder {
 
 /// A small model that compiles: y = relu(x).
 fn relu() -> Vec<u8> {
-    builder()
-        .node("Relu", &["x"], &["y"])
-        .named("act")
-        .output("y")
-        .build()
+    builder().node("Relu", &["x"], &["y"]).named("act").output("y").build()
 }
 
 /// Runs the command line and compares exit code, stdout and stderr with the snapshot.
@@ -53,14 +49,7 @@ fn wrong_targets() {
     dir.file("relu.onnx", relu());
     dir.file("bad.toml", "base = \"toy\"\nlanes = 33.5\n");
     dir.file("typo.toml", "base = \"toy\"\n[mem]\nrowz = 64\n");
-    check!(
-        dir,
-        "unknown_target",
-        "compile",
-        "relu.onnx",
-        "--target",
-        "tsp-2021"
-    );
+    check!(dir, "unknown_target", "compile", "relu.onnx", "--target", "tsp-2021");
     check!(
         dir,
         "target_with_a_bad_field",
@@ -69,13 +58,7 @@ fn wrong_targets() {
         "--target",
         "bad.toml"
     );
-    check!(
-        dir,
-        "target_with_an_unknown_field",
-        "targets",
-        "show",
-        "typo.toml"
-    );
+    check!(dir, "target_with_an_unknown_field", "targets", "show", "typo.toml");
     check!(
         dir,
         "missing_target_file",
@@ -117,14 +100,7 @@ fn wrong_models() {
     check!(dir, "missing_external_data", "compile", "external.onnx");
     check!(dir, "garbage_model", "compile", "garbage.onnx");
     dir.file("relu.onnx", relu());
-    check!(
-        dir,
-        "unknown_dimension",
-        "compile",
-        "relu.onnx",
-        "--state",
-        "z=x"
-    );
+    check!(dir, "unknown_dimension", "compile", "relu.onnx", "--state", "z=x");
     check!(
         dir,
         "wrong_shape_option",
@@ -138,16 +114,10 @@ fn wrong_models() {
 #[test]
 fn a_model_that_does_not_fit() {
     let dir = Scratch::new("fit");
-    dir.file(
-        "tiny.toml",
-        "base = \"toy\"\nname = \"tiny\"\n[mem]\nrows = 128\n",
-    );
+    dir.file("tiny.toml", "base = \"toy\"\nname = \"tiny\"\n[mem]\nrows = 128\n");
     let model = silero();
     let model = model.to_str().expect("a path in UTF-8");
-    let out = lockstep(
-        &dir.0,
-        &["compile", model, "--target", "tiny.toml", "--chips", "1"],
-    );
+    let out = lockstep(&dir.0, &["compile", model, "--target", "tiny.toml", "--chips", "1"]);
     assert_eq!(out.status.code(), Some(4), "{}", told(&out));
     check!(
         dir,
@@ -164,8 +134,7 @@ fn a_model_that_does_not_fit() {
 #[test]
 fn wrong_artifacts() {
     let dir = Scratch::new("artifacts");
-    let mut bytes =
-        std::fs::read(path("runtime/isa/tests/data/v1.artifact")).expect("the golden artifact");
+    let mut bytes = std::fs::read(path("runtime/isa/tests/data/v1.artifact")).expect("the golden artifact");
     dir.file("short.lks", &bytes[..200]);
     dir.file("garbage.lks", b"not an artifact at all");
     let middle = bytes.len() / 2;
@@ -194,29 +163,13 @@ fn wrong_inputs() {
     dir.file("relu.onnx", relu());
     let made = lockstep(&dir.0, &["compile", "relu.onnx", "--target", "toy"]);
     assert!(made.status.success(), "{}", told(&made));
-    let npy = |dtype, shape: &[u64]| {
-        tensors::write_npy(&tensors::random("x", dtype, shape, 1)).expect("an array")
-    };
+    let npy = |dtype, shape: &[u64]| tensors::write_npy(&tensors::random("x", dtype, shape, 1)).expect("an array");
     dir.file("ints.npy", npy(HostDType::I64, &[2, 3]));
     dir.file("shape.npy", npy(HostDType::F32, &[3, 3]));
     dir.file("good.npy", npy(HostDType::F32, &[2, 3]));
     check!(dir, "input_missing", "run", "relu.lks");
-    check!(
-        dir,
-        "input_of_unknown_name",
-        "run",
-        "relu.lks",
-        "--input",
-        "z=1"
-    );
-    check!(
-        dir,
-        "input_of_wrong_dtype",
-        "run",
-        "relu.lks",
-        "--input",
-        "x=@ints.npy"
-    );
+    check!(dir, "input_of_unknown_name", "run", "relu.lks", "--input", "z=1");
+    check!(dir, "input_of_wrong_dtype", "run", "relu.lks", "--input", "x=@ints.npy");
     check!(
         dir,
         "input_of_wrong_shape",
@@ -255,14 +208,7 @@ fn wrong_inputs() {
         "--random",
         "1"
     );
-    check!(
-        dir,
-        "stage_of_an_artifact",
-        "inspect",
-        "relu.lks",
-        "--stage",
-        "tir"
-    );
+    check!(dir, "stage_of_an_artifact", "inspect", "relu.lks", "--stage", "tir");
     check!(
         dir,
         "chip_that_does_not_exist",
@@ -282,10 +228,7 @@ fn checks_fail_with_code_1_and_hold_with_0() {
     let x = lockstep::HostTensor::from_f32("x", &[2, 3], &[-1.0, 0.0, 1.0, 2.0, -2.0, 0.5]);
     let y = lockstep::HostTensor::from_f32("y", &[2, 3], &[0.0, 0.0, 1.0, 2.0, 0.0, 0.5]);
     let wrong = lockstep::HostTensor::from_f32("y", &[2, 3], &[0.0, 0.0, 1.0, 2.0, 0.0, 0.75]);
-    dir.file(
-        "good.npz",
-        tensors::write_npz(&[x.clone(), y]).expect("an npz"),
-    );
+    dir.file("good.npz", tensors::write_npz(&[x.clone(), y]).expect("an npz"));
     dir.file("bad.npz", tensors::write_npz(&[x, wrong]).expect("an npz"));
     for backend in ["cpu", "sim"] {
         let run = |golden| {
@@ -308,11 +251,7 @@ fn checks_fail_with_code_1_and_hold_with_0() {
         assert_eq!(good.status.code(), Some(0), "{}", told(&good));
         let bad = run("bad.npz");
         assert_eq!(bad.status.code(), Some(1), "{}", told(&bad));
-        assert!(
-            told(&bad).contains("1 of 6 elements differ"),
-            "{}",
-            told(&bad)
-        );
+        assert!(told(&bad).contains("1 of 6 elements differ"), "{}", told(&bad));
     }
 }
 
@@ -349,10 +288,7 @@ fn every_verb_works_on_the_shipped_model() {
     assert!(cycles.as_u64().is_some_and(|c| c > 0));
 
     let verified = json(&dir.0, &["verify", "vad.lks", "--json"]);
-    assert_eq!(
-        &verified["summary"]["entries"][0]["makespan_cycles"],
-        cycles
-    );
+    assert_eq!(&verified["summary"]["entries"][0]["makespan_cycles"], cycles);
     let report = json(&dir.0, &["report", "vad.lks", "--json"]);
     assert_eq!(&report["report"]["makespan_cycles"], cycles);
 
@@ -384,19 +320,8 @@ fn every_verb_works_on_the_shipped_model() {
     let saved = tensors::read_npz("out.npz", &saved).expect("the outputs");
     assert_eq!(saved[0].shape, [3, 1]);
 
-    for section in [
-        "header",
-        "io",
-        "memory",
-        "chips",
-        "queues",
-        "links",
-        "provenance",
-    ] {
-        let shown = json(
-            &dir.0,
-            &["inspect", "vad.lks", "--section", section, "--json"],
-        );
+    for section in ["header", "io", "memory", "chips", "queues", "links", "provenance"] {
+        let shown = json(&dir.0, &["inspect", "vad.lks", "--section", section, "--json"]);
         let result = &shown["result"];
         assert!(
             result.is_object() || result.as_array().is_some_and(|a| !a.is_empty()),
@@ -411,9 +336,7 @@ fn every_verb_works_on_the_shipped_model() {
     for stage in ["graph", "tir", "part", "sched"] {
         let out = lockstep(
             &dir.0,
-            &[
-                "inspect", model, "--target", "toy", "--chips", "2", "--stage", stage,
-            ],
+            &["inspect", model, "--target", "toy", "--chips", "2", "--stage", stage],
         );
         assert!(
             out.status.success() && out.stdout.len() > 1000,
@@ -435,10 +358,7 @@ fn every_verb_works_on_the_shipped_model() {
                 .all(|r| r["chip"] == 1 && r["cycle"].as_u64().is_some_and(|c| c < 200))
     );
 
-    let bench = json(
-        &dir.0,
-        &["bench", "vad.lks", "--runs", "5", "--warmup", "2", "--json"],
-    );
+    let bench = json(&dir.0, &["bench", "vad.lks", "--runs", "5", "--warmup", "2", "--json"]);
     assert_eq!(bench["allocations"], 0, "a run allocates nothing");
     json(&dir.0, &["targets", "list", "--json"]);
     json(&dir.0, &["targets", "show", "toy", "--json"]);
@@ -452,10 +372,7 @@ fn a_printed_target_is_a_target_file() {
     dir.file("mine.toml", &shown.stdout);
     let mut cycles = Vec::new();
     for target in ["toy", "mine.toml"] {
-        let out = json(
-            &dir.0,
-            &["compile", "relu.onnx", "--target", target, "--json"],
-        );
+        let out = json(&dir.0, &["compile", "relu.onnx", "--target", target, "--json"]);
         cycles.push(out["cycles"].clone());
     }
     assert_eq!(cycles[0], cycles[1]);

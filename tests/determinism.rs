@@ -16,15 +16,9 @@ fn two_processes_write_the_same_bytes() {
     for name in ["a.lks", "b.lks"] {
         let out = lockstep(
             &dir.0,
-            &[
-                "compile", model, "--target", "toy", "--chips", "4", "-o", name,
-            ],
+            &["compile", model, "--target", "toy", "--chips", "4", "-o", name],
         );
-        assert!(
-            out.status.success(),
-            "{}",
-            String::from_utf8_lossy(&out.stderr)
-        );
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         files.push(std::fs::read(dir.0.join(name)).expect("the artifact"));
     }
     assert!(files[0] == files[1], "the artifacts differ");

@@ -12,8 +12,8 @@ use common::{array, golden, largest_error, path};
 use lockstep::files::{self, FileSource};
 use lockstep::graph::Verified;
 use lockstep::{
-    Artifact, Chips, ConstInput, Graph, HostTensor, ImportOptions, LoadOptions, Options, Silent,
-    Simd, TensorView, lookup,
+    Artifact, Chips, ConstInput, Graph, HostTensor, ImportOptions, LoadOptions, Options, Silent, Simd, TensorView,
+    lookup,
 };
 use std::sync::Arc;
 
@@ -38,10 +38,7 @@ const SILERO: Model = Model {
     golden: "tests/data/silero-vad/silero_vad_openvino_16k.golden.npz",
     cases: &[
         (&["rand.in0", "rand.in1"], &["rand.out0", "rand.out1"]),
-        (
-            &["speech.in0", "speech.in1"],
-            &["speech.out0", "speech.out1"],
-        ),
+        (&["speech.in0", "speech.in1"], &["speech.out0", "speech.out1"]),
     ],
     tolerance: 1e-4,
     toy: true,
@@ -65,10 +62,7 @@ const SILERO_IFLESS: Model = Model {
     golden: "tests/data/silero-vad/silero_vad_op18_ifless.golden.npz",
     cases: &[
         (&["rand.in0", "rand.in2"], &["rand.out0", "rand.out1"]),
-        (
-            &["speech.in0", "speech.in2"],
-            &["speech.out0", "speech.out1"],
-        ),
+        (&["speech.in0", "speech.in2"], &["speech.out0", "speech.out1"]),
     ],
     ..SILERO
 };
@@ -94,10 +88,7 @@ const MINILM: Model = Model {
     golden: "tests/data/minilm/golden_1x128.npz",
     cases: &[
         (&["rand.in0", "rand.in1", "rand.in2"], &["rand.out0"]),
-        (
-            &["padded.in0", "padded.in1", "padded.in2"],
-            &["padded.out0"],
-        ),
+        (&["padded.in0", "padded.in1", "padded.in2"], &["padded.out0"]),
     ],
     toy: false,
     ..SILERO
@@ -128,19 +119,10 @@ const MINILM_INT8_TEXT: Model = Model {
 };
 
 fn import(model: &Model) -> Verified<Graph> {
-    let source = FileSource::open(&path(model.path))
-        .expect("the model; python3 tests/fetch_models.py gets it");
+    let source = FileSource::open(&path(model.path)).expect("the model; python3 tests/fetch_models.py gets it");
     let options = ImportOptions {
-        dims: model
-            .dims
-            .iter()
-            .map(|(n, v)| (n.to_string(), *v))
-            .collect(),
-        shapes: model
-            .shapes
-            .iter()
-            .map(|(n, s)| (n.to_string(), s.to_vec()))
-            .collect(),
+        dims: model.dims.iter().map(|(n, v)| (n.to_string(), *v)).collect(),
+        shapes: model.shapes.iter().map(|(n, s)| (n.to_string(), s.to_vec())).collect(),
         const_inputs: model
             .consts
             .iter()
@@ -148,8 +130,7 @@ fn import(model: &Model) -> Verified<Graph> {
             .collect(),
         ..ImportOptions::default()
     };
-    let graph =
-        lockstep::import(&source, &options).unwrap_or_else(|e| panic!("{}: {e}", model.path));
+    let graph = lockstep::import(&source, &options).unwrap_or_else(|e| panic!("{}: {e}", model.path));
     Verified::new(graph, &()).unwrap_or_else(|e| panic!("{}: {e}", model.path))
 }
 
@@ -183,9 +164,7 @@ fn run(
         .load(Arc::clone(artifact), options)
         .unwrap_or_else(|e| panic!("{backend}: {e}"));
     let views: Vec<TensorView<'_>> = inputs.iter().map(HostTensor::view).collect();
-    let outputs = session
-        .run(0, &views)
-        .unwrap_or_else(|e| panic!("{backend}: {e}"));
+    let outputs = session.run(0, &views).unwrap_or_else(|e| panic!("{backend}: {e}"));
     (outputs.tensors.to_vec(), outputs.cycles)
 }
 
@@ -212,27 +191,17 @@ fn check_on(model: &Model, graph: &Verified<Graph>, target: &str, chips: Chips) 
         ..Options::default()
     };
     let machine = files::target(target).expect("a target");
-    let compiled = lockstep::compile(graph, &machine, &options, &mut Silent)
-        .unwrap_or_else(|e| panic!("{what}: {e}"));
+    let compiled = lockstep::compile(graph, &machine, &options, &mut Silent).unwrap_or_else(|e| panic!("{what}: {e}"));
     let artifact = Arc::new(compiled.artifact.expect("an artifact"));
     let proof = lockstep::verify(&artifact).unwrap_or_else(|e| panic!("{what}: {e}"));
     let entry = &artifact.entries[0];
     assert_eq!(proof.entries[0].makespan, entry.makespan, "{what}");
-    println!(
-        "{what}: {} chips, {} cycles",
-        artifact.n_chips, entry.makespan
-    );
+    println!("{what}: {} chips, {} cycles", artifact.n_chips, entry.makespan);
     let arrays = golden(model.golden);
     for (inputs, outputs) in model.cases {
         let wanted = entry.inputs.iter().zip(*inputs);
-        let given: Vec<HostTensor> = wanted
-            .map(|(w, name)| fitted(array(&arrays, name), &w.shape))
-            .collect();
-        assert_eq!(
-            given.len(),
-            entry.inputs.len(),
-            "{what}: inputs of the golden"
-        );
+        let given: Vec<HostTensor> = wanted.map(|(w, name)| fitted(array(&arrays, name), &w.shape)).collect();
+        assert_eq!(given.len(), entry.inputs.len(), "{what}: inputs of the golden");
         let (simulated, cycles) = run(&artifact, "sim", &LoadOptions::default(), &given);
         assert_eq!(cycles, Some(entry.makespan), "{what}: simulated cycles");
         for (found, name) in simulated.iter().zip(*outputs) {
@@ -307,8 +276,8 @@ fn half_precision() {
             ..Options::default()
         };
         let target = files::target("tsp-2020").expect("a target");
-        let compiled = lockstep::compile(&graph, &target, &options, &mut Silent)
-            .unwrap_or_else(|e| panic!("{}: {e}", model.path));
+        let compiled =
+            lockstep::compile(&graph, &target, &options, &mut Silent).unwrap_or_else(|e| panic!("{}: {e}", model.path));
         let artifact = Arc::new(compiled.artifact.expect("an artifact"));
         lockstep::verify(&artifact).unwrap_or_else(|e| panic!("{} in {dtype}: {e}", model.path));
         let arrays = golden(model.golden);
@@ -321,11 +290,7 @@ fn half_precision() {
                     "{} in {dtype}, {name}: largest error {error:.2e}, {} cycles",
                     model.path, artifact.entries[0].makespan
                 );
-                assert!(
-                    error <= tolerance,
-                    "{} in {dtype}: {name}: error {error:e}",
-                    model.path
-                );
+                assert!(error <= tolerance, "{} in {dtype}: {name}: error {error:e}", model.path);
             }
         }
     }

@@ -8,9 +8,7 @@ use crate::CompileError;
 use crate::chain::{BufKind, ChainKind, ChainProgram};
 use crate::schedule::Schedule;
 use lockstep_graph::EntityId;
-use lockstep_isa::artifact::{
-    ChainInfo, ChipProgram, Entry, Program, Value, ValueKind, WeightsBuilder,
-};
+use lockstep_isa::artifact::{ChainInfo, ChipProgram, Entry, Program, Value, ValueKind, WeightsBuilder};
 use lockstep_isa::encode::encode_run;
 use lockstep_isa::{Artifact, Target};
 use std::collections::BTreeMap;
@@ -75,10 +73,7 @@ pub fn emit(
         n_chips: entries.iter().map(|(p, _)| p.n_chips).max().unwrap_or(1),
         programs: programs.list,
         entries: out,
-        states: entries
-            .first()
-            .map(|(p, _)| p.states.clone())
-            .unwrap_or_default(),
+        states: entries.first().map(|(p, _)| p.states.clone()).unwrap_or_default(),
         consts,
         tiles,
         weights: Arc::new(bytes),
@@ -95,18 +90,11 @@ struct Weights {
     tiles: BTreeMap<(usize, [u64; 4]), u32>,
 }
 
-fn values(
-    program: &ChainProgram,
-    schedule: &Schedule,
-    weights: &mut Weights,
-) -> Result<Vec<Value>, CompileError> {
+fn values(program: &ChainProgram, schedule: &Schedule, weights: &mut Weights) -> Result<Vec<Value>, CompileError> {
     let mut out = Vec::with_capacity(program.bufs.len());
     for (id, buf) in program.bufs.iter() {
         let Some(home) = schedule.homes.get(id.index()) else {
-            return Err(CompileError::internal(
-                "emit",
-                format!("buffer {id} has no home"),
-            ));
+            return Err(CompileError::internal("emit", format!("buffer {id} has no home")));
         };
         let lanes = (buf.lo as u64) << 16 | buf.hi as u64;
         let kind = match &buf.kind {
@@ -115,9 +103,7 @@ fn values(
             BufKind::State(state) => ValueKind::State(*state),
             BufKind::NextState(state) => ValueKind::NextState(state.index() as u32),
             BufKind::Rows(bytes) => {
-                let expected = buf.n_vectors as usize
-                    * buf.hi.saturating_sub(buf.lo) as usize
-                    * buf.dtype.bytes();
+                let expected = buf.n_vectors as usize * buf.hi.saturating_sub(buf.lo) as usize * buf.dtype.bytes();
                 if bytes.len() != expected {
                     return Err(CompileError::internal(
                         "emit",
@@ -155,22 +141,13 @@ fn values(
                     ));
                 }
                 let at = t.data.as_ptr() as usize;
-                let shape = (t.rows as u64) << 48
-                    | (t.lo as u64) << 32
-                    | (t.columns as u64) << 16
-                    | t.dtype as u64;
+                let shape = (t.rows as u64) << 48 | (t.lo as u64) << 32 | (t.columns as u64) << 16 | t.dtype as u64;
                 let tile_key = (at, [shape, 0, 0, 0]);
                 let index = match weights.tiles.get(&tile_key) {
                     Some(&index) => index,
-                    None => {
-                        weights
-                            .builder
-                            .push_tile(t.rows, t.lo, t.columns, t.dtype, |k, out| {
-                                out.copy_from_slice(
-                                    &t.data[k as usize * width..(k as usize + 1) * width],
-                                );
-                            })
-                    }
+                    None => weights.builder.push_tile(t.rows, t.lo, t.columns, t.dtype, |k, out| {
+                        out.copy_from_slice(&t.data[k as usize * width..(k as usize + 1) * width]);
+                    }),
                 };
                 weights.tiles.insert(tile_key, index);
                 let key = (
@@ -248,9 +225,8 @@ fn chips(
             let placed = &schedule.runs[i as usize];
             let mut run = placed.run;
             run.cycle -= start;
-            encode_run(&run, &mut text).map_err(|e| {
-                CompileError::internal("emit", format!("chain {}: {e}", placed.chain))
-            })?;
+            encode_run(&run, &mut text)
+                .map_err(|e| CompileError::internal("emit", format!("chain {}: {e}", placed.chain)))?;
             runs.push(run);
             let mut c = placed.claims.clone();
             let acc = c.acc.as_mut().into_iter();
@@ -263,10 +239,7 @@ fn chips(
             claims.push(c);
             origins.push(program.chains[placed.chain].origin);
         }
-        let Programs {
-            list: stored,
-            index,
-        } = programs;
+        let Programs { list: stored, index } = programs;
         let id = *index.entry(text).or_insert_with(|| {
             stored.push(Program { runs });
             stored.len() as u32 - 1

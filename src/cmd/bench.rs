@@ -44,8 +44,7 @@ pub fn run(verb: &BenchVerb) -> Outcome {
         times.push(start.elapsed().as_secs_f64() * 1e6);
     }
     let after = ALLOCATOR.stats();
-    let allocations =
-        (after.allocations - before.allocations) + (after.reallocations - before.reallocations);
+    let allocations = (after.allocations - before.allocations) + (after.reallocations - before.reallocations);
     times.sort_by(f64::total_cmp);
     let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
     let moved = moved(&artifact, entry);

@@ -18,10 +18,7 @@ use std::path::{Path, PathBuf};
 /// What importing, compiling and writing report.
 pub fn run(verb: &CompileVerb) -> Outcome {
     let mut progress = Progress::new();
-    let output = verb
-        .output
-        .clone()
-        .unwrap_or_else(|| default_output(&verb.model));
+    let output = verb.output.clone().unwrap_or_else(|| default_output(&verb.model));
     let dump_after = match (&verb.dump_after, &verb.emit_ir) {
         (_, Some(_)) => Some("all".to_owned()),
         (name, None) => name.clone(),
@@ -38,11 +35,7 @@ pub fn run(verb: &CompileVerb) -> Outcome {
     let mut count = 0;
     let mut problem = None;
     let mut sink = |name: &str, text: &str| {
-        if verb
-            .dump_after
-            .as_deref()
-            .is_some_and(|n| n == name || n == "all")
-        {
+        if verb.dump_after.as_deref().is_some_and(|n| n == name || n == "all") {
             dumped.push((name.to_owned(), text.to_owned()));
         }
         if let Some(dir) = &verb.emit_ir {
@@ -70,9 +63,7 @@ pub fn run(verb: &CompileVerb) -> Outcome {
         write_text(&dir.join(format!("{count:02}-sched.txt")), &text)?;
     }
     if let Some(name) = &verb.stop_after {
-        return Err(Failure::usage(format!(
-            "--stop-after {name:?} is no pass or stage"
-        )));
+        return Err(Failure::usage(format!("--stop-after {name:?} is no pass or stage")));
     }
     progress.begin("write");
     let length = files::write_artifact(&output, &artifact)?;
@@ -168,12 +159,11 @@ fn schedule_text(artifact: &lockstep::Artifact) -> Option<String> {
 
 fn write_text(path: &Path, text: &str) -> Outcome {
     files::write_renamed(path, |out| {
-        out.write_all(text.as_bytes())
-            .map_err(|source| FileError::Io {
-                path: path.to_owned(),
-                what: "write",
-                source,
-            })
+        out.write_all(text.as_bytes()).map_err(|source| FileError::Io {
+            path: path.to_owned(),
+            what: "write",
+            source,
+        })
     })?;
     Ok(())
 }

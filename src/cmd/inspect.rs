@@ -75,9 +75,7 @@ pub fn run(verb: &InspectVerb) -> Outcome {
         }
     };
     if verb.json {
-        print_json(
-            &json!({ "version": JSON_VERSION, "model": artifact.name, "result": shown.value }),
-        );
+        print_json(&json!({ "version": JSON_VERSION, "model": artifact.name, "result": shown.value }));
     } else {
         lines(shown.lines);
     }
@@ -97,11 +95,7 @@ fn stage_text(verb: &InspectVerb, stage: Stage, progress: &mut Progress) -> Outc
         let graph = model::import(&verb.subject.path, &verb.subject.options, progress)?;
         return Ok(lockstep::graph::print::print(&graph));
     }
-    let name = if stage == Stage::Tir {
-        "optimize"
-    } else {
-        "partition"
-    };
+    let name = if stage == Stage::Tir { "optimize" } else { "partition" };
     let stages = Stages {
         dump_after: Some(name.into()),
         stop_after: Some(name.into()),
@@ -171,10 +165,7 @@ impl<'a> View<'a> {
         disasm::lines(self.artifact, self.entry).filter(|l| {
             let last = l.cycle + u64::from(l.run.last_offset());
             self.keeps_chip(l.chip as usize)
-                && self
-                    .verb
-                    .cycle
-                    .is_none_or(|(a, b)| l.cycle < b && last >= a)
+                && self.verb.cycle.is_none_or(|(a, b)| l.cycle < b && last >= a)
                 && self.keeps_node(l.origin, self.nodes(l))
         })
     }
@@ -214,10 +205,7 @@ impl<'a> View<'a> {
             own.as_ref()
         } else {
             let what = "the section header is that of a file; compile the model first";
-            return Err(Failure::usage(format!(
-                "{:?}: {what}",
-                self.verb.subject.path
-            )));
+            return Err(Failure::usage(format!("{:?}: {what}", self.verb.subject.path)));
         };
         let table = sections(bytes).map_err(|source| {
             Failure::from(files::FileError::Artifact {
@@ -242,11 +230,7 @@ impl<'a> View<'a> {
                 hex[..16].to_owned(),
             ]);
         }
-        let mut lines = vec![format!(
-            "format version {}, {} bytes",
-            container::VERSION,
-            bytes.len()
-        )];
+        let mut lines = vec![format!("format version {}, {} bytes", container::VERSION, bytes.len())];
         lines.extend(text::table(&rows));
         let value = json!({ "format_version": container::VERSION, "bytes": bytes.len(), "sections": values });
         Ok(Shown { lines, value })
@@ -258,8 +242,7 @@ impl<'a> View<'a> {
             "{} for {} on {} chips, entry {}",
             a.name, a.target.name, a.n_chips, e.name
         )];
-        let tensor =
-            |t: &HostTensor| json!({ "name": t.name, "dtype": t.dtype.name(), "shape": t.shape });
+        let tensor = |t: &HostTensor| json!({ "name": t.name, "dtype": t.dtype.name(), "shape": t.shape });
         lines.extend(
             e.inputs
                 .iter()
@@ -270,16 +253,17 @@ impl<'a> View<'a> {
                 .iter()
                 .map(|t| format!("out  {} {}", t.name, describe(t.dtype, &t.shape))),
         );
-        lines.extend(
-            a.states
-                .iter()
-                .map(|s| format!("state {} -> {}", s.from, s.name)),
-        );
+        // Every chip that holds a part of a state has its own record of it.
+        let all = a.states.iter();
+        let mut states: Vec<(&str, &str)> = all.map(|s| (s.from.as_str(), s.name.as_str())).collect();
+        states.sort_unstable();
+        states.dedup();
+        lines.extend(states.iter().map(|(from, input)| format!("state {from} -> {input}")));
         let value = json!({
             "entry": e.name,
             "inputs": e.inputs.iter().map(tensor).collect::<Vec<_>>(),
             "outputs": e.outputs.iter().map(tensor).collect::<Vec<_>>(),
-            "states": a.states.iter().map(|s| json!({ "from": s.from, "input": s.name })).collect::<Vec<_>>(),
+            "states": states.iter().map(|(from, input)| json!({ "from": from, "input": input })).collect::<Vec<_>>(),
         });
         Shown { lines, value }
     }
@@ -299,8 +283,7 @@ impl<'a> View<'a> {
             let Some(sums) = of.get_mut(v.chip as usize) else {
                 continue;
             };
-            let all =
-                u64::from(v.n_vectors) * u64::from(v.dtype.words()) * target.word_bytes() as u64;
+            let all = u64::from(v.n_vectors) * u64::from(v.dtype.words()) * target.word_bytes() as u64;
             let kind = match v.kind {
                 ValueKind::Const(_) => 0,
                 ValueKind::State(_) => 1,
@@ -310,9 +293,7 @@ impl<'a> View<'a> {
                 ValueKind::NextState(_) => continue,
             };
             sums[kind] += all;
-            sums[4] += u64::from(v.n_vectors)
-                * u64::from(v.hi.saturating_sub(v.lo))
-                * v.dtype.bytes() as u64;
+            sums[4] += u64::from(v.n_vectors) * u64::from(v.hi.saturating_sub(v.lo)) * v.dtype.bytes() as u64;
         }
         for (chip, sums) in of.iter().enumerate() {
             values.push(json!({
@@ -335,12 +316,7 @@ impl<'a> View<'a> {
     /// The values of a chip, bank by bank.
     fn banks(&self, chip: u16) -> Shown {
         let e = &self.artifact.entries[self.entry];
-        let mut found: Vec<_> = e
-            .values
-            .iter()
-            .enumerate()
-            .filter(|(_, v)| v.chip == chip)
-            .collect();
+        let mut found: Vec<_> = e.values.iter().enumerate().filter(|(_, v)| v.chip == chip).collect();
         found.sort_by_key(|(i, v)| (v.place, v.base, *i));
         let mut rows = vec![text::row([
             "bank", "words", "value", "kind", "vectors", "lanes", "dtype",
@@ -378,16 +354,9 @@ impl<'a> View<'a> {
 
     fn chips(&self) -> Shown {
         let (a, e) = (self.artifact, &self.artifact.entries[self.entry]);
-        let mut rows = vec![text::row([
-            "chip", "program", "start", "runs", "issues", "text",
-        ])];
+        let mut rows = vec![text::row(["chip", "program", "start", "runs", "issues", "text"])];
         let mut values = Vec::new();
-        for (c, chip) in e
-            .chips
-            .iter()
-            .enumerate()
-            .filter(|(c, _)| self.keeps_chip(*c))
-        {
+        for (c, chip) in e.chips.iter().enumerate().filter(|(c, _)| self.keeps_chip(*c)) {
             let Some(program) = a.programs.get(chip.program as usize) else {
                 continue;
             };
@@ -474,16 +443,11 @@ impl<'a> View<'a> {
     fn links(&self) -> Shown {
         let a = self.artifact;
         let makespan = a.entries[self.entry].makespan.max(1);
-        let mut rows = vec![text::row([
-            "link", "to", "words", "bytes", "first", "last", "load",
-        ])];
+        let mut rows = vec![text::row(["link", "to", "words", "bytes", "first", "last", "load"])];
         let mut values = Vec::new();
         for ((chip, queue), q) in self.queue_use() {
             let Queue::Send(link) = queue else { continue };
-            let peer = a
-                .target
-                .topology
-                .peer(chip, link, a.target.c2c.local_links, a.n_chips);
+            let peer = a.target.topology.peer(chip, link, a.target.c2c.local_links, a.n_chips);
             let to = peer.map_or(String::from("nowhere"), |p| format!("c{}", p.chip));
             let load = q.words as f64 * f64::from(a.target.c2c.cycles_per_word) / makespan as f64;
             let bytes = q.words * a.target.word_bytes() as u64;

@@ -42,10 +42,7 @@ fn cycles(value: &Value, key: &str) -> String {
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
-    value
-        .get(key)
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 fn word<'a>(value: &'a Value, key: &str) -> &'a str {
@@ -55,11 +52,7 @@ fn word<'a>(value: &'a Value, key: &str) -> &'a str {
 /// The first lines: model, target, chips, cycles, bound.
 pub fn headline(artifact: &Artifact, report: &Value) -> Vec<String> {
     let mut out = Vec::new();
-    let chips = if artifact.n_chips == 1 {
-        "chip"
-    } else {
-        "chips"
-    };
+    let chips = if artifact.n_chips == 1 { "chip" } else { "chips" };
     for e in &artifact.entries {
         let us = e.makespan as f64 * 1e6 / artifact.target.clock_hz.max(1) as f64;
         let entry = if artifact.entries.len() == 1 {
@@ -162,29 +155,17 @@ fn body(report: &Value) -> Vec<String> {
     let mut rows = vec![text::row(["energy per run", "microjoules"])];
     if let Some(kinds) = report.get("energy_microjoules").and_then(Value::as_object) {
         for (kind, value) in kinds {
-            rows.push(vec![
-                kind.clone(),
-                format!("{:.3}", value.as_f64().unwrap_or(0.0)),
-            ]);
+            rows.push(vec![kind.clone(), format!("{:.3}", value.as_f64().unwrap_or(0.0))]);
         }
     }
     out.extend(text::table(&rows));
 
     out.push(String::new());
-    let mut rows = vec![text::row([
-        "critical path",
-        "from",
-        "to",
-        "waited for",
-        "nodes",
-    ])];
+    let mut rows = vec![text::row(["critical path", "from", "to", "waited for", "nodes"])];
     const SHOWN: usize = 40;
     let steps = list(report, "critical_path");
     for step in steps.iter().take(SHOWN) {
-        let nodes: Vec<&str> = list(step, "nodes")
-            .iter()
-            .filter_map(Value::as_str)
-            .collect();
+        let nodes: Vec<&str> = list(step, "nodes").iter().filter_map(Value::as_str).collect();
         rows.push(vec![
             word(step, "op").to_owned(),
             format!("{}", number(step, "start")),
@@ -195,10 +176,7 @@ fn body(report: &Value) -> Vec<String> {
     }
     out.extend(text::table(&rows));
     if steps.len() > SHOWN {
-        out.push(format!(
-            "and {} more steps (all with --json)",
-            steps.len() - SHOWN
-        ));
+        out.push(format!("and {} more steps (all with --json)", steps.len() - SHOWN));
     }
     out
 }

@@ -34,14 +34,7 @@ pub fn run(verb: &RunVerb) -> Outcome {
     progress.begin("load");
     let mut session = load(&verb.exec, &artifact)?;
     progress.begin("run");
-    let done = execute(
-        session.as_mut(),
-        entry,
-        &signature.inputs,
-        &given,
-        steps,
-        verb.steps,
-    )?;
+    let done = execute(session.as_mut(), entry, &signature.inputs, &given, steps, verb.steps)?;
     progress.end();
     drop(progress);
 
@@ -79,9 +72,9 @@ pub fn run(verb: &RunVerb) -> Outcome {
         } else {
             format!(" for {steps} steps")
         };
-        let cycles = done.cycles.map_or(String::new(), |c| {
-            format!(", {} cycles simulated", text::count(c))
-        });
+        let cycles = done
+            .cycles
+            .map_or(String::new(), |c| format!(", {} cycles simulated", text::count(c)));
         out.push(format!(
             "{}{per} on {}{cycles}",
             text::microseconds(done.time.as_secs_f64() * 1e6),
@@ -167,11 +160,7 @@ fn execute(
     } else {
         join(&parts, axis)
     };
-    Ok(Done {
-        outputs,
-        cycles,
-        time,
-    })
+    Ok(Done { outputs, cycles, time })
 }
 
 /// blake3 over names, dtypes, shapes and bytes of the outputs.
@@ -195,16 +184,8 @@ fn figures(tensor: &HostTensor) -> (f64, f64, f64, Vec<f64>) {
 
 fn summary(tensor: &HostTensor) -> String {
     let (least, most, mean, first) = figures(tensor);
-    let more = if tensor.elements() > first.len() {
-        ", .."
-    } else {
-        ""
-    };
-    let first = first
-        .iter()
-        .map(|x| format!("{x:.6}"))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let more = if tensor.elements() > first.len() { ", .." } else { "" };
+    let first = first.iter().map(|x| format!("{x:.6}")).collect::<Vec<_>>().join(", ");
     let shape = describe(tensor.dtype, &tensor.shape);
     if tensor.elements() <= 6 {
         return format!("{} {shape}: {first}", tensor.name);

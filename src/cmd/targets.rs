@@ -36,13 +36,7 @@ fn list(as_json: bool) -> Outcome {
         print_json(&json!({ "version": JSON_VERSION, "targets": all }));
         return Ok(());
     }
-    let mut rows = vec![text::row([
-        "name",
-        "lanes",
-        "clock",
-        "SRAM per chip",
-        "most chips",
-    ])];
+    let mut rows = vec![text::row(["name", "lanes", "clock", "SRAM per chip", "most chips"])];
     for t in &targets {
         rows.push(vec![
             t.name.clone(),

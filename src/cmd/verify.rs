@@ -34,11 +34,7 @@ pub fn run(verb: &VerifyVerb) -> Outcome {
         artifact.name,
         artifact.target.name,
         artifact.n_chips,
-        if artifact.n_chips == 1 {
-            "chip"
-        } else {
-            "chips"
-        }
+        if artifact.n_chips == 1 { "chip" } else { "chips" }
     ));
     lines(summary_lines(&summary, &artifact.target));
     Ok(())
@@ -59,12 +55,7 @@ pub fn summary_lines(summary: &VerifySummary, target: &Target) -> Vec<String> {
             text::count(e.events)
         ));
     }
-    for (chip, (data, code)) in summary
-        .data_bytes
-        .iter()
-        .zip(&summary.text_bytes)
-        .enumerate()
-    {
+    for (chip, (data, code)) in summary.data_bytes.iter().zip(&summary.text_bytes).enumerate() {
         out.push(format!(
             "c{chip}: {} of values, {} of instructions, {} of SRAM",
             text::bytes(*data),

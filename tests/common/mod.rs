@@ -56,10 +56,7 @@ pub fn told(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     format!(
         "exit code {}\n--- stdout\n{}--- stderr\n{}",
-        output
-            .status
-            .code()
-            .map_or("none".into(), |c| c.to_string()),
+        output.status.code().map_or("none".into(), |c| c.to_string()),
         text(&output.stdout),
         text(&output.stderr)
     )
@@ -85,8 +82,5 @@ pub fn largest_error(a: &HostTensor, b: &HostTensor) -> f64 {
     let pairs = tensors::to_f64(a).into_iter().zip(tensors::to_f64(b));
     pairs
         .map(|(x, y)| if x == y { 0.0 } else { (x - y).abs() })
-        .fold(
-            0.0,
-            |m, e| if e.is_nan() { f64::INFINITY } else { m.max(e) },
-        )
+        .fold(0.0, |m, e| if e.is_nan() { f64::INFINITY } else { m.max(e) })
 }

@@ -12,19 +12,16 @@ const TAPS_PER_MAP: usize = 5;
 
 impl<'a> Lowering<'a> {
     pub(super) fn conv(&mut self, s: &Site<'a>, attr: &Conv) -> Res<ValueId> {
-        if !super::matmul::is_matrix_dtype(s.dtype(0)) {
-            return Err(format!(
-                "{} operands, allowed: floats and 8-bit integers",
-                s.dtype(0)
-            )
-            .into());
-        }
         let windows = Windows {
             kernel: s.shape(1)[2..].to_vec(),
             strides: attr.strides.clone(),
             dilations: attr.dilations.clone(),
             pads: attr.pads.clone(),
         };
+        if !super::matmul::is_matrix_dtype(s.dtype(0)) {
+            let product = self.conv_int(s, &windows, attr.groups)?;
+            return self.biased(s, product);
+        }
         let ((x, shift_x), (w, shift_w)) = (self.signed(s.x[0])?, self.signed(s.x[1])?);
         // An unsigned 0 is -128 in the shifted operand.
         let fill = if shift_x { 0x80 } else { 0 };
@@ -46,6 +43,33 @@ impl<'a> Lowering<'a> {
             })?;
         }
         self.biased(s, product)
+    }
+
+    /// Integers wider than 8 bits: products and their sum on the vector unit, exact modulo 2^32.
+    fn conv_int(&mut self, s: &Site<'a>, windows: &Windows, groups: usize) -> Res<ValueId> {
+        let (ws, spatial) = (s.shape(1).to_vec(), windows.kernel.len());
+        let products = s.out_shape().iter().product::<usize>() * ws[1..].iter().product::<usize>();
+        if groups != 1 || products > super::matmul::MAX_INT_PRODUCTS {
+            let allowed = super::matmul::MAX_INT_PRODUCTS;
+            return Err(format!(
+                "{} operands with {groups} groups and {products} multiplications, allowed: 1 group and {allowed}, or floats and 8-bit integers",
+                s.dtype(0)
+            )
+            .into());
+        }
+        let x = self.channels_last(s.x[0])?;
+        let columns = self.b.move_one(x, IndexMap::im2col(self.b.shape(x), windows), 0)?;
+        // Columns [n, d'.., 1, k * c], weights [o, k * c].
+        let (rows, depth) = (self.b.shape(columns)[..=spatial].to_vec(), ws[1..].iter().product());
+        let columns = self.b.reshape(columns, &[&rows[..], &[1, depth]].concat())?;
+        let w = self.channels_last(s.x[1])?;
+        let mut along = vec![1; spatial + 1];
+        along.extend([ws[0], depth]);
+        let w = self.b.reshape(w, &along)?;
+        let terms = self.b.map(&[columns, w], |e, x| e.mul(x[0], x[1]))?;
+        let sum = self.b.reduce(ReduceOp::Add, terms, &[spatial + 2])?;
+        let sum = self.b.reshape(sum, &[&rows[..], &[ws[0]]].concat())?;
+        self.channels_first(sum)
     }
 
     /// Adds the bias, if there is one, and narrows to the result dtype.
@@ -78,28 +102,18 @@ impl<'a> Lowering<'a> {
     }
 
     /// `x [n, d.., c]`, `w [o, c / groups, k..]` to `[n, o, d'..]`, products summed over (k.., c) ascending.
-    fn windowed(
-        &mut self,
-        x: ValueId,
-        w: ValueId,
-        windows: &Windows,
-        groups: usize,
-        fill: u32,
-    ) -> Res<ValueId> {
+    fn windowed(&mut self, x: ValueId, w: ValueId, windows: &Windows, groups: usize, fill: u32) -> Res<ValueId> {
         let spatial = windows.kernel.len();
         let (xs, ws) = (self.b.shape(x).to_vec(), self.b.shape(w).to_vec());
         let channels = xs[spatial + 1];
         if groups == channels && ws[1] == 1 && ws[0] == channels && self.b.dtype(x).is_float() {
             return self.depthwise(x, w, windows);
         }
-        let point =
-            windows.kernel.iter().all(|&k| k == 1) && windows.pads.iter().all(|&p| p == (0, 0));
+        let point = windows.kernel.iter().all(|&k| k == 1) && windows.pads.iter().all(|&p| p == (0, 0));
         // Columns [n, d'.., k.., c]; without the kernel axes where the kernel is a point.
         let columns = if point {
             let mut ranges = vec![(0, 1, xs[0])];
-            ranges.extend(
-                (0..spatial).map(|d| (0, windows.strides[d] as isize, windows.count(d, xs[1 + d]))),
-            );
+            ranges.extend((0..spatial).map(|d| (0, windows.strides[d] as isize, windows.count(d, xs[1 + d]))));
             ranges.push((0, 1, channels));
             self.b.narrow(x, &ranges)?
         } else {
@@ -127,13 +141,8 @@ impl<'a> Lowering<'a> {
         let w = self.b.transpose(w, &perm)?;
         let mut contracted: Vec<_> = (0..k).map(|i| (spatial + 1 + i, 1 + i)).collect();
         contracted.push((spatial + 2 + k, 1 + k));
-        let product = self
-            .b
-            .contract(columns, w, &[(spatial + 1 + k, 0)], &contracted)?;
-        let perm: Vec<usize> = [1, 0, spatial + 2]
-            .into_iter()
-            .chain(2..spatial + 2)
-            .collect();
+        let product = self.b.contract(columns, w, &[(spatial + 1 + k, 0)], &contracted)?;
+        let perm: Vec<usize> = [1, 0, spatial + 2].into_iter().chain(2..spatial + 2).collect();
         let product = self.b.transpose(product, &perm)?;
         let mut shape = self.b.shape(product).to_vec();
         shape.splice(1..3, [ws[0]]);
@@ -192,13 +201,7 @@ impl<'a> Lowering<'a> {
                 rest /= windows.kernel[d];
             }
             let mut ranges = vec![(0, 1, shape[0])];
-            ranges.extend((0..spatial).map(|d| {
-                (
-                    at[d],
-                    windows.strides[d] as isize,
-                    windows.count(d, shape[1 + d]),
-                )
-            }));
+            ranges.extend((0..spatial).map(|d| (at[d], windows.strides[d] as isize, windows.count(d, shape[1 + d]))));
             ranges.push((0, 1, shape[spatial + 1]));
             taps.push(self.b.narrow(padded, &ranges)?);
         }
@@ -235,14 +238,10 @@ impl<'a> Lowering<'a> {
             .map(|(d, &n)| if d < 2 { (0, 1, n) } else { (n - 1, -1, n) })
             .collect();
         let w = self.b.narrow(s.x[1], &mirror)?;
-        let w = self
-            .b
-            .reshape(w, &[&[groups, c / groups, og], &ws[2..]].concat())?;
+        let w = self.b.reshape(w, &[&[groups, c / groups, og], &ws[2..]].concat())?;
         let perm: Vec<usize> = [0, 2, 1].into_iter().chain(3..3 + spatial).collect();
         let w = self.b.transpose(w, &perm)?;
-        let w = self
-            .b
-            .reshape(w, &[&[groups * og, c / groups], &ws[2..]].concat())?;
+        let w = self.b.reshape(w, &[&[groups * og, c / groups], &ws[2..]].concat())?;
         let mut steps = vec![1];
         steps.extend(&attr.strides);
         steps.push(1);

@@ -6,7 +6,7 @@ use crate::tir::{ReduceOp, ValueId};
 use lockstep_isa::DType;
 
 /// Most elementwise products of an integer product wider than 8 bits, which multiplies and sums on the vector unit.
-const MAX_INT_PRODUCTS: usize = 1 << 24;
+pub(super) const MAX_INT_PRODUCTS: usize = 1 << 24;
 
 impl<'a> Lowering<'a> {
     pub(super) fn matmul(&mut self, s: &Site<'a>) -> Res<ValueId> {

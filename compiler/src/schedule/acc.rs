@@ -6,11 +6,7 @@ use crate::chain::{Acc, ChainId, Node, NodeOp};
 use lockstep_isa::Target;
 
 /// First accumulator row of each mul: sequences alive at the same time get ranges of their own.
-pub(super) fn acc_rows(
-    target: &Target,
-    id: ChainId,
-    nodes: &[Node],
-) -> Result<Vec<u16>, CompileError> {
+pub(super) fn acc_rows(target: &Target, id: ChainId, nodes: &[Node]) -> Result<Vec<u16>, CompileError> {
     struct Sequence {
         first: usize,
         last: usize,
@@ -36,11 +32,7 @@ pub(super) fn acc_rows(
                 if node.issues() != sequence.rows {
                     return Err(bad(
                         id,
-                        format_args!(
-                            "mul {m} has {} rows, its accumulator {}",
-                            node.issues(),
-                            sequence.rows
-                        ),
+                        format_args!("mul {m} has {} rows, its accumulator {}", node.issues(), sequence.rows),
                     ));
                 }
                 of[m] = s;

@@ -52,10 +52,7 @@ pub(super) fn rows(
     let mut out = Vec::with_capacity(programs.len());
     for (e, (program, timed)) in programs.iter().zip(timed).enumerate() {
         let lives = lives(program, timed, target);
-        let mut homes: Vec<Home> = places.entries[e]
-            .iter()
-            .map(|&place| Home { place, base: 0 })
-            .collect();
+        let mut homes: Vec<Home> = places.entries[e].iter().map(|&place| Home { place, base: 0 }).collect();
         let mut sram = vec![
             SramUse {
                 total_bytes: target.sram_bytes(),
@@ -70,9 +67,7 @@ pub(super) fn rows(
         let mut banks: Vec<Vec<(i64, usize)>> = vec![Vec::new(); n_chips * n_banks];
         for (id, buf) in program.bufs.iter() {
             let i = id.index();
-            let bytes = buf.n_vectors as u64
-                * buf.hi.saturating_sub(buf.lo) as u64
-                * buf.dtype.bytes() as u64;
+            let bytes = buf.n_vectors as u64 * buf.hi.saturating_sub(buf.lo) as u64 * buf.dtype.bytes() as u64;
             let all = place::words(program, id) * target.word_bytes() as u64;
             let use_of = &mut sram[buf.chip as usize];
             match buf.kind {
@@ -157,10 +152,7 @@ fn lives(program: &ChainProgram, timed: &Timed, target: &Target) -> Vec<Life> {
             continue;
         };
         let run = &placed.run;
-        let (first, mut last) = (
-            run.cycle as i64,
-            run.cycle as i64 + run.last_offset() as i64,
-        );
+        let (first, mut last) = (run.cycle as i64, run.cycle as i64 + run.last_offset() as i64);
         if matches!(run.op, Opcode::Write | Opcode::Scatter) {
             last += target.latency_of(run) as i64;
         }

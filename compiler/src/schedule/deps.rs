@@ -65,12 +65,7 @@ impl<'a> Deps<'a> {
 
     /// Calls `f(offset in cycles from the step's first issue, vector)` for every vector the step touches: with the first
     /// and the last issue for rows chosen at run time.
-    fn touch(
-        &self,
-        id: ChainId,
-        step: &Step,
-        f: &mut dyn FnMut(u64, u64, usize),
-    ) -> Result<(), CompileError> {
+    fn touch(&self, id: ChainId, step: &Step, f: &mut dyn FnMut(u64, u64, usize)) -> Result<(), CompileError> {
         let (buf, at, width, rows) = match &step.op {
             StepOp::Node(NodeOp::Read(buf, at) | NodeOp::Write(buf, at)) => (*buf, at, 1, None),
             StepOp::Node(
@@ -97,18 +92,13 @@ impl<'a> Deps<'a> {
             for i1 in 0..step.dims[1] as i64 {
                 for i0 in 0..step.dims[0] as i64 {
                     let s: &Affine = at;
-                    let element = s.base as i64
-                        + i0 * s.strides[0] as i64
-                        + i1 * s.strides[1] as i64
-                        + i2 * s.strides[2] as i64;
+                    let element =
+                        s.base as i64 + i0 * s.strides[0] as i64 + i1 * s.strides[1] as i64 + i2 * s.strides[2] as i64;
                     let vector = element.div_euclid(width);
                     if vector < 0 || vector >= n {
                         return Err(bad(
                             id,
-                            format_args!(
-                                "node {:?} touches vector {vector} of {buf}, which has {n}",
-                                step.node
-                            ),
+                            format_args!("node {:?} touches vector {vector} of {buf}, which has {n}", step.node),
                         ));
                     }
                     match rows {
@@ -127,10 +117,7 @@ impl<'a> Deps<'a> {
                 if limit == 0 || last >= n {
                     return Err(bad(
                         id,
-                        format_args!(
-                            "node {:?} may touch vector {last} of {buf}, which has {n}",
-                            step.node
-                        ),
+                        format_args!("node {:?} may touch vector {last} of {buf}, which has {n}", step.node),
                     ));
                 }
                 for row in 0..limit as i64 {
@@ -161,10 +148,7 @@ impl<'a> Deps<'a> {
                     wait: Wait::Rows,
                     group: Some(group),
                 };
-                bound.raise(
-                    ready.saturating_sub(step.offset + first),
-                    cause(rows.writer[v]),
-                );
+                bound.raise(ready.saturating_sub(step.offset + first), cause(rows.writer[v]));
                 if writes {
                     bound.raise(
                         rows.writable[v].saturating_sub(step.offset + first),
@@ -177,13 +161,7 @@ impl<'a> Deps<'a> {
     }
 
     /// Records what a step reads or writes when its group, number `group`, is anchored at `at`.
-    pub fn note(
-        &mut self,
-        chain: ChainId,
-        group: u32,
-        step: &Step,
-        at: u64,
-    ) -> Result<(), CompileError> {
+    pub fn note(&mut self, chain: ChainId, group: u32, step: &Step, at: u64) -> Result<(), CompileError> {
         let Some((buf, writes)) = memory(step) else {
             return Ok(());
         };

@@ -74,11 +74,7 @@ fn check(ir: &TensorIr, target: &str, chips: u16) {
             panic!("{} {options:?}: {errors}", target.name);
         }
         spans.push(schedule.makespan);
-        let names: Vec<String> = artifact.entries[0]
-            .inputs
-            .iter()
-            .map(|t| t.name.clone())
-            .collect();
+        let names: Vec<String> = artifact.entries[0].inputs.iter().map(|t| t.name.clone()).collect();
         let tensors: Vec<HostTensor> = inputs
             .iter()
             .zip(&names)
@@ -119,12 +115,7 @@ fn check(ir: &TensorIr, target: &str, chips: u16) {
 }
 
 /// One encoder layer with erf-GELU.
-fn layer(
-    b: &mut TirBuilder,
-    x: ValueId,
-    (s, d, h, f): (usize, usize, usize, usize),
-    seed: u32,
-) -> ValueId {
+fn layer(b: &mut TirBuilder, x: ValueId, (s, d, h, f): (usize, usize, usize, usize), seed: u32) -> ValueId {
     use crate::tir::expr::Ex;
     let e = d / h;
     let mut next = seed * 100;
@@ -140,9 +131,7 @@ fn layer(
     });
     let scores = b.contract(q, k, &[(1, 1)], &[(2, 2)]).unwrap();
     let m = b.reduce(ReduceOp::Max, scores, &[2]).unwrap();
-    let p = b
-        .map(&[scores, m], |e, a| e.exp(e.sub(a[0], a[1])))
-        .unwrap();
+    let p = b.map(&[scores, m], |e, a| e.exp(e.sub(a[0], a[1]))).unwrap();
     let l = b.reduce(ReduceOp::Add, p, &[2]).unwrap();
     let p = b.map(&[p, l], |e, a| e.div(a[0], a[1])).unwrap();
     let o = b.contract(p, v, &[(0, 1)], &[(2, 0)]).unwrap();
@@ -151,16 +140,12 @@ fn layer(
     let y = b.map(&[y, x], |e, a| e.add(a[0], a[1])).unwrap();
     let norm = |b: &mut TirBuilder, y: ValueId| {
         let sum = b.reduce(ReduceOp::Add, y, &[1]).unwrap();
-        let mean = b
-            .map(&[sum], |e, a| e.mul(a[0], Ex::f32(1.0 / d as f32)))
-            .unwrap();
+        let mean = b.map(&[sum], |e, a| e.mul(a[0], Ex::f32(1.0 / d as f32))).unwrap();
         let c = b.map(&[y, mean], |e, a| e.sub(a[0], a[1])).unwrap();
         let sq = b.map(&[c], |e, a| e.mul(a[0], a[0])).unwrap();
         let var = b.reduce(ReduceOp::Add, sq, &[1]).unwrap();
-        b.map(&[c, var], |e, a| {
-            e.mul(a[0], e.rsqrt(e.add(a[1], Ex::f32(1e-5))))
-        })
-        .unwrap()
+        b.map(&[c, var], |e, a| e.mul(a[0], e.rsqrt(e.add(a[1], Ex::f32(1e-5)))))
+            .unwrap()
     };
     let y = norm(b, y);
     let (w1, b1) = (weight(b, &[d, f]), weight(b, &[1, f]));
@@ -202,12 +187,7 @@ fn small_encoder() {
 fn mlps() {
     for (rows, k, n) in [(1, 20, 10), (5, 100, 70), (40, 64, 33)] {
         let mut b = TirBuilder::new("mlp");
-        let x = b.input(
-            "x",
-            HostDType::F32,
-            &[rows, k],
-            Type::new(DType::F32, &[rows, k]),
-        );
+        let x = b.input("x", HostDType::F32, &[rows, k], Type::new(DType::F32, &[rows, k]));
         let (w, bias, w2) = (
             constant(&mut b, &[k, n], 1),
             constant(&mut b, &[1, n], 2),
@@ -264,10 +244,7 @@ fn encoder_of_six_layers() {
     for step in &list.critical {
         *waits.entry(format!("{:?}", step.wait)).or_insert(0u64) += step.cycles;
     }
-    let (first, sum) = (
-        list.critical.last().unwrap().start,
-        waits.values().sum::<u64>(),
-    );
+    let (first, sum) = (list.critical.last().unwrap().start, waits.values().sum::<u64>());
     println!(
         "critical path of {} chains: {waits:?}; sram {:?}",
         list.critical.len(),

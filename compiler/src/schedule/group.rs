@@ -90,8 +90,7 @@ pub(super) fn split(chain: ChainId, nodes: &[Node]) -> Result<Vec<Members>, Comp
     }
     groups.sort_by_key(|g| {
         (
-            g.mul
-                .unwrap_or_else(|| g.nodes.first().copied().unwrap_or(0)),
+            g.mul.unwrap_or_else(|| g.nodes.first().copied().unwrap_or(0)),
             g.nodes.first().copied(),
         )
     });
@@ -220,14 +219,9 @@ impl Step {
     /// Issues that make one result.
     pub fn folded(&self) -> u64 {
         match self.op {
-            StepOp::Node(NodeOp::Fold {
-                dims, every: false, ..
-            }) => self
-                .dims
-                .iter()
-                .take(dims as usize)
-                .map(|&d| d as u64)
-                .product(),
+            StepOp::Node(NodeOp::Fold { dims, every: false, .. }) => {
+                self.dims.iter().take(dims as usize).map(|&d| d as u64).product()
+            }
             _ => 1,
         }
     }
@@ -273,9 +267,7 @@ pub(super) fn opcode(op: &StepOp) -> Opcode {
             NodeOp::Write(..) => Opcode::Write,
             NodeOp::Gather { .. } => Opcode::Gather,
             NodeOp::Scatter { .. } => Opcode::Scatter,
-            NodeOp::Load {
-                by_column: false, ..
-            } => Opcode::LoadRow,
+            NodeOp::Load { by_column: false, .. } => Opcode::LoadRow,
             NodeOp::Load { .. } => Opcode::LoadCol,
             NodeOp::Mul { .. } => Opcode::Mul,
             NodeOp::Alu(_) => Opcode::Alu,
@@ -378,22 +370,17 @@ pub(super) fn build(
         };
         let unit = match &node.op {
             NodeOp::Read(buf, _) | NodeOp::Write(buf, _) => Unit::Fixed(Queue::Mem(home(*buf)?)),
-            NodeOp::Gather { buf, .. } | NodeOp::Scatter { buf, .. } => {
-                Unit::Fixed(Queue::Mem(home(*buf)?))
-            }
+            NodeOp::Gather { buf, .. } | NodeOp::Scatter { buf, .. } => Unit::Fixed(Queue::Mem(home(*buf)?)),
             NodeOp::Load { hemi, plane, .. } => Unit::Fixed(Queue::MxmLoad(*hemi, *plane)),
             NodeOp::Mul { hemi, plane, .. } => Unit::Fixed(Queue::MxmMul(*hemi, *plane)),
             NodeOp::Alu(op) => Unit::Alu(op.cost()),
             NodeOp::Fold { .. } => Unit::Alu(1),
-            NodeOp::Permute { hemi, .. }
-            | NodeOp::Transpose { hemi, .. }
-            | NodeOp::Reduce { hemi, .. } => Unit::Fixed(Queue::Sxm(*hemi)),
+            NodeOp::Permute { hemi, .. } | NodeOp::Transpose { hemi, .. } | NodeOp::Reduce { hemi, .. } => {
+                Unit::Fixed(Queue::Sxm(*hemi))
+            }
         };
         if node.dims.contains(&0) {
-            return Err(bad(
-                chain,
-                format_args!("node {v} has a dimension of no steps"),
-            ));
+            return Err(bad(chain, format_args!("node {v} has a dimension of no steps")));
         }
         local[v as usize] = steps.len();
         steps.push(Step {
@@ -416,13 +403,7 @@ pub(super) fn build(
     belts(target, chain, &mut steps)?;
     let alus: u32 = steps
         .iter()
-        .map(|s| {
-            if let Unit::Alu(cost) = s.unit {
-                cost as u32
-            } else {
-                0
-            }
-        })
+        .map(|s| if let Unit::Alu(cost) = s.unit { cost as u32 } else { 0 })
         .sum();
     if alus > target.vxm.alus as u32 {
         return Err(bad(
@@ -439,10 +420,7 @@ fn own_queues(target: &Target, chain: ChainId, steps: &[Step]) -> Result<(), Com
     for (i, a) in steps.iter().enumerate() {
         let Unit::Fixed(queue) = a.unit else { continue };
         for b in &steps[..i] {
-            if b.unit == a.unit
-                && a.offset < b.offset + hold(target, b)
-                && b.offset < a.offset + hold(target, a)
-            {
+            if b.unit == a.unit && a.offset < b.offset + hold(target, b) && b.offset < a.offset + hold(target, a) {
                 let buf = |s: &Step| super::deps::memory(s).map(|(buf, _)| buf.to_string());
                 return Err(bad(
                     chain,
@@ -502,11 +480,7 @@ pub(super) fn push_copy(steps: &mut Vec<Step>, of: usize, first: u32) -> usize {
 }
 
 /// Gives every VXM result that is wanted on both sides a `copy` that drives the second side.
-fn split_directions(
-    target: &Target,
-    chain: ChainId,
-    steps: &mut Vec<Step>,
-) -> Result<(), CompileError> {
+fn split_directions(target: &Target, chain: ChainId, steps: &mut Vec<Step>) -> Result<(), CompileError> {
     for u in 0..steps.len() {
         let from = position(target, &steps[u]);
         let mut sides: [Vec<(usize, usize)>; 2] = [Vec::new(), Vec::new()];
@@ -523,10 +497,7 @@ fn split_directions(
                     None => {
                         return Err(bad(
                             chain,
-                            format_args!(
-                                "nodes {:?} and {:?} share a position",
-                                steps[u].node, step.node
-                            ),
+                            format_args!("nodes {:?} and {:?} share a position", steps[u].node, step.node),
                         ));
                     }
                 }
@@ -539,10 +510,7 @@ fn split_directions(
         if !steps[u].on_vxm() {
             return Err(bad(
                 chain,
-                format_args!(
-                    "the result of node {:?} is wanted in both directions",
-                    steps[u].node
-                ),
+                format_args!("the result of node {:?} is wanted in both directions", steps[u].node),
             ));
         }
         let writes = |side: &[(usize, usize)]| {

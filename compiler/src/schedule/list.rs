@@ -71,22 +71,12 @@ struct Lister<'a> {
 }
 
 impl<'a> Lister<'a> {
-    fn new(
-        program: &'a ChainProgram,
-        places: &'a [Place],
-        target: &'a Target,
-        window: Option<usize>,
-    ) -> Self {
+    fn new(program: &'a ChainProgram, places: &'a [Place], target: &'a Target, window: Option<usize>) -> Self {
         let transfers = program
             .chains
             .values()
             .any(|c| matches!(c.kind, ChainKind::Transfer { .. }));
-        let narrow = program
-            .bufs
-            .values()
-            .map(|b| b.dtype.words() as u8)
-            .min()
-            .unwrap_or(4);
+        let narrow = program.bufs.values().map(|b| b.dtype.words() as u8).min().unwrap_or(4);
         let unit = if transfers { 1 } else { narrow };
         let planes = target.mxm.planes_per_hemisphere as usize;
         Lister {
@@ -94,9 +84,7 @@ impl<'a> Lister<'a> {
             places,
             target,
             window,
-            chips: (0..program.n_chips)
-                .map(|_| Chip::new(target, unit))
-                .collect(),
+            chips: (0..program.n_chips).map(|_| Chip::new(target, unit)).collect(),
             deps: Deps::new(program, target),
             runs: Vec::new(),
             groups: Vec::new(),
@@ -151,23 +139,12 @@ impl<'a> Lister<'a> {
                 }
             }
         }
-        let end = self.groups[first..]
-            .iter()
-            .map(|g| g.end)
-            .max()
-            .unwrap_or(0);
-        self.ends
-            .push(end.max(self.ends.last().copied().unwrap_or(0)));
+        let end = self.groups[first..].iter().map(|g| g.end).max().unwrap_or(0);
+        self.ends.push(end.max(self.ends.last().copied().unwrap_or(0)));
         Ok(())
     }
 
-    fn compute(
-        &mut self,
-        id: ChainId,
-        chip: u16,
-        nodes: &[Node],
-        split: &[Members],
-    ) -> Result<(), CompileError> {
+    fn compute(&mut self, id: ChainId, chip: u16, nodes: &[Node], split: &[Members]) -> Result<(), CompileError> {
         let acc_base = acc_rows(self.target, id, nodes)?;
         let windows = |node: u32| match nodes.get(node as usize).map(|n| &n.op) {
             Some(NodeOp::Load { window, .. }) => Some(*window),
@@ -202,24 +179,13 @@ impl<'a> Lister<'a> {
                 let planes = self.planes(id, nodes[mul as usize].dtype, *hemi, *plane)?;
                 if *swap {
                     for &load in loads {
-                        let Some(members) =
-                            load_group.get_mut(load as usize).and_then(Option::take)
-                        else {
+                        let Some(members) = load_group.get_mut(load as usize).and_then(Option::take) else {
                             return Err(bad(
                                 id,
-                                format_args!(
-                                    "mul {mul} swaps in tile load {load}, which is none of its own"
-                                ),
+                                format_args!("mul {mul} swaps in tile load {load}, which is none of its own"),
                             ));
                         };
-                        let at = self.load(
-                            id,
-                            chip,
-                            members,
-                            (*hemi, &planes),
-                            &mut node_runs,
-                            &windows,
-                        )?;
+                        let at = self.load(id, chip, members, (*hemi, &planes), &mut node_runs, &windows)?;
                         loaded.raise(at.cycle, at.cause);
                     }
                 }
@@ -242,19 +208,14 @@ impl<'a> Lister<'a> {
                     );
                 }
                 if let NodeOp::Mul {
-                    acc: Acc::Rows(before),
-                    ..
+                    acc: Acc::Rows(before), ..
                 } = nodes[*mul as usize].op
                 {
-                    let (Some(b), Some(s)) = (
-                        node_runs.get(before as usize).copied().flatten(),
-                        step_of(&group, *mul),
-                    ) else {
+                    let (Some(b), Some(s)) = (node_runs.get(before as usize).copied().flatten(), step_of(&group, *mul))
+                    else {
                         return Err(bad(
                             id,
-                            format_args!(
-                                "mul {mul} accumulates on mul {before}, which is not before it"
-                            ),
+                            format_args!("mul {mul} accumulates on mul {before}, which is not before it"),
                         ));
                     };
                     let run = &self.runs[b as usize].run;
@@ -357,10 +318,7 @@ impl<'a> Lister<'a> {
     ) -> Result<std::ops::Range<usize>, CompileError> {
         let n = self.target.mxm.planes_per_hemisphere;
         let Some(rate) = self.target.mxm_rate(dtype) else {
-            return Err(bad(
-                id,
-                format_args!("the target does not multiply {dtype}"),
-            ));
+            return Err(bad(id, format_args!("the target does not multiply {dtype}")));
         };
         if rate.planes == 0 || !plane.is_multiple_of(rate.planes) || plane + rate.planes > n {
             return Err(bad(
@@ -399,23 +357,12 @@ impl<'a> Lister<'a> {
                 let len = group::hold(self.target, step);
                 let chip = &self.chips[step.chip as usize];
                 let Some(held) = chip.queue(queue) else {
-                    return Err(bad(
-                        group.chain,
-                        format_args!("the target has no queue {queue:?}"),
-                    ));
+                    return Err(bad(group.chain, format_args!("the target has no queue {queue:?}")));
                 };
                 let (mut free, holder) = held.next_free(start, len);
-                if let (StepOp::Node(NodeOp::Load { .. }), Queue::MxmLoad(hemi, _)) =
-                    (&step.op, queue)
-                {
+                if let (StepOp::Node(NodeOp::Load { .. }), Queue::MxmLoad(hemi, _)) = (&step.op, queue) {
                     let words = step.args.len() as u32 * step.dtype.words() as u32;
-                    free = chip.load_free(
-                        hemi,
-                        free,
-                        len,
-                        words,
-                        self.target.mxm.load_words_per_cycle as u32,
-                    );
+                    free = chip.load_free(hemi, free, len, words, self.target.mxm.load_words_per_cycle as u32);
                 }
                 if free > start {
                     at += free - start;
@@ -447,10 +394,7 @@ impl<'a> Lister<'a> {
                     });
                 }
                 Err(_) if at > limit.max(bound.cycle) => {
-                    return Err(bad(
-                        group.chain,
-                        "needs more streams at a time than the target has",
-                    ));
+                    return Err(bad(group.chain, "needs more streams at a time than the target has"));
                 }
                 Err(delay) => {
                     at += delay;
@@ -507,11 +451,7 @@ impl<'a> Lister<'a> {
                     later = later.min(free);
                 }
                 if out[i].is_none() {
-                    let shift = if later.0 == u64::MAX {
-                        1
-                    } else {
-                        later.0 - start
-                    };
+                    let shift = if later.0 == u64::MAX { 1 } else { later.0 - start };
                     return Err((at + shift.max(1), later.1));
                 }
             }
@@ -520,12 +460,7 @@ impl<'a> Lister<'a> {
     }
 
     /// A first stream for each belt; where they do not all find one, cycles after which to try again.
-    fn streams(
-        &mut self,
-        group: &Group,
-        at: u64,
-        order: &[Vec<usize>],
-    ) -> Result<Vec<Option<u8>>, u64> {
+    fn streams(&mut self, group: &Group, at: u64, order: &[Vec<usize>]) -> Result<Vec<Option<u8>>, u64> {
         let mut out = vec![None; group.steps.len()];
         let mut taken: Vec<(usize, Slots, u8, u16)> = Vec::new();
         let mut missing = None;
@@ -550,9 +485,7 @@ impl<'a> Lister<'a> {
                 let step = &group.steps[i];
                 let index = stream + (g as u16 * words) as u8;
                 if let Some(slots) = slots(step, at) {
-                    self.chips[step.chip as usize]
-                        .belts
-                        .set(&slots, index, words, true);
+                    self.chips[step.chip as usize].belts.set(&slots, index, words, true);
                     taken.push((step.chip as usize, slots, index, words));
                     out[i] = Some(index);
                 }
@@ -609,19 +542,10 @@ impl<'a> Lister<'a> {
                 }
                 (Unit::Alu(_), None) => {}
             }
-            if let (StepOp::Node(NodeOp::Load { .. }), Unit::Fixed(Queue::MxmLoad(hemi, _))) =
-                (&step.op, step.unit)
-            {
-                chip.hold_load(
-                    hemi,
-                    start,
-                    len,
-                    step.args.len() as u32 * step.dtype.words() as u32,
-                );
+            if let (StepOp::Node(NodeOp::Load { .. }), Unit::Fixed(Queue::MxmLoad(hemi, _))) = (&step.op, step.unit) {
+                chip.hold_load(hemi, start, len, step.args.len() as u32 * step.dtype.words() as u32);
             }
-            if let (Some(slots), Some(stream), Some(belt)) =
-                (slots(step, fit.at), fit.streams[i], step.belt)
-            {
+            if let (Some(slots), Some(stream), Some(belt)) = (slots(step, fit.at), fit.streams[i], step.belt) {
                 chip.belts.set(&slots, stream, belt.words, true);
             }
             end = end.max(fit.at + step.offset + group::end(self.target, step));

@@ -25,6 +25,7 @@ mod reserve;
 mod run;
 mod solve;
 mod transfer;
+mod uses;
 
 #[cfg(test)]
 mod e2e;
@@ -98,24 +99,24 @@ pub struct Schedule {
     pub busy: Busy,
     /// The chains that decide the makespan, last first.
     pub critical: Vec<CriticalStep>,
-    /// Words of SRAM used per chip and kind.
+    /// SRAM used, per chip.
     pub sram: Vec<SramUse>,
 }
 
-/// Words of SRAM of one chip by use; the terms add up to `total`.
+/// Bytes of SRAM of one chip by use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SramUse {
-    /// Constants, live lanes only (bytes).
+    /// Constants, live lanes only.
     pub const_bytes: u64,
-    /// States, live lanes only (bytes).
+    /// States, live lanes only.
     pub state_bytes: u64,
-    /// Inputs and temporaries at their fullest, live lanes only (bytes).
+    /// Rows of inputs and temporaries, each counted once.
     pub scratch_bytes: u64,
-    /// Lanes of the above that hold nothing (bytes).
+    /// Lanes of constants and states that hold nothing.
     pub padding_bytes: u64,
-    /// Instruction text (bytes).
+    /// Instruction text of all entries.
     pub text_bytes: u64,
-    /// The chip's SRAM (bytes).
+    /// The chip's SRAM.
     pub total_bytes: u64,
 }
 

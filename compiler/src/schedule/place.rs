@@ -10,7 +10,8 @@
 //! further in, in the same hemisphere.
 
 use super::group::{self, Members};
-use crate::chain::{BufId, BufKind, ChainId, ChainKind, ChainProgram, Node, NodeArg, NodeOp};
+use super::uses::{Access, Need, Uses, uses_of};
+use crate::chain::{BufId, BufKind, ChainKind, ChainProgram};
 use crate::{CompileError, CompileErrorKind};
 use lockstep_graph::EntityId;
 use lockstep_isa::{Dir, Place, Target};
@@ -49,29 +50,6 @@ pub(super) fn words(program: &ChainProgram, buf: BufId) -> u64 {
         .bufs
         .get(buf)
         .map_or(0, |b| b.n_vectors as u64 * b.dtype.words() as u64)
-}
-
-/// One use of a buffer.
-#[derive(Clone, Copy)]
-struct Access {
-    group: usize,
-    start: u64,
-    cycles: u64,
-}
-
-/// Where a buffer must lie for gathers and scatters to reach it.
-#[derive(Clone, Copy, Default)]
-struct Need {
-    hemi: Option<Dir>,
-    table: bool,
-    index: bool,
-}
-
-struct Uses {
-    accesses: Vec<Vec<Access>>,
-    first_chain: Vec<usize>,
-    last_chain: Vec<usize>,
-    needs: Vec<Need>,
 }
 
 struct Placer<'a> {
@@ -115,8 +93,7 @@ pub(super) fn place(
             }
         }
     }
-    let per_bank =
-        |bytes: u64| bytes.div_ceil(target.word_bytes() as u64 * target.n_places() as u64) as u32;
+    let per_bank = |bytes: u64| bytes.div_ceil(target.word_bytes() as u64 * target.n_places() as u64) as u32;
     let mut placer = Placer {
         target,
         capacity: text
@@ -141,10 +118,7 @@ pub(super) fn place(
         bank: 0,
     };
     let mut out = Places {
-        entries: programs
-            .iter()
-            .map(|p| vec![default; p.bufs.len()])
-            .collect(),
+        entries: programs.iter().map(|p| vec![default; p.bufs.len()]).collect(),
         fixed: programs.iter().map(|p| vec![None; p.bufs.len()]).collect(),
         used: Vec::new(),
     };
@@ -175,8 +149,7 @@ pub(super) fn place(
 const SMALL_WORDS: u64 = 16;
 
 fn is_small(program: &ChainProgram, id: BufId) -> bool {
-    matches!(program.bufs.get(id).map(|b| &b.kind), Some(BufKind::Rows(_)))
-        && words(program, id) <= SMALL_WORDS
+    matches!(program.bufs.get(id).map(|b| &b.kind), Some(BufKind::Rows(_))) && words(program, id) <= SMALL_WORDS
 }
 
 /// Words of every bank kept for small constants, per chip: twice an even share.
@@ -214,21 +187,14 @@ fn check(program: &ChainProgram, n_chips: usize) -> Result<(), CompileError> {
 /// Same constant or state in every entry.
 type Key = (u16, usize, [u64; 5], usize);
 
-fn key(
-    program: &ChainProgram,
-    id: BufId,
-    seen: &mut BTreeMap<(u16, usize, [u64; 5]), usize>,
-) -> Option<Key> {
+fn key(program: &ChainProgram, id: BufId, seen: &mut BTreeMap<(u16, usize, [u64; 5]), usize>) -> Option<Key> {
     let buf = program.bufs.get(id)?;
     let shape = buf.n_vectors as u64 | (buf.lo as u64) << 32 | (buf.hi as u64) << 48;
     let (data, detail) = match &buf.kind {
         BufKind::Rows(bytes) => (bytes.as_ptr() as usize, [0, shape, buf.dtype as u64, 0, 0]),
         BufKind::Tile { tile, first, step } => {
             let data = program.tiles.get(*tile)?.data.as_ptr() as usize;
-            (
-                data,
-                [1, shape, buf.dtype as u64, *first as u64, *step as u64],
-            )
+            (data, [1, shape, buf.dtype as u64, *first as u64, *step as u64])
         }
         BufKind::State(index) => (*index as usize, [2, shape, buf.dtype as u64, 0, 0]),
         _ => return None,
@@ -284,14 +250,7 @@ fn place_permanent(
             (base + size <= capacity).then(|| base * 1000 / capacity.max(1))
         };
         let tile = matches!(buf.kind, BufKind::Tile { .. });
-        let Some(place) = placer.best(
-            chip,
-            &accesses,
-            uses[e].needs[id.index()],
-            buf.side,
-            tile,
-            &fits,
-        ) else {
+        let Some(place) = placer.best(chip, &accesses, uses[e].needs[id.index()], buf.side, tile, &fits) else {
             return Err(does_not_fit(
                 programs,
                 placer.target,
@@ -371,34 +330,15 @@ fn place_scratch(
         let used = &placer.used[chip];
         let chip_live = &live[chip];
         let fits = |place: usize| {
-            let peak = chip_live[place][from..=to]
-                .iter()
-                .max()
-                .copied()
-                .unwrap_or(0) as u64;
+            let peak = chip_live[place][from..=to].iter().max().copied().unwrap_or(0) as u64;
             let after = used[place] as u64 + peak + size;
             (after <= capacity).then(|| (used[place] as u64 + peak) * 500 / capacity.max(1))
         };
-        let Some(place) = placer.best(
-            chip,
-            &uses.accesses[i],
-            uses.needs[i],
-            buf.side,
-            false,
-            &fits,
-        ) else {
-            return Err(does_not_fit(
-                &[program],
-                placer.target,
-                chip,
-                size,
-                "temporaries",
-            ));
+        let Some(place) = placer.best(chip, &uses.accesses[i], uses.needs[i], buf.side, false, &fits) else {
+            return Err(does_not_fit(&[program], placer.target, chip, size, "temporaries"));
         };
         let dense = place.dense(placer.target.groups, placer.target.banks);
-        live[chip][dense][from..=to]
-            .iter_mut()
-            .for_each(|w| *w += size as u32);
+        live[chip][dense][from..=to].iter_mut().for_each(|w| *w += size as u32);
         placer.take(chip, place, &uses.accesses[i]);
         places[i] = place;
     }
@@ -421,10 +361,7 @@ impl Placer<'_> {
         let mut best: Option<(u64, Place)> = None;
         for (dense, place) in t.places().enumerate() {
             let outermost = place.group + 1 == t.groups;
-            if need.hemi.is_some_and(|h| h != place.hemi)
-                || need.table && outermost
-                || need.index && !outermost
-            {
+            if need.hemi.is_some_and(|h| h != place.hemi) || need.table && outermost || need.index && !outermost {
                 continue;
             }
             let Some(full) = fits(dense) else { continue };
@@ -440,11 +377,7 @@ impl Placer<'_> {
                 })
                 .sum();
             // Weights lie near the matrix units, scratch near the centre: either takes the shorter stretch of belt.
-            let distance = if tile {
-                t.groups - 1 - place.group
-            } else {
-                place.group
-            } as u64;
+            let distance = if tile { t.groups - 1 - place.group } else { place.group } as u64;
             let wrong_side = side.is_some_and(|s| s != place.hemi) as u64;
             let cost = clash as u64 * 1_000_000
                 + (overlap * 1000 / total).min(100_000)
@@ -477,215 +410,6 @@ impl Placer<'_> {
     }
 }
 
-/// Buffers of a compute node.
-fn buffer(op: &NodeOp) -> Option<BufId> {
-    match op {
-        NodeOp::Read(buf, _) | NodeOp::Write(buf, _) => Some(*buf),
-        NodeOp::Gather { buf, .. } | NodeOp::Scatter { buf, .. } => Some(*buf),
-        _ => None,
-    }
-}
-
-/// When each buffer is used, by a schedule that knows only dependences and the matrix units.
-fn uses_of(
-    program: &ChainProgram,
-    split: &[Vec<Members>],
-    target: &Target,
-    first_group: usize,
-) -> Result<(Uses, usize), CompileError> {
-    let n = program.bufs.len();
-    let mut uses = Uses {
-        accesses: vec![Vec::new(); n],
-        first_chain: vec![usize::MAX; n],
-        last_chain: vec![0; n],
-        needs: vec![Need::default(); n],
-    };
-    let storage = |buf: BufId| match program.bufs.get(buf).map(|b| &b.kind) {
-        Some(BufKind::NextState(state)) => state.index(),
-        _ => buf.index(),
-    };
-    let exists = |chain: ChainId, buf: BufId| match program.bufs.get(buf) {
-        Some(_) => Ok(()),
-        None => Err(group::bad(
-            chain,
-            format_args!("buffer {buf} does not exist"),
-        )),
-    };
-    let mut ready = vec![0u64; n];
-    let mut clocks: BTreeMap<(u16, Dir, u8), u64> = BTreeMap::new();
-    let mut groups = 0;
-    for ((id, chain), split) in program.chains.iter().zip(split) {
-        let note = |uses: &mut Uses, buf: usize, access: Access| {
-            uses.accesses[buf].push(access);
-            uses.first_chain[buf] = uses.first_chain[buf].min(id.index());
-            uses.last_chain[buf] = uses.last_chain[buf].max(id.index());
-        };
-        match &chain.kind {
-            ChainKind::Transfer {
-                from,
-                to,
-                n_vectors,
-                ..
-            } => {
-                exists(id, *from)?;
-                exists(id, *to)?;
-                let cycles = *n_vectors as u64 * 4 * target.c2c.cycles_per_word as u64;
-                let start = ready[storage(*from)];
-                for buf in [from, to] {
-                    note(
-                        &mut uses,
-                        storage(*buf),
-                        Access {
-                            group: first_group + groups,
-                            start,
-                            cycles,
-                        },
-                    );
-                    groups += 1;
-                }
-                ready[storage(*to)] = start + cycles.min(1024) + target.c2c.latency as u64;
-            }
-            ChainKind::Compute { chip, nodes } => {
-                if *chip >= program.n_chips {
-                    return Err(group::bad(
-                        id,
-                        format_args!("runs on chip {chip} of {}", program.n_chips),
-                    ));
-                }
-                needs(program, nodes, &storage, &mut uses.needs);
-                let mut load_after = 0u64;
-                for members in split {
-                    for &v in &members.nodes {
-                        if let Some(buf) = buffer(&nodes[v as usize].op) {
-                            exists(id, buf)?;
-                        }
-                    }
-                    let of = |v: &u32| nodes.get(*v as usize);
-                    let issues = members
-                        .nodes
-                        .iter()
-                        .filter_map(of)
-                        .map(Node::issues)
-                        .max()
-                        .unwrap_or(1) as u64;
-                    let mut start = members
-                        .nodes
-                        .iter()
-                        .filter_map(of)
-                        .filter_map(|node| buffer(&node.op))
-                        .map(|b| ready[storage(b)])
-                        .max()
-                        .unwrap_or(0);
-                    let mut cycles = issues;
-                    if let Some(NodeOp::Mul { hemi, plane, .. }) =
-                        members.mul.and_then(|m| of(&m)).map(|node| &node.op)
-                    {
-                        let dtype = members
-                            .mul
-                            .and_then(|m| of(&m))
-                            .map_or(lockstep_isa::DType::F32, |m| m.dtype);
-                        cycles *= target.occupancy(lockstep_isa::Opcode::Mul, dtype) as u64;
-                        let clock = clocks.entry((*chip, *hemi, *plane)).or_insert(0);
-                        load_after = *clock;
-                        start = start.max(*clock);
-                        *clock = start + cycles;
-                    } else if members.load.is_some() {
-                        // Loads come first in the list; they run under the product before theirs.
-                        let unit =
-                            members
-                                .load
-                                .and_then(|l| of(&l))
-                                .and_then(|node| match node.op {
-                                    NodeOp::Load { hemi, plane, .. } => Some((*chip, hemi, plane)),
-                                    _ => None,
-                                });
-                        let clock = unit
-                            .and_then(|u| clocks.get(&u))
-                            .copied()
-                            .unwrap_or(load_after);
-                        start = start.max(clock.saturating_sub(1024).max(load_after.min(clock)));
-                    }
-                    for &v in &members.nodes {
-                        let Some(buf) = buffer(&nodes[v as usize].op) else {
-                            continue;
-                        };
-                        note(
-                            &mut uses,
-                            storage(buf),
-                            Access {
-                                group: first_group + groups,
-                                start,
-                                cycles,
-                            },
-                        );
-                        if matches!(
-                            nodes[v as usize].op,
-                            NodeOp::Write(..) | NodeOp::Scatter { .. }
-                        ) {
-                            let done = start + 150;
-                            ready[storage(buf)] = ready[storage(buf)].max(done);
-                        }
-                    }
-                    groups += 1;
-                }
-            }
-        }
-    }
-    Ok((uses, groups))
-}
-
-/// Notes which buffers are tables of gathers and scatters, and which are their indices.
-fn needs(
-    program: &ChainProgram,
-    nodes: &[Node],
-    storage: &dyn Fn(BufId) -> usize,
-    needs: &mut [Need],
-) {
-    let mut next = 0usize;
-    for node in nodes {
-        let (buf, index, gather) = match &node.op {
-            NodeOp::Gather { buf, .. } => (*buf, node.args.first(), true),
-            NodeOp::Scatter { buf, .. } => (*buf, node.args.get(1), false),
-            _ => continue,
-        };
-        if program.bufs.get(buf).is_none() {
-            continue;
-        }
-        let Some(NodeArg::Node { node: source, .. }) = index else {
-            continue;
-        };
-        let Some(source) = nodes.get(*source as usize) else {
-            continue;
-        };
-        let table = storage(buf);
-        match &source.op {
-            NodeOp::Read(index, _) if program.bufs.get(*index).is_some() => {
-                let index = storage(*index);
-                if gather {
-                    let wish = |b: usize| program.bufs.as_slice().get(b).and_then(|b| b.side);
-                    let known = needs[index].hemi.or(needs[table].hemi);
-                    let hemi = known.or(wish(table)).or(wish(index)).unwrap_or_else(|| {
-                        next += 1;
-                        Dir::BOTH[(table + next) % 2]
-                    });
-                    needs[index].hemi = Some(hemi);
-                    needs[table].hemi = Some(hemi);
-                }
-                needs[index].index = true;
-                needs[table].table = true;
-            }
-            NodeOp::Permute { hemi, .. }
-            | NodeOp::Transpose { hemi, .. }
-            | NodeOp::Reduce { hemi, .. }
-                if gather =>
-            {
-                needs[table].hemi = Some(*hemi);
-            }
-            _ => {}
-        }
-    }
-}
-
 /// The error that a chip's SRAM is too small, with terms that add up to the demand.
 pub(super) fn does_not_fit(
     programs: &[&ChainProgram],
@@ -695,8 +419,7 @@ pub(super) fn does_not_fit(
     what: &str,
 ) -> CompileError {
     let lanes = target.lanes.max(1) as u64;
-    let (mut weights, mut states, mut scratch, mut padding, mut text) =
-        (0u64, 0u64, 0u64, 0u64, 0u64);
+    let (mut weights, mut states, mut scratch, mut padding, mut text) = (0u64, 0u64, 0u64, 0u64, 0u64);
     let mut by_key = BTreeMap::new();
     for program in programs {
         let mut seen = BTreeMap::new();
@@ -709,9 +432,7 @@ pub(super) fn does_not_fit(
             {
                 continue;
             }
-            let live = buf.n_vectors as u64
-                * (buf.hi.saturating_sub(buf.lo)) as u64
-                * buf.dtype.bytes() as u64;
+            let live = buf.n_vectors as u64 * (buf.hi.saturating_sub(buf.lo)) as u64 * buf.dtype.bytes() as u64;
             let all = words(program, id) * lanes;
             match buf.kind {
                 BufKind::Rows(_) | BufKind::Tile { .. } => weights += live,

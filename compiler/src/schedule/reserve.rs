@@ -84,11 +84,7 @@ impl Belts {
         }
         positions.sort_unstable();
         positions.dedup();
-        let origin = positions
-            .iter()
-            .map(|p| p.unsigned_abs())
-            .max()
-            .unwrap_or(0) as i64;
+        let origin = positions.iter().map(|p| p.unsigned_abs()).max().unwrap_or(0) as i64;
         let unit = unit.max(1);
         Belts {
             unit,
@@ -103,10 +99,7 @@ impl Belts {
     fn stretch(&self, a: i32, b: i32) -> u64 {
         let (low, high) = (a.min(b), a.max(b));
         let first = self.positions.partition_point(|&p| p < low) / self.share;
-        let last = self
-            .positions
-            .partition_point(|&p| p < high)
-            .div_ceil(self.share);
+        let last = self.positions.partition_point(|&p| p < high).div_ceil(self.share);
         let ones = |n: usize| if n >= 64 { u64::MAX } else { (1u64 << n) - 1 };
         ones(last) & !ones(first)
     }
@@ -132,9 +125,7 @@ impl Belts {
         let mut d = self.diagonal(slots);
         for _ in 0..slots.count {
             let at = d % PAGE * self.units;
-            let row = taken
-                .get(d / PAGE)
-                .and_then(|page| page.get(at..at + self.units));
+            let row = taken.get(d / PAGE).and_then(|page| page.get(at..at + self.units));
             d += slots.period as usize;
             let Some(row) = row else { continue };
             for (u, &bits) in row.iter().enumerate() {
@@ -212,11 +203,7 @@ impl Belts {
             }
             let at = d % PAGE * units + first;
             for bits in &mut page[at..at + n] {
-                *bits = if take {
-                    *bits | stretch
-                } else {
-                    *bits & !stretch
-                };
+                *bits = if take { *bits | stretch } else { *bits & !stretch };
             }
             d += slots.period as usize;
         }
@@ -226,19 +213,11 @@ impl Belts {
     /// each.
     pub fn choose(&self, free: &[u64], words: u16) -> Option<u8> {
         let per = (words as usize).div_ceil(self.unit as usize).max(1);
-        let ones = if per >= 64 {
-            u64::MAX
-        } else {
-            (1u64 << per) - 1
-        };
+        let ones = if per >= 64 { u64::MAX } else { (1u64 << per) - 1 };
         let fits = |mask: u64, at: usize| at + per <= self.units && (mask >> at) & ones == ones;
         (0..self.units)
             .step_by(per)
-            .find(|&at| {
-                free.iter()
-                    .enumerate()
-                    .all(|(g, &mask)| fits(mask, at + g * per))
-            })
+            .find(|&at| free.iter().enumerate().all(|(g, &mask)| fits(mask, at + g * per)))
             .map(|at| at as u8 * self.unit)
     }
 }
@@ -310,10 +289,7 @@ impl Chip {
         Chip {
             queues: vec![Intervals::default(); n],
             belts: Belts::new(target, unit),
-            planes: [
-                vec![Plane::default(); planes],
-                vec![Plane::default(); planes],
-            ],
+            planes: [vec![Plane::default(); planes], vec![Plane::default(); planes]],
             loads: [Vec::new(), Vec::new()],
             horizon: 0,
             layout,
@@ -339,12 +315,9 @@ impl Chip {
         let loads = &self.loads[hemi as usize];
         let mut start = start;
         loop {
-            let overlapping = loads
-                .iter()
-                .filter(|(s, e, _)| *s < start + len && start < *e);
-            let (sum, first_end) = overlapping.fold((0u32, u64::MAX), |(sum, first), (_, e, w)| {
-                (sum + w, first.min(*e))
-            });
+            let overlapping = loads.iter().filter(|(s, e, _)| *s < start + len && start < *e);
+            let (sum, first_end) =
+                overlapping.fold((0u32, u64::MAX), |(sum, first), (_, e, w)| (sum + w, first.min(*e)));
             if sum + words <= limit || sum == 0 {
                 return start;
             }

@@ -48,9 +48,7 @@ fn nest(chain: ChainId, step: &Step, strides: [i32; 3], fold: u8) -> Result<Nest
         let inside = d < fold as usize;
         let same_side = inside || out.len() > inner;
         match out.last_mut() {
-            Some((c, s))
-                if same_side && *s * *c as i64 == stride && *c * count <= u16::MAX as u64 =>
-            {
+            Some((c, s)) if same_side && *s * *c as i64 == stride && *c * count <= u16::MAX as u64 => {
                 *c *= count;
             }
             _ => out.push((count, stride)),
@@ -92,12 +90,7 @@ fn nest(chain: ChainId, step: &Step, strides: [i32; 3], fold: u8) -> Result<Nest
 }
 
 fn words(chain: ChainId, value: i64) -> Result<i16, CompileError> {
-    i16::try_from(value).map_err(|_| {
-        bad(
-            chain,
-            format_args!("an address step of {value} words exceeds 16 bits"),
-        )
-    })
+    i16::try_from(value).map_err(|_| bad(chain, format_args!("an address step of {value} words exceeds 16 bits")))
 }
 
 /// The run and claims of step `index`. Addresses are left relative to their buffer: see [`resolve`].
@@ -114,8 +107,7 @@ pub(super) fn make(p: &Placed<'_>, index: usize) -> Result<(Run, Claims), Compil
         chain: chain.index() as u32,
         ..Claims::default()
     };
-    run.cycle = u32::try_from(p.at + step.offset)
-        .map_err(|_| bad(chain, "the schedule exceeds 2^32 cycles"))?;
+    run.cycle = u32::try_from(p.at + step.offset).map_err(|_| bad(chain, "the schedule exceeds 2^32 cycles"))?;
     (run.lo, run.hi) = (step.lo, step.hi);
 
     let mut mem: Option<(BufId, Affine, u32, u32)> = None;
@@ -140,13 +132,12 @@ pub(super) fn make(p: &Placed<'_>, index: usize) -> Result<(Run, Claims), Compil
             } => {
                 mem = Some((*buf, *at, *limit, *row_stride));
                 run.limit = *limit;
-                run.row_stride = u16::try_from(*row_stride as u64 * step.dtype.words() as u64)
-                    .map_err(|_| {
-                        bad(
-                            chain,
-                            format_args!("a row stride of {row_stride} vectors exceeds 16 bits"),
-                        )
-                    })?;
+                run.row_stride = u16::try_from(*row_stride as u64 * step.dtype.words() as u64).map_err(|_| {
+                    bad(
+                        chain,
+                        format_args!("a row stride of {row_stride} vectors exceeds 16 bits"),
+                    )
+                })?;
             }
             NodeOp::Load { window, .. } => {
                 run.window = *window;
@@ -173,11 +164,7 @@ pub(super) fn make(p: &Placed<'_>, index: usize) -> Result<(Run, Claims), Compil
     run.dims = nest.dims;
     run.fold_dims = nest.fold;
     if let Some((buf, at, limit, row_stride)) = mem {
-        let width = if run.words == 1 {
-            1
-        } else {
-            step.dtype.words() as i64
-        };
+        let width = if run.words == 1 { 1 } else { step.dtype.words() as i64 };
         for d in 0..3 {
             run.addr.strides[d] = words(chain, nest.steps[d] * width)?;
         }
@@ -195,16 +182,10 @@ pub(super) fn make(p: &Placed<'_>, index: usize) -> Result<(Run, Claims), Compil
         let Some(index) = p.streams[index] else {
             return Err(bad(chain, "a result has no stream"));
         };
-        run.out = Some(Stream {
-            dir: belt.dir,
-            index,
-        });
+        run.out = Some(Stream { dir: belt.dir, index });
     }
     if let StepOp::Node(NodeOp::Mul {
-        loads,
-        acc,
-        to_rows,
-        ..
+        loads, acc, to_rows, ..
     }) = &step.op
     {
         let node = step.node.unwrap_or(0);
@@ -216,8 +197,7 @@ pub(super) fn make(p: &Placed<'_>, index: usize) -> Result<(Run, Claims), Compil
             run.acc_in = AccIn::Row;
             run.addr = rows;
             let producer = p.node_runs.get(*before as usize).copied().flatten();
-            let producer = producer
-                .ok_or_else(|| bad(chain, format_args!("mul {node} accumulates on a later mul")))?;
+            let producer = producer.ok_or_else(|| bad(chain, format_args!("mul {node} accumulates on a later mul")))?;
             claims.acc = Some(Producer {
                 run: producer,
                 first: 0,
@@ -234,10 +214,7 @@ pub(super) fn make(p: &Placed<'_>, index: usize) -> Result<(Run, Claims), Compil
                     format_args!("mul {node} uses tile load {load}, which is not placed before it"),
                 ));
             };
-            claims.blocks.push(Block {
-                load: load_run,
-                window,
-            });
+            claims.blocks.push(Block { load: load_run, window });
         }
         claims.blocks.sort_by_key(|b| (b.window.n0, b.window.k0));
     }
@@ -257,12 +234,7 @@ fn row_steps(run: &Run) -> [i16; 3] {
     out
 }
 
-fn operands(
-    p: &Placed<'_>,
-    index: usize,
-    run: &mut Run,
-    claims: &mut Claims,
-) -> Result<(), CompileError> {
+fn operands(p: &Placed<'_>, index: usize, run: &mut Run, claims: &mut Claims) -> Result<(), CompileError> {
     let step = &p.steps[index];
     if step.args.len() > 3 && !matches!(step.op, StepOp::Node(NodeOp::Load { .. })) {
         return Err(bad(
@@ -309,12 +281,10 @@ fn operands(
                 let src = if forward {
                     p.alus[u].map(Src::Alu)
                 } else {
-                    producer.belt.zip(p.streams[u]).map(|(belt, index)| {
-                        Src::Stream(Stream {
-                            dir: belt.dir,
-                            index,
-                        })
-                    })
+                    producer
+                        .belt
+                        .zip(p.streams[u])
+                        .map(|(belt, index)| Src::Stream(Stream { dir: belt.dir, index }))
                 };
                 let Some(src) = src else {
                     return Err(bad(p.chain, "an operand has no belt"));
@@ -355,19 +325,10 @@ fn immediate_dtype(p: &Placed<'_>, step: &Step, index: usize) -> DType {
 }
 
 /// Makes the address of a memory run absolute: `base` is the word address of its buffer.
-pub(super) fn resolve(
-    chain: ChainId,
-    run: &mut Run,
-    claims: &Claims,
-    base: u16,
-) -> Result<(), CompileError> {
+pub(super) fn resolve(chain: ChainId, run: &mut Run, claims: &Claims, base: u16) -> Result<(), CompileError> {
     let Some(mem) = claims.mem else { return Ok(()) };
-    let width = if run.words == 1 {
-        1
-    } else {
-        run.dtype.words() as u64
-    };
-    run.addr.base = u16::try_from(base as u64 + mem.base as u64 * width)
-        .map_err(|_| bad(chain, "an address exceeds 16 bits"))?;
+    let width = if run.words == 1 { 1 } else { run.dtype.words() as u64 };
+    run.addr.base =
+        u16::try_from(base as u64 + mem.base as u64 * width).map_err(|_| bad(chain, "an address exceeds 16 bits"))?;
     Ok(())
 }

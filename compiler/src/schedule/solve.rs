@@ -11,11 +11,7 @@ use crate::chain::{ChainId, NodeOp};
 use lockstep_isa::Target;
 
 /// Times the steps, inserting delay lines as needed.
-pub(super) fn time(
-    target: &Target,
-    chain: ChainId,
-    steps: &mut Vec<Step>,
-) -> Result<(), CompileError> {
+pub(super) fn time(target: &Target, chain: ChainId, steps: &mut Vec<Step>) -> Result<(), CompileError> {
     loop {
         mark_forwards(steps);
         periods(target, chain, steps)?;
@@ -31,10 +27,7 @@ fn mark_forwards(steps: &mut [Step]) {
     let vxm: Vec<bool> = steps.iter().map(Step::on_vxm).collect();
     for (v, step) in steps.iter_mut().enumerate() {
         for arg in &mut step.args {
-            if let Arg::Step {
-                step: u, forward, ..
-            } = arg
-            {
+            if let Arg::Step { step: u, forward, .. } = arg {
                 *forward = vxm[*u] && vxm[v];
             }
         }
@@ -95,10 +88,7 @@ fn periods(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<(), Co
                     Some(_) => {
                         return Err(bad(
                             chain,
-                            format_args!(
-                                "node {:?} has operands of different rates",
-                                steps[v].node
-                            ),
+                            format_args!("node {:?} has operands of different rates", steps[v].node),
                         ));
                     }
                 }
@@ -143,10 +133,7 @@ fn periods(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<(), Co
 fn check_counts(chain: ChainId, steps: &[Step]) -> Result<(), CompileError> {
     for (u, v, a, first) in edges(steps) {
         let (have, mut taken) = (steps[u].results(), steps[v].issues() as u64);
-        if let StepOp::Node(NodeOp::Load {
-            by_column, window, ..
-        }) = &steps[v].op
-        {
+        if let StepOp::Node(NodeOp::Load { by_column, window, .. }) = &steps[v].op {
             // Belt `a` of `n` carries every n-th vector of the window.
             let (low, high) = if *by_column {
                 (window.n0, window.n1)
@@ -183,8 +170,7 @@ fn links(target: &Target, steps: &[Step]) -> Vec<Link> {
     edges(steps)
         .into_iter()
         .map(|(u, v, arg, first)| {
-            let distance =
-                (position(target, &steps[u]) - position(target, &steps[v])).unsigned_abs() as i64;
+            let distance = (position(target, &steps[u]) - position(target, &steps[v])).unsigned_abs() as i64;
             Link {
                 u,
                 v,
@@ -231,9 +217,7 @@ fn solve(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<bool, Co
     for l in &links {
         sink[l.u] = false;
     }
-    let mut late: Vec<i64> = (0..n)
-        .map(|i| if sink[i] { t[i] } else { i64::MAX / 4 })
-        .collect();
+    let mut late: Vec<i64> = (0..n).map(|i| if sink[i] { t[i] } else { i64::MAX / 4 }).collect();
     for _ in 0..2 * n + 2 {
         let mut changed = false;
         for l in &links {
@@ -272,11 +256,7 @@ fn solve(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<bool, Co
 }
 
 /// Puts a `copy` before the VXM operand that would wait longest.
-fn insert_delay(
-    target: &Target,
-    chain: ChainId,
-    steps: &mut Vec<Step>,
-) -> Result<(), CompileError> {
+fn insert_delay(target: &Target, chain: ChainId, steps: &mut Vec<Step>) -> Result<(), CompileError> {
     let links = links(target, steps);
     let n = steps.len();
     let mut early = vec![0i64; n];
@@ -289,9 +269,7 @@ fn insert_delay(
     for l in &links {
         sink[l.u] = false;
     }
-    let mut late: Vec<i64> = (0..n)
-        .map(|i| if sink[i] { early[i] } else { i64::MAX / 4 })
-        .collect();
+    let mut late: Vec<i64> = (0..n).map(|i| if sink[i] { early[i] } else { i64::MAX / 4 }).collect();
     for _ in 0..=n {
         for l in &links {
             late[l.u] = late[l.u].min(late[l.v] - l.w);
@@ -305,16 +283,10 @@ fn insert_delay(
         .max_by_key(|(over, l)| (*over, std::cmp::Reverse((l.v, l.arg))));
     let copies = steps.iter().filter(|s| s.node.is_none()).count();
     let Some((_, link)) = worst.filter(|_| copies < target.vxm.alus as usize) else {
-        let vxm: Vec<_> = steps
-            .iter()
-            .filter(|s| s.on_vxm())
-            .filter_map(|s| s.node)
-            .collect();
+        let vxm: Vec<_> = steps.iter().filter(|s| s.on_vxm()).filter_map(|s| s.node).collect();
         return Err(bad(
             chain,
-            format_args!(
-                "its operands cannot meet: a value used twice at too great a distance (VXM nodes {vxm:?})"
-            ),
+            format_args!("its operands cannot meet: a value used twice at too great a distance (VXM nodes {vxm:?})"),
         ));
     };
     let (v, arg, u) = (link.v, link.arg, link.u);

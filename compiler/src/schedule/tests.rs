@@ -40,10 +40,7 @@ fn rows(base: u32) -> Affine {
 }
 
 fn same(base: u32) -> Affine {
-    Affine {
-        base,
-        strides: [0; 3],
-    }
+    Affine { base, strides: [0; 3] }
 }
 
 impl Maker {
@@ -201,14 +198,7 @@ impl Maker {
     }
 
     /// Reads and tile load of `bufs`, one per belt.
-    fn load(
-        &self,
-        nodes: &mut Nodes,
-        bufs: &[BufId],
-        window: Window,
-        by_column: bool,
-        hemi: Dir,
-    ) -> u32 {
+    fn load(&self, nodes: &mut Nodes, bufs: &[BufId], window: Window, by_column: bool, hemi: Dir) -> u32 {
         let n = if by_column {
             window.n1 - window.n0
         } else {
@@ -292,11 +282,11 @@ fn check(p: &ChainProgram, target: &Target) -> (u64, u64, Artifact) {
         verify(&artifact);
         out = Some(artifact);
     }
-    eprintln_figures(p, &serial, &list);
+    log_figures(p, &serial, &list);
     (serial.makespan, list.makespan, out.unwrap())
 }
 
-fn eprintln_figures(p: &ChainProgram, serial: &Schedule, list: &Schedule) {
+fn log_figures(p: &ChainProgram, serial: &Schedule, list: &Schedule) {
     tracing::info!(
         name = p.name,
         serial = serial.makespan,
@@ -389,11 +379,7 @@ fn attention() {
     let t = target("toy");
     let (mut m, n) = (Maker::new(t.lanes, 1), 32);
     let x = m.input(DType::F32, n, None);
-    let (q, k, v) = (
-        m.temp(n, Dir::East),
-        m.temp(n, Dir::East),
-        m.temp(n, Dir::West),
-    );
+    let (q, k, v) = (m.temp(n, Dir::East), m.temp(n, Dir::East), m.temp(n, Dir::West));
     m.map(x, &[AluOp::Mul], &[q, k], n);
     m.map(x, &[AluOp::Add], &[v], n);
     let (s, mx, p, l, o) = (
@@ -493,9 +479,7 @@ fn folds_permutes_and_transposes() {
     m.chain(0, nodes);
     // Reverse the lanes.
     let lanes = t.lanes;
-    let map: Vec<u8> = (0..lanes)
-        .flat_map(|l| (lanes - 1 - l).to_le_bytes())
-        .collect();
+    let map: Vec<u8> = (0..lanes).flat_map(|l| (lanes - 1 - l).to_le_bytes()).collect();
     let map = m.buf(0, DType::U16, 1, BufKind::Rows(Arc::new(map)), None);
     let z = m.temp(6, Dir::West);
     let mut nodes = Nodes::new();
@@ -537,12 +521,7 @@ fn folds_permutes_and_transposes() {
         6,
         &[r(0)],
     );
-    m.push(
-        &mut nodes,
-        NodeOp::Write(tr, rows(0)),
-        lanes as u32,
-        &[r(1)],
-    );
+    m.push(&mut nodes, NodeOp::Write(tr, rows(0)), lanes as u32, &[r(1)]);
     nodes[2].hi = 6;
     m.chain(0, nodes);
     m.output(tr);
@@ -608,11 +587,7 @@ fn gather_and_state() {
 
 #[test]
 fn transfers_over_a_ring() {
-    for (t, chips) in [
-        (target("toy"), 2),
-        (target("tsp-2020"), 2),
-        (target("toy"), 3),
-    ] {
+    for (t, chips) in [(target("toy"), 2), (target("tsp-2020"), 2), (target("toy"), 3)] {
         let mut m = Maker::new(t.lanes, chips);
         let x = m.input(DType::F32, 5, Some(Dir::East));
         let far = m.buf(1, DType::F32, 5, BufKind::Temp, Some(Dir::West));
@@ -686,26 +661,14 @@ fn what_does_not_fit_is_refused_with_terms() {
 fn transfers_of_partial_vectors() {
     // 20 lanes of f32 are two and a half words of 32 bytes; f16 vectors are half as wide.
     let t = target("toy");
-    for (dtype, lo, hi) in [
-        (DType::F32, 0, 20),
-        (DType::F32, 9, 31),
-        (DType::F16, 0, 20),
-    ] {
+    for (dtype, lo, hi) in [(DType::F32, 0, 20), (DType::F32, 9, 31), (DType::F16, 0, 20)] {
         let mut m = Maker::new(t.lanes, 2);
         let mut bufs = Vec::new();
         for chip in [0, 1, 1, 0] {
             bufs.push(m.buf(chip, dtype, 3, BufKind::Temp, None));
         }
         let x = m.buf(0, dtype, 3, BufKind::Input, None);
-        m.p.bufs =
-            m.p.bufs
-                .iter()
-                .map(|(_, b)| Buf {
-                    lo,
-                    hi,
-                    ..b.clone()
-                })
-                .collect();
+        m.p.bufs = m.p.bufs.iter().map(|(_, b)| Buf { lo, hi, ..b.clone() }).collect();
         let port = m.host("x", x);
         m.p.inputs.push(port);
         let map = |m: &mut Maker, chip, x, y| {
@@ -881,12 +844,7 @@ fn units_of_several_widths_share_planes() {
         let b = m.push(&mut nodes, op, n, &[r(a)]);
         let c = m.push(&mut nodes, NodeOp::Alu(AluOp::Abs), n, &[r(b)]);
         let d = m.push(&mut nodes, NodeOp::Write(y, rows(0)), n, &[r(c)]);
-        (
-            nodes[a].dtype,
-            nodes[b].dtype,
-            nodes[c].dtype,
-            nodes[d].dtype,
-        ) = (dtype, dtype, acc, acc);
+        (nodes[a].dtype, nodes[b].dtype, nodes[c].dtype, nodes[d].dtype) = (dtype, dtype, acc, acc);
         m.chain(0, nodes);
         outs.push((i, y));
     }

@@ -50,10 +50,9 @@ pub(super) fn groups(
         ));
     }
     let local = target.c2c.local_links;
-    let links =
-        target
-            .topology
-            .links_between(from.chip, to.chip, local, target.n_links(), program.n_chips);
+    let links = target
+        .topology
+        .links_between(from.chip, to.chip, local, target.n_links(), program.n_chips);
     if links.is_empty() {
         return Err(bad(
             chain,
@@ -65,10 +64,7 @@ pub(super) fn groups(
     let period = target.c2c.cycles_per_word as u64;
     let mut out = Vec::with_capacity(links.len());
     for link in links {
-        let Some(peer) = target
-            .topology
-            .peer(from.chip, link, local, program.n_chips)
-        else {
+        let Some(peer) = target.topology.peer(from.chip, link, local, program.n_chips) else {
             continue;
         };
         let source = Queue::Mem(homes[t.from.index()]);

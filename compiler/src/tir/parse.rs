@@ -29,7 +29,10 @@ type Res<T> = Result<T, ParseError>;
 /// # Errors
 /// At the first place that does not parse. What parses may still break invariants: see [`super::verify`].
 pub fn parse(text: &str) -> Res<TensorIr> {
-    let mut parser = Parser { ir: TensorIr::default(), values: BTreeMap::new() };
+    let mut parser = Parser {
+        ir: TensorIr::default(),
+        values: BTreeMap::new(),
+    };
     let mut lines = lex(text)?.into_iter();
     if let Some(mut line) = lines.next() {
         let ok = line.eat_word("tir") && line.eat_word("v1");
@@ -79,7 +82,12 @@ impl Parser {
         let id = self.ir.values.next_id();
         let mut inputs = Vec::new();
         let op = self.op(line, id, &ty, &mut inputs)?;
-        self.ir.values.push(ValueData { ty, op, inputs, origins: Vec::new() });
+        self.ir.values.push(ValueData {
+            ty,
+            op,
+            inputs,
+            origins: Vec::new(),
+        });
         if self.values.insert(label.clone(), id).is_some() {
             return line.error(format!("{label} is defined twice"));
         }
@@ -99,7 +107,12 @@ impl Parser {
                 let host = self.host(line)?;
                 let same = (host_dtype(ty.dtype), ty.shape.clone());
                 let (host, shape) = host.unwrap_or(same);
-                self.ir.inputs.push(Port { name, host, shape, value: id });
+                self.ir.inputs.push(Port {
+                    name,
+                    host,
+                    shape,
+                    value: id,
+                });
                 Op::Input
             }
             "const" => self.constant(line, ty)?,
@@ -109,7 +122,12 @@ impl Parser {
                     return line.error("expected: from \"output\"");
                 }
                 let from = line.text()?;
-                Op::State(self.ir.states.push(StateData { name, ty: ty.clone(), from, next: id }))
+                Op::State(self.ir.states.push(StateData {
+                    name,
+                    ty: ty.clone(),
+                    from,
+                    next: id,
+                }))
             }
             "move" => {
                 let mut parts = Vec::new();
@@ -127,14 +145,19 @@ impl Parser {
                 let fill = if line.eat_word("fill") { bits(line)? } else { 0 };
                 Op::Move { parts, fill }
             }
-            "map" => Op::Map { nodes: self.expression(line, inputs)? },
+            "map" => Op::Map {
+                nodes: self.expression(line, inputs)?,
+            },
             "reduce" => {
                 let op = reduce_op(line)?;
                 self.operands(line, inputs)?;
                 if !line.eat_word("over") {
                     return line.error("expected: over(axes)");
                 }
-                Op::Reduce { op, axes: list(line, '(', ')', Line::number)? }
+                Op::Reduce {
+                    op,
+                    axes: list(line, '(', ')', Line::number)?,
+                }
             }
             "contract" => {
                 self.operands(line, inputs)?;
@@ -143,18 +166,30 @@ impl Parser {
                     line.expect(':')?;
                     Ok((left, line.number()?))
                 };
-                let batch = if line.eat_word("batch") { list(line, '(', ')', pair)? } else { Vec::new() };
+                let batch = if line.eat_word("batch") {
+                    list(line, '(', ')', pair)?
+                } else {
+                    Vec::new()
+                };
                 if !line.eat_word("over") {
                     return line.error("expected: over(left:right,..)");
                 }
-                Op::Contract { batch, contracted: list(line, '(', ')', pair)?, acc: ty.dtype }
+                Op::Contract {
+                    batch,
+                    contracted: list(line, '(', ')', pair)?,
+                    acc: ty.dtype,
+                }
             }
             "gather" => {
                 self.operands(line, inputs)?;
                 Op::Gather
             }
             "scatter" => {
-                let combiner = if suffix.is_empty() { Combiner::Replace } else { Combiner::Reduce(reduce_op(line)?) };
+                let combiner = if suffix.is_empty() {
+                    Combiner::Replace
+                } else {
+                    Combiner::Reduce(reduce_op(line)?)
+                };
                 self.operands(line, inputs)?;
                 Op::Scatter { combiner }
             }
@@ -168,7 +203,10 @@ impl Parser {
                 if !line.eat_word("axis") {
                     return line.error("expected: axis number");
                 }
-                Op::Sort { axis: line.number()?, descending }
+                Op::Sort {
+                    axis: line.number()?,
+                    descending,
+                }
             }
             "transfer" => {
                 self.operands(line, inputs)?;
@@ -202,7 +240,10 @@ impl Parser {
         let Some(dtype) = DType::ALL.into_iter().find(|d| d.name() == word) else {
             return at.error(format!("\"{word}\" is no element type"));
         };
-        Ok(Type { dtype, shape: list(line, '[', ']', Line::number)? })
+        Ok(Type {
+            dtype,
+            shape: list(line, '[', ']', Line::number)?,
+        })
     }
 
     fn host(&self, line: &mut Line) -> Res<Option<(HostDType, Vec<usize>)>> {
@@ -220,12 +261,23 @@ impl Parser {
     fn port(&mut self, name: String, host: Option<(HostDType, Vec<usize>)>, value: ValueId, input: bool) {
         let ty = &self.ir.values[value].ty;
         let (host, shape) = host.unwrap_or((host_dtype(ty.dtype), ty.shape.clone()));
-        let ports = if input { &mut self.ir.inputs } else { &mut self.ir.outputs };
-        ports.push(Port { name, host, shape, value });
+        let ports = if input {
+            &mut self.ir.inputs
+        } else {
+            &mut self.ir.outputs
+        };
+        ports.push(Port {
+            name,
+            host,
+            shape,
+            value,
+        });
     }
 
     fn constant(&mut self, line: &mut Line, ty: &Type) -> Res<Op> {
-        let Some(Token::Name(name)) = line.next_token() else { return line.error("expected @name") };
+        let Some(Token::Name(name)) = line.next_token() else {
+            return line.error("expected @name");
+        };
         let (mut stored, mut bytes) = (host_dtype(ty.dtype), Vec::new());
         if line.peek() == Some(&Token::Mark('[')) {
             let elements = list(line, '[', ']', literal)?;
@@ -251,7 +303,12 @@ impl Parser {
             }
             bytes = made_up(&name, ty.elements(), stored);
         }
-        Ok(Op::Const(self.ir.consts.push(ConstData { name, ty: ty.clone(), stored, bytes: bytes.into() })))
+        Ok(Op::Const(self.ir.consts.push(ConstData {
+            name,
+            ty: ty.clone(),
+            stored,
+            bytes: bytes.into(),
+        })))
     }
 
     fn map(&self, line: &mut Line, operand: &[usize], ty: &Type) -> Res<IndexMap> {
@@ -287,7 +344,9 @@ impl Parser {
                     line.expect(':')?;
                     Ok((lo, line.number()?))
                 })?;
-                if bounds.len() != view.shape.len() || bounds.iter().zip(&view.shape).any(|(b, &n)| b.0 > b.1 || b.1 > n) {
+                if bounds.len() != view.shape.len()
+                    || bounds.iter().zip(&view.shape).any(|(b, &n)| b.0 > b.1 || b.1 > n)
+                {
                     return line.error("a box that is not inside the extents");
                 }
                 (view.lo, view.hi) = bounds.into_iter().unzip();
@@ -300,7 +359,12 @@ impl Parser {
     }
 
     fn expression(&mut self, line: &mut Line, inputs: &mut Vec<ValueId>) -> Res<Vec<MapNode>> {
-        let mut e = Expression { nodes: Vec::new(), labels: BTreeMap::new(), inputs: Vec::new() };
+        let mut e = Expression {
+            depth: 0,
+            nodes: Vec::new(),
+            labels: BTreeMap::new(),
+            inputs: Vec::new(),
+        };
         loop {
             let label = match (line.peek(), line.peek_second()) {
                 (Some(Token::Word(word)), Some(Token::Mark('='))) => Some(word.clone()),
@@ -332,7 +396,12 @@ impl Parser {
             return at.error(format!("\"{name}\" is no operation of a map"));
         };
         line.expect('(')?;
-        let mut node = MapNode { op, dtype: DType::I32, args: [Arg::Imm(0); 3], axis: 0 };
+        let mut node = MapNode {
+            op,
+            dtype: DType::I32,
+            args: [Arg::Imm(0); 3],
+            axis: 0,
+        };
         if op == AluOp::Iota {
             node.axis = line.number()?;
             line.expect(')')?;
@@ -359,7 +428,12 @@ impl Parser {
                     node.args[i] = Arg::Operand(at as u32);
                 }
                 Some(Token::Word(word)) if !matches!(word.as_str(), "inf" | "-inf" | "NaN") => {
+                    if e.depth == MAX_DEPTH {
+                        return line.error(format!("expressions are at most {MAX_DEPTH} deep"));
+                    }
+                    e.depth += 1;
                     node.args[i] = Arg::Node(self.node(line, e)?);
+                    e.depth -= 1;
                 }
                 _ => literals[i] = Some(literal(line)?),
             }
@@ -368,9 +442,13 @@ impl Parser {
         // The type of the arguments that have one decides; literals follow it, or alone have their own.
         let dtypes: Vec<DType> = e.inputs.iter().map(|&v| self.ir.values[v].ty.dtype).collect();
         let first = usize::from(op == AluOp::Select);
-        let typed = (first..op.arity()).filter(|&i| literals[i].is_none()).find_map(|i| arg_dtype(node.args[i], &e.nodes, &dtypes));
+        let typed = (first..op.arity())
+            .filter(|&i| literals[i].is_none())
+            .find_map(|i| arg_dtype(node.args[i], &e.nodes, &dtypes));
         let float = |l: &Literal| if l.float { DType::F32 } else { DType::I32 };
-        let compute = typed.or_else(|| literals[first..].iter().flatten().map(float).next()).unwrap_or(DType::I32);
+        let compute = typed
+            .or_else(|| literals[first..].iter().flatten().map(float).next())
+            .unwrap_or(DType::I32);
         for (i, slot) in literals.iter().enumerate() {
             if let Some(literal) = slot {
                 let wide = compute.is_float() && i >= first;
@@ -390,7 +468,11 @@ impl Parser {
     }
 }
 
+/// Deepest nesting of an expression.
+const MAX_DEPTH: usize = 200;
+
 struct Expression {
+    depth: usize,
     nodes: Vec<MapNode>,
     labels: BTreeMap<String, u32>,
     inputs: Vec<ValueId>,
@@ -406,7 +488,11 @@ struct Literal {
 impl Literal {
     /// Bits of the f32 of this value.
     fn as_f32(self) -> u32 {
-        if self.float { self.bits } else { (self.bits as i32 as f32).to_bits() }
+        if self.float {
+            self.bits
+        } else {
+            (self.bits as i32 as f32).to_bits()
+        }
     }
 }
 
@@ -415,12 +501,24 @@ fn literal(line: &mut Line) -> Res<Literal> {
         Some(Token::Word(text) | Token::Number(text)) => text.clone(),
         _ => return line.error("expected a number"),
     };
-    let hex = text.strip_prefix("0x").and_then(|t| t.strip_suffix('f')).and_then(|t| u32::from_str_radix(t, 16).ok());
+    let hex = text
+        .strip_prefix("0x")
+        .and_then(|t| t.strip_suffix('f'))
+        .and_then(|t| u32::from_str_radix(t, 16).ok());
     let found = match (hex, text.parse::<i32>(), text.parse::<f32>()) {
         (Some(bits), _, _) => Literal { bits, float: true },
-        (None, Ok(int), _) => Literal { bits: int as u32, float: false },
-        (None, Err(_), Ok(x)) if x.is_nan() => Literal { bits: 0x7fc0_0000, float: true },
-        (None, Err(_), Ok(x)) => Literal { bits: x.to_bits(), float: true },
+        (None, Ok(int), _) => Literal {
+            bits: int as u32,
+            float: false,
+        },
+        (None, Err(_), Ok(x)) if x.is_nan() => Literal {
+            bits: 0x7fc0_0000,
+            float: true,
+        },
+        (None, Err(_), Ok(x)) => Literal {
+            bits: x.to_bits(),
+            float: true,
+        },
         _ => return line.error(format!("\"{text}\" is no number")),
     };
     line.next_token();
@@ -457,7 +555,9 @@ fn list<T>(line: &mut Line, open: char, close: char, item: impl Fn(&mut Line) ->
 
 /// Elements of a constant whose text gives none: the same for the same name, floats in [-1, 1), integers in 0..8.
 fn made_up(name: &str, n: usize, stored: HostDType) -> Vec<u8> {
-    let mut state = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)) | 1;
+    let mut state = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+    }) | 1;
     let mut bytes = Vec::with_capacity(n.saturating_mul(stored.bytes()));
     for _ in 0..n {
         state ^= state << 13;
@@ -519,10 +619,22 @@ mod tests {
     fn errors_name_their_place() {
         for (text, expected) in [
             ("tir v2 @x", "line 1, column 8: expected the header: tir v1 @name"),
-            ("tir v1 @x\n v0: f33[1] = input \"x\"", "line 2, column 6: \"f33\" is no element type"),
-            ("tir v1 @x\n output \"y\" = v1", "line 2, column 15: v1 is not defined before its use"),
-            ("tir v1 @x\n v0: f32[1] = input \"x", "line 2, column 21: a string that does not end on its line"),
-            ("tir v1 @x\n v0: f32[1] = frob v0", "line 2, column 20: \"frob\" is no operation"),
+            (
+                "tir v1 @x\n v0: f33[1] = input \"x\"",
+                "line 2, column 6: \"f33\" is no element type",
+            ),
+            (
+                "tir v1 @x\n output \"y\" = v1",
+                "line 2, column 15: v1 is not defined before its use",
+            ),
+            (
+                "tir v1 @x\n v0: f32[1] = input \"x",
+                "line 2, column 21: a string that does not end on its line",
+            ),
+            (
+                "tir v1 @x\n v0: f32[1] = frob v0",
+                "line 2, column 20: \"frob\" is no operation",
+            ),
         ] {
             assert_eq!(parse(text).unwrap_err().to_string(), expected);
         }

@@ -111,6 +111,20 @@ fn wrong_models() {
     );
 }
 
+/// Numbers of three digits and more become N, and runs of spaces one: the sizes change with the compiler, the terms do not.
+fn without_sizes(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        let words = line.split_whitespace().map(|word| {
+            let large = word.len() > 2 && word.bytes().all(|b| b.is_ascii_digit());
+            if large { "N" } else { word }
+        });
+        out += &words.collect::<Vec<_>>().join(" ");
+        out.push('\n');
+    }
+    out
+}
+
 #[test]
 fn a_model_that_does_not_fit() {
     let dir = Scratch::new("fit");
@@ -119,16 +133,9 @@ fn a_model_that_does_not_fit() {
     let model = model.to_str().expect("a path in UTF-8");
     let out = lockstep(&dir.0, &["compile", model, "--target", "tiny.toml", "--chips", "1"]);
     assert_eq!(out.status.code(), Some(4), "{}", told(&out));
-    check!(
-        dir,
-        "does_not_fit",
-        "compile",
-        model,
-        "--target",
-        "tiny.toml",
-        "--chips",
-        "1"
-    );
+    insta::with_settings!({ snapshot_path => "cases/error", prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("does_not_fit", without_sizes(&told(&out)));
+    });
 }
 
 #[test]

@@ -264,10 +264,10 @@ models! {
 #[test]
 fn half_precision() {
     for (model, dtype, tolerance) in [
-        (&SILERO, lockstep::isa::DType::F16, 2e-2),
-        (&SILERO, lockstep::isa::DType::BF16, 1e-1),
-        (&MINILM, lockstep::isa::DType::F16, 5e-2),
-        (&MINILM, lockstep::isa::DType::BF16, 4e-1),
+        (&SILERO, lockstep::isa::DType::F16, 5e-3),
+        (&SILERO, lockstep::isa::DType::BF16, 5e-2),
+        (&MINILM, lockstep::isa::DType::F16, 2e-2),
+        (&MINILM, lockstep::isa::DType::BF16, 1.5e-1),
     ] {
         let graph = import(model);
         let options = Options {

@@ -197,7 +197,7 @@ pub(super) fn does_not_fit(
         let _ = writeln!(report, "  {name:<28} {bytes:>14}");
     }
     let _ = writeln!(report, "bound: weights and states need {least_chips} chips at least; {limit} allowed, {} in the target", cx.target.max_chips);
-    let _ = writeln!(report, "what would help: more chips (--chips), narrower storage (--weights f16, bf16), smaller dimensions (--dim), a target with more SRAM");
+    let _ = writeln!(report, "what would help: more chips (--chips), narrower numbers (--precision f16, bf16), smaller dimensions (--dim), a target with more SRAM");
     (summary, report)
 }
 

@@ -36,15 +36,25 @@ fn runs_allocate_nothing() {
             .collect();
         let views: Vec<_> = inputs.iter().map(HostTensor::view).collect();
         for threads in [1, 2] {
-            let options = LoadOptions { threads, ..LoadOptions::default() };
-            let mut session = lookup("cpu").expect("cpu").load(artifact.clone(), &options).expect("it loads");
+            let options = LoadOptions {
+                threads,
+                ..LoadOptions::default()
+            };
+            let mut session = lookup("cpu")
+                .expect("cpu")
+                .load(artifact.clone(), &options)
+                .expect("it loads");
             session.run(0, &views).expect("a clean run");
             let region = Region::new(ALLOCATOR);
             for _ in 0..10 {
                 session.run(0, &views).expect("a clean run");
             }
             let change = region.change();
-            assert_eq!((change.allocations, change.reallocations), (0, 0), "{name} with {threads} threads");
+            assert_eq!(
+                (change.allocations, change.reallocations),
+                (0, 0),
+                "{name} with {threads} threads"
+            );
         }
     }
 }

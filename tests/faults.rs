@@ -13,8 +13,8 @@ use lockstep::{Artifact, Chips, ImportOptions, Options, Silent, Target};
 use lockstep_compiler::chain::BufKind;
 use lockstep_compiler::emit::{ArtifactInfo, emit};
 use lockstep_graph::EntityId;
-use lockstep_isa::verify::{Checks, Invariant, VerifyErrors, verify, verify_with};
 use lockstep_isa::Queue;
+use lockstep_isa::verify::{Checks, Invariant, VerifyErrors, verify, verify_with};
 use lockstep_testkit::differ::{Setting, Timed, compile, timed};
 use lockstep_testkit::fault::{FaultClass, inject, inject_class};
 use lockstep_testkit::program::Program;
@@ -48,7 +48,11 @@ v22 = map add v21 v16
 output v22
 ";
 
-const TWO_CHIPS: Setting = Setting { target: "toy", chips: 2, serial: false };
+const TWO_CHIPS: Setting = Setting {
+    target: "toy",
+    chips: 2,
+    serial: false,
+};
 
 fn block() -> Program {
     Program::parse(BLOCK).expect("a program")
@@ -67,7 +71,10 @@ fn silero() -> Artifact {
     let graph = lockstep::import(&source, &ImportOptions::default()).expect("a model");
     let graph = Verified::new(graph, &()).expect("a sound graph");
     let target = Target::builtin("toy").expect("a target").expect("a target");
-    let options = Options { chips: Chips::Exactly(4), ..Options::default() };
+    let options = Options {
+        chips: Chips::Exactly(4),
+        ..Options::default()
+    };
     let compiled = lockstep_compiler::compile(&graph, &target, &options, &mut Silent).unwrap_or_else(|e| panic!("{e}"));
     compiled.artifact.expect("an artifact")
 }
@@ -79,7 +86,9 @@ fn all_rejected(name: &str, a: &mut Artifact, each: u64) -> BTreeMap<FaultClass,
     let mut accepted = Vec::new();
     for &class in FaultClass::ALL {
         for seed in 0..each {
-            let Some(fault) = inject_class(a, class, seed) else { break };
+            let Some(fault) = inject_class(a, class, seed) else {
+                break;
+            };
             *counts.entry(class).or_default() += 1;
             if verify(a).is_ok() {
                 accepted.push(format!("{name} c{} r{}: {}", fault.at.1, fault.at.2, fault.what));
@@ -97,7 +106,13 @@ fn faults_in_a_block_are_rejected() {
     let counts = all_rejected("block", &mut block_artifact(), 60);
     let total: u32 = counts.values().sum();
     assert!(total >= 1000, "{total}: {counts:?}");
-    for class in [FaultClass::Link, FaultClass::Swap, FaultClass::KWindow, FaultClass::ClaimBlock, FaultClass::Delay] {
+    for class in [
+        FaultClass::Link,
+        FaultClass::Swap,
+        FaultClass::KWindow,
+        FaultClass::ClaimBlock,
+        FaultClass::Delay,
+    ] {
         assert!(counts.contains_key(&class), "none of {class:?}: {counts:?}");
     }
 }
@@ -114,7 +129,9 @@ fn without_a_check_some_fault_passes() {
     let mut a = block_artifact();
     for off in [Invariant::Operands, Invariant::Addresses, Invariant::Lanes] {
         let passes = (0..2000).any(|seed| {
-            let Some(fault) = inject(&mut a, seed) else { return false };
+            let Some(fault) = inject(&mut a, seed) else {
+                return false;
+            };
             let passes = verify_with(&a, Checks::ALL.without(off)).is_ok();
             fault.undo(&mut a);
             passes
@@ -125,9 +142,12 @@ fn without_a_check_some_fault_passes() {
 
 /// The violations of a schedule that was changed after the scheduler was done with it.
 fn broken(chips: u16, change: impl FnOnce(&mut Timed)) -> VerifyErrors {
-    let mut t = timed(&block(), Setting { chips, ..TWO_CHIPS }).unwrap_or_else(|e| panic!("{e}")).expect("it fits");
+    let mut t = timed(&block(), Setting { chips, ..TWO_CHIPS })
+        .unwrap_or_else(|e| panic!("{e}"))
+        .expect("it fits");
     change(&mut t);
-    let artifact = emit(&[(&t.chains, &t.schedule)], &t.target, &ArtifactInfo::default()).unwrap_or_else(|e| panic!("{e}"));
+    let artifact =
+        emit(&[(&t.chains, &t.schedule)], &t.target, &ArtifactInfo::default()).unwrap_or_else(|e| panic!("{e}"));
     verify(&artifact).expect_err("a schedule that was broken")
 }
 
@@ -136,10 +156,13 @@ fn a_link_booked_twice_is_found() {
     let mut place = None;
     let errors = broken(4, |t| {
         let runs = &t.schedule.runs;
-        let sends: Vec<usize> = (0..runs.len()).filter(|&i| matches!(runs[i].run.queue, Queue::Send(_))).collect();
+        let sends: Vec<usize> = (0..runs.len())
+            .filter(|&i| matches!(runs[i].run.queue, Queue::Send(_)))
+            .collect();
         let pairs = sends.iter().flat_map(|&a| sends.iter().map(move |&b| (a, b)));
         let same_link = |&(a, b): &(usize, usize)| {
-            (runs[a].chip, runs[a].run.queue) == (runs[b].chip, runs[b].run.queue) && runs[a].run.cycle < runs[b].run.cycle
+            (runs[a].chip, runs[a].run.queue) == (runs[b].chip, runs[b].run.queue)
+                && runs[a].run.cycle < runs[b].run.cycle
         };
         let (a, b) = pairs.into_iter().find(same_link).expect("two sends on one link");
         place = Some((runs[a].chip, runs[a].run.queue));
@@ -155,10 +178,20 @@ fn a_link_booked_twice_is_found() {
         }
     });
     let (chip, queue) = place.expect("a link");
-    let found = errors.violations.iter().find(|v| v.invariant == Invariant::Queues).expect("the link is held by one run");
-    let said = errors.violations.iter().any(|v| v.invariant == Invariant::Queues && (v.chip, v.queue) == (Some(chip), Some(queue)));
+    let found = errors
+        .violations
+        .iter()
+        .find(|v| v.invariant == Invariant::Queues)
+        .expect("the link is held by one run");
+    let said = errors
+        .violations
+        .iter()
+        .any(|v| v.invariant == Invariant::Queues && (v.chip, v.queue) == (Some(chip), Some(queue)));
     assert!(said, "{found}");
-    assert!(found.cycle.is_some() && found.chain.is_some() && !found.instruction.is_empty(), "{found}");
+    assert!(
+        found.cycle.is_some() && found.chain.is_some() && !found.instruction.is_empty(),
+        "{found}"
+    );
 }
 
 #[test]
@@ -193,14 +226,25 @@ fn a_buffer_reused_too_early_is_found() {
         };
         let used: Vec<u32> = life.keys().copied().collect();
         let all = used.iter().flat_map(|&a| used.iter().map(move |&b| (a, b)));
-        let (a, b) = all.into_iter().find(clash).expect("two buffers of one bank alive at a time");
+        let (a, b) = all
+            .into_iter()
+            .find(clash)
+            .expect("two buffers of one bank alive at a time");
         let (from, to) = (home(b).base, home(a).base);
-        for run in t.schedule.runs.iter_mut().filter(|r| r.claims.mem.is_some_and(|m| m.value == b)) {
+        for run in t
+            .schedule
+            .runs
+            .iter_mut()
+            .filter(|r| r.claims.mem.is_some_and(|m| m.value == b))
+        {
             run.run.addr.base = run.run.addr.base.wrapping_sub(from).wrapping_add(to);
         }
         t.schedule.homes[b as usize].base = to;
     });
-    let found = errors.violations.iter().find(|v| matches!(v.invariant, Invariant::Rows | Invariant::ChainOrder | Invariant::Values));
+    let found = errors
+        .violations
+        .iter()
+        .find(|v| matches!(v.invariant, Invariant::Rows | Invariant::ChainOrder | Invariant::Values));
     let found = found.unwrap_or_else(|| panic!("{errors}"));
     assert!(found.chip.is_some() && !found.what.is_empty(), "{found}");
 }

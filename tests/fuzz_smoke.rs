@@ -15,7 +15,10 @@ use std::time::{Duration, Instant};
 const BUDGET_MS: u64 = 1000;
 
 fn milliseconds() -> u64 {
-    std::env::var("LOCKSTEP_FUZZ_MS").ok().and_then(|v| v.parse().ok()).unwrap_or(BUDGET_MS)
+    std::env::var("LOCKSTEP_FUZZ_MS")
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(BUDGET_MS)
 }
 
 fn setting(u: &mut Unstructured<'_>) -> arbitrary::Result<Setting> {
@@ -29,14 +32,21 @@ fn setting(u: &mut Unstructured<'_>) -> arbitrary::Result<Setting> {
 /// The outcome, with a panic as an error.
 fn tried(p: &Program, s: Setting) -> Result<Outcome, String> {
     catch_unwind(AssertUnwindSafe(|| check(p, s))).unwrap_or_else(|e| {
-        let text = e.downcast_ref::<String>().cloned().or_else(|| e.downcast_ref::<&str>().map(|s| s.to_string()));
+        let text = e
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| e.downcast_ref::<&str>().map(|s| s.to_string()));
         Err(format!("panic: {}", text.unwrap_or_default()))
     })
 }
 
 /// The kind of a failure: its text without numbers.
 fn kind(error: &str) -> String {
-    let mut out: String = error.chars().take(90).map(|c| if c.is_ascii_digit() { '#' } else { c }).collect();
+    let mut out: String = error
+        .chars()
+        .take(90)
+        .map(|c| if c.is_ascii_digit() { '#' } else { c })
+        .collect();
     while out.contains("##") {
         out = out.replace("##", "#");
     }
@@ -49,7 +59,10 @@ fn case(p: &Program, s: Setting, error: &str) -> String {
     let small = p.shrunk(|p| tried(p, s).is_err_and(|e| kind(&e) == wanted));
     let error = tried(&small, s).err().unwrap_or_default();
     let first = error.lines().next().unwrap_or_default();
-    format!("; target {}\n; chips {}\n; serial {}\n{small}; {first}\n", s.target, s.chips, s.serial)
+    format!(
+        "; target {}\n; chips {}\n; serial {}\n{small}; {first}\n",
+        s.target, s.chips, s.serial
+    )
 }
 
 #[test]
@@ -71,7 +84,10 @@ fn random_programs() {
 fn hunt() {
     std::panic::set_hook(Box::new(|_| {}));
     let end = Instant::now() + Duration::from_millis(milliseconds());
-    let seed = std::env::var("LOCKSTEP_FUZZ_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(0u64);
+    let seed = std::env::var("LOCKSTEP_FUZZ_SEED")
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0u64);
     let mut kinds: BTreeMap<String, (u32, String)> = BTreeMap::new();
     let (mut agreed, mut refused) = (0, 0);
     for n in seed.. {
@@ -80,7 +96,9 @@ fn hunt() {
         }
         let bytes: Vec<u8> = (0..256).flat_map(|i| splitmix(n << 16 | i).to_le_bytes()).collect();
         let mut u = Unstructured::new(&bytes);
-        let (Ok(s), Ok(p)) = (setting(&mut u), random::program(&mut u, 1 + n as usize % 8)) else { continue };
+        let (Ok(s), Ok(p)) = (setting(&mut u), random::program(&mut u, 1 + n as usize % 8)) else {
+            continue;
+        };
         match tried(&p, s) {
             Ok(Outcome::Agrees(..)) => agreed += 1,
             Ok(Outcome::DoesNotFit) => refused += 1,
@@ -92,21 +110,35 @@ fn hunt() {
     }
     let _ = std::panic::take_hook();
     let all: Vec<String> = kinds.values().map(|(n, text)| format!("{n} times\n{text}")).collect();
-    assert!(kinds.is_empty(), "{agreed} agree, {refused} do not fit\n{}", all.join("\n"));
+    assert!(
+        kinds.is_empty(),
+        "{agreed} agree, {refused} do not fit\n{}",
+        all.join("\n")
+    );
     assert!(agreed > 0, "no program ran");
 }
 
 #[test]
 fn regress() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/regress");
-    let mut files: Vec<_> = std::fs::read_dir(dir).expect("a folder of cases").map(|f| f.expect("a file").path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(dir)
+        .expect("a folder of cases")
+        .map(|f| f.expect("a file").path())
+        .collect();
     files.sort();
     let mut failed = Vec::new();
     for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "prog")) {
         let text = std::fs::read_to_string(file).expect("a case");
-        let header = |name: &str| text.lines().find_map(|l| l.strip_prefix("; ")?.strip_prefix(name)?.strip_prefix(' '));
+        let header = |name: &str| {
+            text.lines()
+                .find_map(|l| l.strip_prefix("; ")?.strip_prefix(name)?.strip_prefix(' '))
+        };
         let s = Setting {
-            target: if header("target") == Some("toy") { "toy" } else { "tsp-2020" },
+            target: if header("target") == Some("toy") {
+                "toy"
+            } else {
+                "tsp-2020"
+            },
             chips: header("chips").and_then(|n| n.parse().ok()).unwrap_or(1),
             serial: header("serial") == Some("true"),
         };

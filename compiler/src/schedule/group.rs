@@ -9,8 +9,8 @@
 //! other direction.
 
 use super::solve;
-use crate::{CompileError, CompileErrorKind};
 use crate::chain::{Chain, ChainId, ChainKind, ChainProgram, Node, NodeArg, NodeOp};
+use crate::{CompileError, CompileErrorKind};
 use lockstep_graph::EntityId;
 use lockstep_isa::{AluOp, DType, Dir, Opcode, Place, Queue, Target};
 
@@ -430,7 +430,10 @@ fn own_queues(target: &Target, chain: ChainId, steps: &[Step]) -> Result<(), Com
                         "chain {chain} reads and writes {x} and {y} in the same cycles, and one bank alone has room for both; use more chips or narrower weights"
                     );
                     let report = format!("{x}, {y}: both in the bank of {queue:?}");
-                    return Err(CompileError { kind: CompileErrorKind::DoesNotFit { summary, report }, at: None });
+                    return Err(CompileError {
+                        kind: CompileErrorKind::DoesNotFit { summary, report },
+                        at: None,
+                    });
                 }
                 return Err(bad(
                     chain,

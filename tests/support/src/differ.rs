@@ -11,8 +11,8 @@ use lockstep_compiler::emit::{ArtifactInfo, emit};
 use lockstep_compiler::partition::{Chips, PartitionOptions, candidates};
 use lockstep_compiler::passes::{PassOptions, run_all};
 use lockstep_compiler::schedule::{Schedule, ScheduleOptions, schedule};
-use lockstep_compiler::tir::eval::{Data, Tensor, eval};
 use lockstep_compiler::tir::consteval;
+use lockstep_compiler::tir::eval::{Data, Tensor, eval};
 use lockstep_compiler::{CompileError, CompileErrorKind};
 use lockstep_isa::{Artifact, Target, verify};
 use lockstep_runtime::{HostTensor, LoadOptions, lookup};
@@ -58,11 +58,21 @@ pub fn timed(program: &Program, setting: Setting) -> Result<Option<Timed>, Strin
     let target = target.map_err(|e| e.to_string())?;
     let told = |stage: &'static str| move |e: CompileError| format!("{stage}: {e}");
     let mut ir = program.tir(false).map_err(told("build"))?;
-    let options = PassOptions { verify: true, ..PassOptions::default() };
+    let options = PassOptions {
+        verify: true,
+        ..PassOptions::default()
+    };
     run_all(&mut ir, &options).map_err(told("passes"))?;
     let mut chips = setting.chips;
     let part = loop {
-        match candidates(&ir, &target, &PartitionOptions { chips: Chips::Exactly(chips), exact: false }) {
+        match candidates(
+            &ir,
+            &target,
+            &PartitionOptions {
+                chips: Chips::Exactly(chips),
+                exact: false,
+            },
+        ) {
             Ok(found) => break found.into_iter().next(),
             Err(e) if chips > 1 && matches!(e.kind, CompileErrorKind::Options(_)) => chips -= 1,
             Err(e) if matches!(e.kind, CompileErrorKind::DoesNotFit { .. }) => return Ok(None),
@@ -70,10 +80,20 @@ pub fn timed(program: &Program, setting: Setting) -> Result<Option<Timed>, Strin
         }
     };
     let part = part.ok_or("partition: no candidate")?;
-    let input = Input { ir: &part.ir, chip: &part.chip, n_chips: part.n_chips, input_copies: &part.input_copies, target: &target };
+    let input = Input {
+        ir: &part.ir,
+        chip: &part.chip,
+        n_chips: part.n_chips,
+        input_copies: &part.input_copies,
+        target: &target,
+    };
     let chains = build(&input).map_err(told("chains"))?;
     match schedule(&chains, &target, &ScheduleOptions { serial: setting.serial }) {
-        Ok(schedule) => Ok(Some(Timed { target, chains, schedule })),
+        Ok(schedule) => Ok(Some(Timed {
+            target,
+            chains,
+            schedule,
+        })),
         Err(e) if matches!(e.kind, CompileErrorKind::DoesNotFit { .. }) => Ok(None),
         Err(e) => Err(told("schedule")(e)),
     }
@@ -84,7 +104,9 @@ pub fn timed(program: &Program, setting: Setting) -> Result<Option<Timed>, Strin
 /// # Errors
 /// What went wrong, in words.
 pub fn compile(program: &Program, setting: Setting) -> Result<Option<(Artifact, u64)>, String> {
-    let Some(t) = timed(program, setting)? else { return Ok(None) };
+    let Some(t) = timed(program, setting)? else {
+        return Ok(None);
+    };
     let info = ArtifactInfo::default();
     let artifact = emit(&[(&t.chains, &t.schedule)], &t.target, &info).map_err(|e| format!("emit: {e}"))?;
     verify::verify(&artifact).map_err(|e| format!("verify: {e}"))?;
@@ -96,12 +118,16 @@ pub fn compile(program: &Program, setting: Setting) -> Result<Option<(Artifact, 
 /// # Errors
 /// What disagrees, in words.
 pub fn check(program: &Program, setting: Setting) -> Result<Outcome, String> {
-    let Some((artifact, makespan)) = compile(program, setting)? else { return Ok(Outcome::DoesNotFit) };
+    let Some((artifact, makespan)) = compile(program, setting)? else {
+        return Ok(Outcome::DoesNotFit);
+    };
     let chips = artifact.n_chips;
     let artifact = Arc::new(artifact);
     let load = |name: &str| {
         let executor = lookup(name).map_err(|e| format!("{name}: {e}"))?;
-        executor.load(artifact.clone(), &LoadOptions::default()).map_err(|e| format!("{name}: load: {e}"))
+        executor
+            .load(artifact.clone(), &LoadOptions::default())
+            .map_err(|e| format!("{name}: load: {e}"))
     };
     let (mut sim, mut cpu) = (load("sim")?, load("cpu")?);
     let oracle = program.tir(true).map_err(|e| format!("eval: {e}"))?;
@@ -134,7 +160,11 @@ pub fn check(program: &Program, setting: Setting) -> Result<Outcome, String> {
             };
             if got.bytes != other.bytes {
                 let size = got.dtype.bytes();
-                let at = got.bytes.chunks(size).zip(other.bytes.chunks(size)).position(|(a, b)| a != b);
+                let at = got
+                    .bytes
+                    .chunks(size)
+                    .zip(other.bytes.chunks(size))
+                    .position(|(a, b)| a != b);
                 return Err(format!("run {run}: {name} element {at:?}: sim and cpu differ"));
             }
             let got = decode(got, &all[v]);
@@ -148,7 +178,12 @@ pub fn check(program: &Program, setting: Setting) -> Result<Outcome, String> {
 fn magnitudes(program: &Program, all: &[Tensor]) -> Vec<f32> {
     let mut out: Vec<f32> = Vec::new();
     for (step, tensor) in program.steps.iter().zip(all) {
-        let own = tensor.to_f32().iter().map(|x| x.abs()).filter(|x| x.is_finite()).fold(0.0, f32::max);
+        let own = tensor
+            .to_f32()
+            .iter()
+            .map(|x| x.abs())
+            .filter(|x| x.is_finite())
+            .fold(0.0, f32::max);
         out.push(step.args.iter().map(|&a| out[a]).fold(own, f32::max));
     }
     out
@@ -191,7 +226,11 @@ fn compare(got: &Tensor, want: &Tensor, tolerance: f32, magnitude: f32) -> Resul
                 Data::I(_) => format!("{}", bits as i32),
                 Data::F(_) => format!("{}", f32::from_bits(bits)),
             };
-            return Err(format!("element {i}: {}, expected {} (tolerance {tolerance} of {magnitude})", show(a), show(b)));
+            return Err(format!(
+                "element {i}: {}, expected {} (tolerance {tolerance} of {magnitude})",
+                show(a),
+                show(b)
+            ));
         }
     }
     Ok(())

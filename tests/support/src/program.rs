@@ -124,7 +124,9 @@ pub const MAPS: &[MapFn] = &[
         let r = e.erf(e.mul(x[0], Ex::f32(std::f32::consts::FRAC_1_SQRT_2)));
         e.mul(e.mul(x[0], Ex::f32(0.5)), e.add(r, Ex::f32(1.0)))
     }),
-    float("unit", 1, |e, x| e.mul(x[0], e.rsqrt(e.add(e.mul(x[0], x[0]), Ex::f32(1.0))))),
+    float("unit", 1, |e, x| {
+        e.mul(x[0], e.rsqrt(e.add(e.mul(x[0], x[0]), Ex::f32(1.0))))
+    }),
     float("exp", 1, |e, x| e.exp(e.min(x[0], Ex::f32(2.0)))),
     float("log", 1, |e, x| e.log(e.add(e.mul(x[0], x[0]), Ex::f32(1.0)))),
     float("ratio", 2, |e, x| e.div(x[0], e.add(e.mul(x[1], x[1]), Ex::f32(1.0)))),
@@ -145,11 +147,23 @@ pub const MAPS: &[MapFn] = &[
 ];
 
 const fn float(name: &'static str, arity: usize, f: fn(&Expr, &[Ex]) -> Ex) -> MapFn {
-    MapFn { name, arity, integer: false, jumps: false, f }
+    MapFn {
+        name,
+        arity,
+        integer: false,
+        jumps: false,
+        f,
+    }
 }
 
 const fn jump(name: &'static str, arity: usize, integer: bool, f: fn(&Expr, &[Ex]) -> Ex) -> MapFn {
-    MapFn { name, arity, integer, jumps: true, f }
+    MapFn {
+        name,
+        arity,
+        integer,
+        jumps: true,
+        f,
+    }
 }
 
 fn map_fn(name: &str) -> Option<&'static MapFn> {
@@ -177,10 +191,16 @@ impl Program {
                 Kind::Map(_) => 4.0 * most,
                 Kind::Cvt(DType::F16) if most > 0.0 => most + 2e-3,
                 Kind::Cvt(DType::BF16) if most > 0.0 => most + 1e-2,
-                Kind::Reduce(ReduceOp::Add | ReduceOp::Mul, _) | Kind::Contract(..) if ty.dtype.is_float() => 4.0 * most + SUM,
+                Kind::Reduce(ReduceOp::Add | ReduceOp::Mul, _) | Kind::Contract(..) if ty.dtype.is_float() => {
+                    4.0 * most + SUM
+                }
                 _ => most,
             };
-            known.push(Known { dtype: ty.dtype, shape: ty.shape, tolerance });
+            known.push(Known {
+                dtype: ty.dtype,
+                shape: ty.shape,
+                tolerance,
+            });
         }
         Ok(known)
     }
@@ -201,12 +221,18 @@ impl Program {
     /// As the builder of the IR reports it.
     pub fn tir(&self, all: bool) -> Result<TensorIr, CompileError> {
         let (mut b, values) = self.values()?;
-        let outputs: Vec<usize> = if all { (0..values.len()).collect() } else { self.outputs.clone() };
+        let outputs: Vec<usize> = if all {
+            (0..values.len()).collect()
+        } else {
+            self.outputs.clone()
+        };
         for o in outputs {
             let ty = b.ty(values[o]).clone();
             b.output(&format!("v{o}"), host(ty.dtype), &ty.shape, values[o]);
         }
-        let states: Vec<usize> = (0..self.steps.len()).filter(|&i| matches!(self.steps[i].kind, Kind::State(_))).collect();
+        let states: Vec<usize> = (0..self.steps.len())
+            .filter(|&i| matches!(self.steps[i].kind, Kind::State(_)))
+            .collect();
         for (index, state) in states.iter().enumerate() {
             let next = self.next.iter().find(|n| n.0 == *state).map_or(*state, |n| n.1);
             b.set_next(index, values[next]);
@@ -232,19 +258,35 @@ impl Program {
             for &(s, n) in &self.next {
                 live[n] |= live[s];
             }
-            for i in (0..live.len()).rev().filter(|&i| before[i] || live[i]).collect::<Vec<_>>() {
+            for i in (0..live.len())
+                .rev()
+                .filter(|&i| before[i] || live[i])
+                .collect::<Vec<_>>()
+            {
                 self.steps[i].args.iter().for_each(|&a| live[a] = true);
             }
             if live == before {
                 break;
             }
         }
-        let number: Vec<usize> = (0..live.len()).map(|i| live[..i].iter().filter(|&&l| l).count()).collect();
+        let number: Vec<usize> = (0..live.len())
+            .map(|i| live[..i].iter().filter(|&&l| l).count())
+            .collect();
         let steps = self.steps.iter().zip(&live).filter(|(_, l)| **l);
         Program {
-            steps: steps.map(|(s, _)| Step { kind: s.kind.clone(), args: s.args.iter().map(|&a| number[a]).collect() }).collect(),
+            steps: steps
+                .map(|(s, _)| Step {
+                    kind: s.kind.clone(),
+                    args: s.args.iter().map(|&a| number[a]).collect(),
+                })
+                .collect(),
             outputs: self.outputs.iter().map(|&o| number[o]).collect(),
-            next: self.next.iter().filter(|n| live[n.0]).map(|&(s, n)| (number[s], number[n])).collect(),
+            next: self
+                .next
+                .iter()
+                .filter(|n| live[n.0])
+                .map(|&(s, n)| (number[s], number[n]))
+                .collect(),
         }
     }
 
@@ -264,7 +306,13 @@ impl Program {
         let mut out = Vec::new();
         if self.outputs.len() > 1 {
             for &o in &self.outputs {
-                out.push(Program { outputs: vec![o], ..self.clone() }.pruned());
+                out.push(
+                    Program {
+                        outputs: vec![o],
+                        ..self.clone()
+                    }
+                    .pruned(),
+                );
             }
         }
         let Ok(known) = self.known() else { return out };
@@ -274,7 +322,9 @@ impl Program {
                 if (&known[a].dtype, &known[a].shape) == (&known[i].dtype, &known[i].shape) {
                     let swap = |v: usize| if v == i { a } else { v };
                     let mut p = self.clone();
-                    p.steps.iter_mut().for_each(|s| s.args.iter_mut().for_each(|v| *v = swap(*v)));
+                    p.steps
+                        .iter_mut()
+                        .for_each(|s| s.args.iter_mut().for_each(|v| *v = swap(*v)));
                     p.outputs.iter_mut().for_each(|v| *v = swap(*v));
                     p.next.iter_mut().for_each(|n| n.1 = swap(n.1));
                     out.push(p.pruned());
@@ -284,7 +334,10 @@ impl Program {
             if fresh && !self.outputs.contains(&i) && matches!(known[i].dtype, DType::F32 | DType::I32) {
                 let mut p = self.clone();
                 p.next.retain(|n| n.0 != i);
-                p.steps[i] = Step { kind: Kind::Input(known[i].dtype, known[i].shape.clone()), args: vec![] };
+                p.steps[i] = Step {
+                    kind: Kind::Input(known[i].dtype, known[i].shape.clone()),
+                    args: vec![],
+                };
                 out.push(p.pruned());
             }
         }
@@ -302,7 +355,10 @@ impl Program {
             let words: Vec<&str> = line.split_whitespace().collect();
             let bad = || format!("line {}: {line:?} is no step", n + 1);
             let values = |words: &[&str]| -> Option<Vec<usize>> {
-                words.iter().map(|w| w.strip_prefix('v')?.parse().ok().filter(|&v: &usize| v < p.steps.len())).collect()
+                words
+                    .iter()
+                    .map(|w| w.strip_prefix('v')?.parse().ok().filter(|&v: &usize| v < p.steps.len()))
+                    .collect()
             };
             match words.as_slice() {
                 [] => {}
@@ -313,7 +369,10 @@ impl Program {
                     _ => return Err(bad()),
                 },
                 [name, "=", op, rest @ ..] if *name == format!("v{}", p.steps.len()) => {
-                    let at = rest.iter().take_while(|w| w.strip_prefix('v').is_none_or(|d| d.parse::<usize>().is_err())).count();
+                    let at = rest
+                        .iter()
+                        .take_while(|w| w.strip_prefix('v').is_none_or(|d| d.parse::<usize>().is_err()))
+                        .count();
                     let args = rest[at..].iter().take_while(|w| w.starts_with('v')).count();
                     let arguments = values(&rest[at..at + args]).ok_or_else(bad)?;
                     let settings: Vec<&str> = rest[..at].iter().chain(&rest[at + args..]).copied().collect();
@@ -344,7 +403,12 @@ impl Kind {
             if text == "-" {
                 return Some(Vec::new());
             }
-            text.split(',').map(|w| w.split_once(':').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)))).collect()
+            text.split(',')
+                .map(|w| {
+                    w.split_once(':')
+                        .and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)))
+                })
+                .collect()
         };
         let dtype = |name: &str| DType::ALL.into_iter().find(|d| d.to_string() == name);
         Some(match (op, s) {
@@ -353,14 +417,20 @@ impl Kind {
             ("state", [shape]) => Kind::State(list(shape, 'x')?),
             ("map", [name]) => Kind::Map(map_fn(name)?.name),
             ("cvt", [d]) => Kind::Cvt(dtype(d)?),
-            ("reduce", [op, axes]) => Kind::Reduce(ReduceOp::ALL.into_iter().find(|r| r.name() == *op)?, list(axes, ',')?),
+            ("reduce", [op, axes]) => {
+                Kind::Reduce(ReduceOp::ALL.into_iter().find(|r| r.name() == *op)?, list(axes, ',')?)
+            }
             ("contract", ["batch", batch, "over", over]) => Kind::Contract(pairs(batch)?, pairs(over)?),
             ("reshape", [shape]) => Kind::Reshape(list(shape, 'x')?),
             ("transpose", [perm]) => Kind::Transpose(list(perm, ',')?),
             ("narrow", [ranges]) => {
                 let one = |w: &str| -> Option<(usize, isize, usize)> {
                     let mut f = w.split(':');
-                    Some((f.next()?.parse().ok()?, f.next()?.parse().ok()?, f.next()?.parse().ok()?))
+                    Some((
+                        f.next()?.parse().ok()?,
+                        f.next()?.parse().ok()?,
+                        f.next()?.parse().ok()?,
+                    ))
                 };
                 Kind::Narrow(ranges.split(',').map(one).collect::<Option<_>>()?)
             }
@@ -390,7 +460,9 @@ impl fmt::Display for Program {
                 Kind::Cvt(d) => writeln!(f, "cvt {d}{args}"),
                 Kind::Reduce(op, axes) => writeln!(f, "reduce {} {}{args}", op.name(), joined(axes, ",")),
                 Kind::Contract(batch, over) => {
-                    let pairs = |p: &[(usize, usize)]| joined(&p.iter().map(|(a, b)| format!("{a}:{b}")).collect::<Vec<_>>(), ",");
+                    let pairs = |p: &[(usize, usize)]| {
+                        joined(&p.iter().map(|(a, b)| format!("{a}:{b}")).collect::<Vec<_>>(), ",")
+                    };
                     writeln!(f, "contract{args} batch {} over {}", pairs(batch), pairs(over))
                 }
                 Kind::Reshape(s) => writeln!(f, "reshape {}{args}", joined(s, "x")),
@@ -419,7 +491,11 @@ impl fmt::Display for Program {
 
 fn joined<T: ToString>(list: &[T], separator: &str) -> String {
     let all: Vec<String> = list.iter().map(T::to_string).collect();
-    if all.is_empty() { "-".to_string() } else { all.join(separator) }
+    if all.is_empty() {
+        "-".to_string()
+    } else {
+        all.join(separator)
+    }
 }
 
 /// The dtype at the host of a value of this dtype.
@@ -441,12 +517,19 @@ pub fn noise(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
     let draw = |i: usize| splitmix(seed.wrapping_mul(0x9e37_79b9).wrapping_add(i as u64));
     let data = if dtype.is_float() {
         let value = |i| (draw(i) >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
-        Data::F((0..n).map(|i| f32::from_bits(scalar::widen(scalar::narrow_f32(value(i), dtype), dtype))).collect())
+        Data::F(
+            (0..n)
+                .map(|i| f32::from_bits(scalar::widen(scalar::narrow_f32(value(i), dtype), dtype)))
+                .collect(),
+        )
     } else {
         let low = if dtype == DType::U8 { 0 } else { -8 };
         Data::I((0..n).map(|i| (draw(i) >> 40) as i32 % 16 + low).collect())
     };
-    Tensor { ty: Type::new(dtype, shape), data }
+    Tensor {
+        ty: Type::new(dtype, shape),
+        data,
+    }
 }
 
 fn build(b: &mut TirBuilder, number: usize, kind: &Kind, x: &[ValueId]) -> Built {
@@ -457,10 +540,17 @@ fn build(b: &mut TirBuilder, number: usize, kind: &Kind, x: &[ValueId]) -> Built
             let bytes = lockstep_compiler::tir::consteval::to_bytes(&data);
             b.constant(&format!("k{number}"), data.ty, host(*dtype), bytes.into())
         }
-        Kind::State(shape) => b.state(&format!("s{number}"), &format!("next{number}"), Type::new(DType::F32, shape)),
+        Kind::State(shape) => b.state(
+            &format!("s{number}"),
+            &format!("next{number}"),
+            Type::new(DType::F32, shape),
+        ),
         Kind::Map(name) => match map_fn(name) {
             Some(m) if m.arity == x.len() => b.map(x, |e, args| (m.f)(e, args)),
-            _ => Err(CompileError::internal("program", format!("map {name} of {} operands", x.len()))),
+            _ => Err(CompileError::internal(
+                "program",
+                format!("map {name} of {} operands", x.len()),
+            )),
         },
         Kind::Cvt(dtype) => b.map(x, |e, args| e.cvt(args[0], *dtype)),
         Kind::Reduce(op, axes) => b.reduce(*op, x[0], axes),
@@ -473,7 +563,12 @@ fn build(b: &mut TirBuilder, number: usize, kind: &Kind, x: &[ValueId]) -> Built
         Kind::Concat(axis) => b.concat(x, *axis),
         Kind::Windows([kernel, stride, dilation, pad]) => {
             let shape = b.shape(x[0]).to_vec();
-            let windows = Windows { kernel: vec![*kernel], strides: vec![*stride], dilations: vec![*dilation], pads: vec![(*pad, *pad)] };
+            let windows = Windows {
+                kernel: vec![*kernel],
+                strides: vec![*stride],
+                dilations: vec![*dilation],
+                pads: vec![(*pad, *pad)],
+            };
             b.move_one(x[0], IndexMap::im2col(&shape, &windows), 0)
         }
         Kind::Gather => b.gather(x[0], x[1]),

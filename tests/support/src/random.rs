@@ -15,7 +15,10 @@ const MOST_AXES: usize = 4;
 /// # Errors
 /// Where the bytes to draw from do not suffice.
 pub fn program(u: &mut Unstructured<'_>, most: usize) -> Result<Program> {
-    let mut g = Gen { p: Program::default(), known: Vec::new() };
+    let mut g = Gen {
+        p: Program::default(),
+        known: Vec::new(),
+    };
     for _ in 0..u.int_in_range(1..=2)? {
         let shape = shape(u)?;
         let dtype = if u.ratio(1, 8)? { DType::I32 } else { DType::F32 };
@@ -71,7 +74,10 @@ struct Gen {
 impl Gen {
     /// Adds a step if it is well formed and not too large.
     fn push(&mut self, kind: Kind, args: &[usize]) -> Option<usize> {
-        self.p.steps.push(Step { kind, args: args.to_vec() });
+        self.p.steps.push(Step {
+            kind,
+            args: args.to_vec(),
+        });
         match self.p.known() {
             Ok(known)
                 if known.last().is_some_and(|k| {
@@ -118,7 +124,10 @@ impl Gen {
 
     fn map(&mut self, u: &mut Unstructured<'_>, x: usize) -> Result<Option<usize>> {
         let float = self.is_float(x);
-        let fits: Vec<_> = MAPS.iter().filter(|m| m.integer != float && (self.known[x].tolerance == 0.0 || !m.jumps)).collect();
+        let fits: Vec<_> = MAPS
+            .iter()
+            .filter(|m| m.integer != float && (self.known[x].tolerance == 0.0 || !m.jumps))
+            .collect();
         let m = *u.choose(&fits)?;
         let mut args = vec![x];
         while args.len() < m.arity {
@@ -140,7 +149,9 @@ impl Gen {
                     }
                 }
                 let dtype = if float { DType::F32 } else { DType::I32 };
-                let Some(k) = self.push(Kind::Const(dtype, small), &[]) else { return Ok(None) };
+                let Some(k) = self.push(Kind::Const(dtype, small), &[]) else {
+                    return Ok(None);
+                };
                 args.push(k);
             }
         }
@@ -173,13 +184,17 @@ impl Gen {
         let shape = self.shape(x);
         // Pairs of equal axes of an existing value, or a constant made to fit.
         if u.ratio(1, 2)? {
-            let others: Vec<usize> = (0..self.known.len()).filter(|&v| self.known[v].dtype == dtype).collect();
+            let others: Vec<usize> = (0..self.known.len())
+                .filter(|&v| self.known[v].dtype == dtype)
+                .collect();
             let y = *u.choose(&others)?;
             let right = self.shape(y);
             let (mut batch, mut over): (Vec<(usize, usize)>, Vec<(usize, usize)>) = (Vec::new(), Vec::new());
             for (a, &n) in shape.iter().enumerate() {
                 let used = |b: &usize| batch.iter().chain(&over).any(|p| p.1 == *b);
-                let Some(b) = (0..right.len()).find(|b| right[*b] == n && !used(b)) else { continue };
+                let Some(b) = (0..right.len()).find(|b| right[*b] == n && !used(b)) else {
+                    continue;
+                };
                 match u.int_in_range(0..=3)? {
                     0 => batch.push((a, b)),
                     1 => {}
@@ -204,13 +219,14 @@ impl Gen {
             batch.retain(|p| p.0 != a);
             over.push((a, shape[a]));
         }
-        let place = |u: &mut Unstructured<'_>, pairs: &[(usize, usize)], right: &mut Vec<(usize, usize)>| -> Result<()> {
-            for &(a, n) in pairs {
-                let at = u.int_in_range(0..=right.len())?;
-                right.insert(at, (a, n));
-            }
-            Ok(())
-        };
+        let place =
+            |u: &mut Unstructured<'_>, pairs: &[(usize, usize)], right: &mut Vec<(usize, usize)>| -> Result<()> {
+                for &(a, n) in pairs {
+                    let at = u.int_in_range(0..=right.len())?;
+                    right.insert(at, (a, n));
+                }
+                Ok(())
+            };
         place(u, &batch, &mut right)?;
         place(u, &over, &mut right)?;
         for _ in 0..u.int_in_range(0..=1)? {
@@ -220,7 +236,9 @@ impl Gen {
         let at = |a: usize| right.iter().position(|r| r.0 == a).unwrap_or(0);
         let pairs = |list: &[(usize, usize)]| list.iter().map(|&(a, _)| (a, at(a))).collect::<Vec<_>>();
         let (batch, over) = (pairs(&batch), pairs(&over));
-        let Some(k) = self.push(Kind::Const(dtype, right.iter().map(|r| r.1).collect()), &[]) else { return Ok(None) };
+        let Some(k) = self.push(Kind::Const(dtype, right.iter().map(|r| r.1).collect()), &[]) else {
+            return Ok(None);
+        };
         Ok(self.push(Kind::Contract(batch, over), &[x, k]))
     }
 
@@ -236,7 +254,9 @@ impl Gen {
     }
 
     fn gather(&mut self, u: &mut Unstructured<'_>, x: usize) -> Result<Option<usize>> {
-        let indices: Vec<usize> = (0..self.known.len()).filter(|&v| self.known[v].dtype == DType::I32).collect();
+        let indices: Vec<usize> = (0..self.known.len())
+            .filter(|&v| self.known[v].dtype == DType::I32)
+            .collect();
         let i = if indices.is_empty() || u.ratio(1, 3)? {
             let n = u.int_in_range(1..=9)?;
             match self.push(Kind::Input(DType::I32, vec![n]), &[]) {
@@ -282,7 +302,11 @@ impl Gen {
                     }
                     let start = u.int_in_range(0..=n - 1)?;
                     let step = *u.choose(&[1isize, 1, 2, 3, -1])?;
-                    let room = if step > 0 { (n - 1 - start) / step as usize } else { start } + 1;
+                    let room = if step > 0 {
+                        (n - 1 - start) / step as usize
+                    } else {
+                        start
+                    } + 1;
                     ranges.push((start, step, u.int_in_range(1..=room)?));
                 }
                 self.push(Kind::Narrow(ranges), &[x])
@@ -309,15 +333,31 @@ impl Gen {
                 if u.ratio(1, 2)? {
                     parts.reverse();
                 }
-                if rank == 0 { None } else { self.push(Kind::Concat(axis), &parts) }
+                if rank == 0 {
+                    None
+                } else {
+                    self.push(Kind::Concat(axis), &parts)
+                }
             }
             5 if rank == 3 => {
-                let w = [u.int_in_range(1..=4)?, u.int_in_range(1..=3)?, u.int_in_range(1..=2)?, u.int_in_range(0..=2)?];
+                let w = [
+                    u.int_in_range(1..=4)?,
+                    u.int_in_range(1..=3)?,
+                    u.int_in_range(1..=2)?,
+                    u.int_in_range(0..=2)?,
+                ];
                 self.push(Kind::Windows(w), &[x])
             }
             _ => {
-                let to = shape.iter().map(|&n| if n == 1 { u.int_in_range(1..=6) } else { Ok(n) }).collect::<Result<Vec<_>>>()?;
-                if to == shape { None } else { self.push(Kind::Expand(to), &[x]) }
+                let to = shape
+                    .iter()
+                    .map(|&n| if n == 1 { u.int_in_range(1..=6) } else { Ok(n) })
+                    .collect::<Result<Vec<_>>>()?;
+                if to == shape {
+                    None
+                } else {
+                    self.push(Kind::Expand(to), &[x])
+                }
             }
         })
     }
@@ -332,9 +372,14 @@ impl Gen {
                 _ => s.args.iter().all(|&a| constant[a]),
             };
         }
-        for s in (0..n).filter(|&s| matches!(self.p.steps[s].kind, Kind::State(_))).collect::<Vec<_>>() {
+        for s in (0..n)
+            .filter(|&s| matches!(self.p.steps[s].kind, Kind::State(_)))
+            .collect::<Vec<_>>()
+        {
             let same: Vec<usize> = (s + 1..n)
-                .filter(|&v| !constant[v] && self.known[v].dtype == DType::F32 && self.known[v].shape == self.known[s].shape)
+                .filter(|&v| {
+                    !constant[v] && self.known[v].dtype == DType::F32 && self.known[v].shape == self.known[s].shape
+                })
                 .filter(|&v| self.known[v].tolerance < 1e-3)
                 .collect();
             let next = match same.last() {
@@ -350,8 +395,13 @@ impl Gen {
         let n = self.p.steps.len();
         constant.resize(n, false);
         let mut used = vec![false; n];
-        self.p.steps.iter().for_each(|s| s.args.iter().for_each(|&a| used[a] = true));
-        self.p.outputs = (0..n).filter(|&v| !used[v] && !constant[v] && !self.p.steps[v].args.is_empty()).collect();
+        self.p
+            .steps
+            .iter()
+            .for_each(|s| s.args.iter().for_each(|&a| used[a] = true));
+        self.p.outputs = (0..n)
+            .filter(|&v| !used[v] && !constant[v] && !self.p.steps[v].args.is_empty())
+            .collect();
         if self.p.outputs.is_empty() || u.ratio(1, 6)? {
             let v = u.choose_index(n)?;
             if !constant[v] && !self.p.outputs.contains(&v) {

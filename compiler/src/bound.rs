@@ -97,26 +97,49 @@ struct Product {
 
 fn product(ir: &TensorIr, target: &Target, v: ValueId) -> Option<Product> {
     let data = &ir.values[v];
-    let (Op::Contract { batch, contracted, .. }, [a, b]) = (&data.op, data.inputs.as_slice()) else { return None };
+    let (Op::Contract { batch, contracted, .. }, [a, b]) = (&data.op, data.inputs.as_slice()) else {
+        return None;
+    };
     let (left, right) = (&ir.values[*a].ty, &ir.values[*b].ty);
     let x = extents(batch, contracted, left, right);
     let alu = (x.batch * x.rows * x.columns * x.depth).div_ceil(lanes(target));
-    let none = Product { x, mxm: 0, dense: 0, alu, load: 0 };
-    let Some(rate) = target.mxm_rate(left.dtype) else { return Some(none) };
+    let none = Product {
+        x,
+        mxm: 0,
+        dense: 0,
+        alu,
+        load: 0,
+    };
+    let Some(rate) = target.mxm_rate(left.dtype) else {
+        return Some(none);
+    };
     let units = 2 * (target.mxm_units(left.dtype) as u64).max(1);
     let cycles = |vectors: u64| vectors * rate.cycles_per_vector as u64 / units;
     let dense = cycles(columns_only(target, x));
     let vectors = if repeats(ir, *a) || repeats(ir, *b) {
         columns_only(target, x)
     } else {
-        passes(target, x).min(passes(target, Extents { rows: x.columns, columns: x.rows, ..x }))
+        passes(target, x).min(passes(
+            target,
+            Extents {
+                rows: x.columns,
+                columns: x.rows,
+                ..x
+            },
+        ))
     };
     let on_vxm = x.batch > 1 && (x.rows == 1 || x.columns == 1);
     if on_vxm && alu / (target.vxm.alus as u64).max(1) < cycles(vectors) {
         return Some(none);
     }
     let words = |n: u64| (x.batch * x.depth * n * left.dtype.bytes() as u64).div_ceil(lanes(target));
-    Some(Product { x, mxm: cycles(vectors), dense, alu: 0, load: words(x.rows.min(x.columns)) })
+    Some(Product {
+        x,
+        mxm: cycles(vectors),
+        dense,
+        alu: 0,
+        load: words(x.rows.min(x.columns)),
+    })
 }
 
 /// Whether a value repeats elements of what it is made of.
@@ -171,19 +194,31 @@ fn resources(part: &Partitioned, target: &Target, constant: &SideTable<ValueId, 
     let alus = (target.vxm.alus as u64).max(1);
     let mut all = Vec::new();
     for chip in 0..n {
-        let of = [("mxm", mxm[chip]), ("load", load[chip] / loads), ("vxm", alu[chip] / alus)];
-        all.extend(of.map(|(name, cycles)| ResourceBound { name: format!("c{chip}.{name}"), cycles }));
+        let of = [
+            ("mxm", mxm[chip]),
+            ("load", load[chip] / loads),
+            ("vxm", alu[chip] / alus),
+        ];
+        all.extend(of.map(|(name, cycles)| ResourceBound {
+            name: format!("c{chip}.{name}"),
+            cycles,
+        }));
     }
     for ((from, to), words) in links {
         let cycles = words / parallel(target, part, from, to) * target.c2c.cycles_per_word as u64;
-        all.push(ResourceBound { name: format!("c{from}->c{to}"), cycles });
+        all.push(ResourceBound {
+            name: format!("c{from}->c{to}"),
+            cycles,
+        });
     }
     all.retain(|r| r.cycles > 0);
     all
 }
 
 fn parallel(target: &Target, part: &Partitioned, from: u16, to: u16) -> u64 {
-    let links = target.topology.links_between(from, to, target.c2c.local_links, target.n_links(), part.n_chips);
+    let links = target
+        .topology
+        .links_between(from, to, target.c2c.local_links, target.n_links(), part.n_chips);
     links.len().max(1) as u64
 }
 
@@ -231,7 +266,12 @@ struct Times {
 
 impl Times {
     fn at(cycle: u64) -> Times {
-        Times { first: cycle, row: cycle, last: cycle, work: 0 }
+        Times {
+            first: cycle,
+            row: cycle,
+            last: cycle,
+            work: 0,
+        }
     }
 
     fn max(self, other: Times) -> Times {
@@ -244,12 +284,21 @@ impl Times {
     }
 
     fn later(self, cycles: u64) -> Times {
-        Times { first: self.first + cycles, row: self.row + cycles, last: self.last + cycles, ..self }
+        Times {
+            first: self.first + cycles,
+            row: self.row + cycles,
+            last: self.last + cycles,
+            ..self
+        }
     }
 
     /// When `part` of `whole` equal shares can be there.
     fn share(&self, part: u64, whole: u64) -> u64 {
-        if part >= whole { self.last } else { self.first + self.work * part / whole.max(1) }
+        if part >= whole {
+            self.last
+        } else {
+            self.first + self.work * part / whole.max(1)
+        }
     }
 }
 
@@ -263,7 +312,10 @@ fn critical_path(part: &Partitioned, target: &Target, constant: &SideTable<Value
             _ if constant[v] => Times::at(read),
             Op::Input | Op::Const(_) | Op::State(_) => Times::at(read),
             Op::Move { parts, .. } => {
-                let mut t = Times { first: u64::MAX, ..Times::default() };
+                let mut t = Times {
+                    first: u64::MAX,
+                    ..Times::default()
+                };
                 for (j, &m) in parts.iter().enumerate() {
                     let (x, elements) = (of(j), operand_elements(ir, v, j));
                     let taken = taken(ir.maps.get(m));
@@ -273,17 +325,27 @@ fn critical_path(part: &Partitioned, target: &Target, constant: &SideTable<Value
                 }
                 t.first = t.first.min(t.last);
                 let rows = parts.len() == 1 && same_rows(ir, v);
-                Times { row: if rows { of(0).row } else { t.first }, ..t }
+                Times {
+                    row: if rows { of(0).row } else { t.first },
+                    ..t
+                }
             }
             Op::Map { nodes } => map_times(target, data.ty.rank(), nodes, &of),
             Op::Reduce { axes, .. } => {
                 let x = of(0);
                 let shape = &ir.values[data.inputs[0]].ty.shape;
                 let n: usize = axes.iter().map(|&a| shape[a as usize]).product();
-                let latency = (target.latency.reduce as u64).min(target.latency.fold as u64 + n.saturating_sub(1) as u64);
+                let latency =
+                    (target.latency.reduce as u64).min(target.latency.fold as u64 + n.saturating_sub(1) as u64);
                 let whole = data.ty.elements() == 1;
                 let rows = axes.iter().any(|&a| a as usize + 1 == shape.len());
-                let first = if whole { x.last } else if rows { x.row } else { x.first };
+                let first = if whole {
+                    x.last
+                } else if rows {
+                    x.row
+                } else {
+                    x.first
+                };
                 Times { first, row: first, ..x }.later(latency)
             }
             Op::Contract { contracted, .. } => match product(ir, target, v) {
@@ -293,9 +355,19 @@ fn critical_path(part: &Partitioned, target: &Target, constant: &SideTable<Value
             Op::Gather => {
                 let index = of(1).later(read + target.latency.index as u64);
                 let table = of(0);
-                let stored = matches!(ir.values[data.inputs[0]].op, Op::Input | Op::State(_)) || constant[data.inputs[0]];
-                let ready = if stored { 0 } else { table.last + target.latency.write as u64 + read };
-                Times { first: index.first.max(ready), row: index.row.max(ready), last: index.last.max(ready), work: 0 }
+                let stored =
+                    matches!(ir.values[data.inputs[0]].op, Op::Input | Op::State(_)) || constant[data.inputs[0]];
+                let ready = if stored {
+                    0
+                } else {
+                    table.last + target.latency.write as u64 + read
+                };
+                Times {
+                    first: index.first.max(ready),
+                    row: index.row.max(ready),
+                    last: index.last.max(ready),
+                    work: 0,
+                }
             }
             Op::Scatter { .. } => {
                 let at = of(1).last.max(of(2).last) + (target.latency.write + target.latency.index) as u64 + read;
@@ -304,20 +376,34 @@ fn critical_path(part: &Partitioned, target: &Target, constant: &SideTable<Value
             Op::Sort { axis, .. } => {
                 let n = data.ty.shape.get(*axis as usize).copied().unwrap_or(1).max(1) as u64;
                 let depth = (64 - (n - 1).leading_zeros()) as u64;
-                Times { work: 0, ..of(0).max(of(1)).later(depth * target.latency.alu_simple as u64) }
+                Times {
+                    work: 0,
+                    ..of(0).max(of(1)).later(depth * target.latency.alu_simple as u64)
+                }
             }
             Op::Transfer => {
                 let x = of(0);
-                let links = data.inputs.first().map_or(1, |&u| parallel(target, part, part.chip[u], part.chip[v]));
+                let links = data
+                    .inputs
+                    .first()
+                    .map_or(1, |&u| parallel(target, part, part.chip[u], part.chip[v]));
                 let period = target.c2c.cycles_per_word as u64;
                 let over = |words: u64| (words.div_ceil(links).saturating_sub(1)) * period;
                 // A vector of several words is assembled in SRAM.
                 let words = data.ty.dtype.words() as u64;
-                let assembled = if words > 1 { (target.latency.write + target.latency.read) as u64 } else { 0 };
+                let assembled = if words > 1 {
+                    (target.latency.write + target.latency.read) as u64
+                } else {
+                    0
+                };
                 let latency = target.c2c.latency as u64 + assembled;
                 let all = over(dense_words(target, &data.ty));
                 let late = x.later(latency);
-                Times { last: late.last.max(late.first + all), work: x.work.max(all), ..late }
+                Times {
+                    last: late.last.max(late.first + all),
+                    work: x.work.max(all),
+                    ..late
+                }
             }
         };
         let elements = data.ty.elements();
@@ -331,14 +417,24 @@ fn critical_path(part: &Partitioned, target: &Target, constant: &SideTable<Value
         t.last = t.last.max(t.row);
         times[v] = t;
     }
-    let ends = ir.outputs.iter().map(|p| p.value).chain(ir.states.values().map(|s| s.next));
+    let ends = ir
+        .outputs
+        .iter()
+        .map(|p| p.value)
+        .chain(ir.states.values().map(|s| s.next));
     let computed = |v: &ValueId| !constant[*v] && !matches!(ir.values[*v].op, Op::Input | Op::State(_));
-    ends.filter(computed).map(|v| times[v].last + target.latency.write as u64).max().unwrap_or(0)
+    ends.filter(computed)
+        .map(|v| times[v].last + target.latency.write as u64)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Elements of operand `j` of a value.
 fn operand_elements(ir: &TensorIr, v: ValueId, j: usize) -> u64 {
-    ir.values[v].inputs.get(j).map_or(0, |&u| ir.values[u].ty.elements() as u64)
+    ir.values[v]
+        .inputs
+        .get(j)
+        .map_or(0, |&u| ir.values[u].ty.elements() as u64)
 }
 
 /// Elements of the operand that a map takes, where that is plain; half of them or fewer where it may repeat some.
@@ -353,7 +449,9 @@ fn taken(map: &crate::tir::IndexMap) -> u64 {
 /// Whether rows of a move are rows of its operand.
 fn same_rows(ir: &TensorIr, v: ValueId) -> bool {
     let data = &ir.values[v];
-    let (Op::Move { parts, .. }, Some(&u)) = (&data.op, data.inputs.first()) else { return false };
+    let (Op::Move { parts, .. }, Some(&u)) = (&data.op, data.inputs.first()) else {
+        return false;
+    };
     let map = ir.maps.get(parts[0]);
     let last = |shape: &[usize]| shape.last().copied().unwrap_or(1);
     let [view] = map.views.as_slice() else { return false };
@@ -376,7 +474,11 @@ fn map_times(target: &Target, rank: usize, nodes: &[MapNode], of: &dyn Fn(usize)
             }
         }
         let free = matches!(node.op, AluOp::Cvt | AluOp::Iota | AluOp::Copy);
-        at.push(t.later(if free { 0 } else { target.alu_latency(node.op.latency_key()) as u64 }));
+        at.push(t.later(if free {
+            0
+        } else {
+            target.alu_latency(node.op.latency_key()) as u64
+        }));
     }
     at.last().copied().unwrap_or_default()
 }
@@ -397,8 +499,14 @@ fn contract_times(
     let last_axis = |j: usize, axis: u8| axis as usize + 1 == ir.values[data.inputs[j]].ty.rank();
     // One result needs a whole row of an operand whose rows are contracted, else its share of it.
     let one = |j: usize, t: Times, n: u64| {
-        let rows = contracted.iter().any(|pair| last_axis(j, if j == 0 { pair.0 } else { pair.1 }));
-        if rows { t.row.max(t.share(1, x.batch * n)) } else { t.share(1, x.batch * n) }
+        let rows = contracted
+            .iter()
+            .any(|pair| last_axis(j, if j == 0 { pair.0 } else { pair.1 }));
+        if rows {
+            t.row.max(t.share(1, x.batch * n))
+        } else {
+            t.share(1, x.batch * n)
+        }
     };
     let start = one(0, left, x.rows).max(one(1, right, x.columns));
     // A row of the result needs the whole right matrix of its batch.
@@ -406,7 +514,12 @@ fn contract_times(
     if p.mxm == 0 && p.load == 0 {
         let latency = target.latency.alu_mul as u64;
         let last = left.last.max(right.last);
-        return Times { first: start + latency, row: row + latency, last: last + latency, work: 0 };
+        return Times {
+            first: start + latency,
+            row: row + latency,
+            last: last + latency,
+            work: 0,
+        };
     }
     // Either operand is loaded; one that is computed passes the load queue as well.
     let load = target.latency.load as u64;
@@ -421,8 +534,15 @@ fn contract_times(
     let dtype: DType = ir.values[data.inputs[0]].ty.dtype;
     let shadow = 2 * target.mxm_units(dtype) as u64 * lanes(target) * dtype.words() as u64;
     let loads = p.load.saturating_sub(shadow) / (2 * (target.mxm.load_words_per_cycle as u64).max(1));
-    let last = (first + p.mxm.max(loads).saturating_sub(1)).max(loaded(|t| t.last)).max(left.last.max(right.last));
-    Times { first: first + mul, row: row.max(first) + mul, last: last + mul, work: p.dense }
+    let last = (first + p.mxm.max(loads).saturating_sub(1))
+        .max(loaded(|t| t.last))
+        .max(left.last.max(right.last));
+    Times {
+        first: first + mul,
+        row: row.max(first) + mul,
+        last: last + mul,
+        work: p.dense,
+    }
 }
 
 /// Multiply-adds over peak, or bytes of weights over the fabric, of `n_chips` chips.
@@ -456,7 +576,8 @@ mod tests {
     use lockstep_isa::artifact::HostDType;
 
     fn weight(b: &mut TirBuilder, name: &str, shape: &[usize]) -> ValueId {
-        b.const_f32(name, shape, &vec![0.5; shape.iter().product()]).expect("constant")
+        b.const_f32(name, shape, &vec![0.5; shape.iter().product()])
+            .expect("constant")
     }
 
     /// Products of one encoder layer of 384 with 12 heads on 128 tokens.
@@ -487,7 +608,14 @@ mod tests {
     }
 
     fn bound_of(ir: &TensorIr, target: &Target) -> Bound {
-        let part = partition(ir, target, &PartitionOptions { chips: crate::partition::Chips::Exactly(1), exact: true });
+        let part = partition(
+            ir,
+            target,
+            &PartitionOptions {
+                chips: crate::partition::Chips::Exactly(1),
+                exact: true,
+            },
+        );
         bound(ir, &part.expect("fits"), target)
     }
 
@@ -525,9 +653,36 @@ mod tests {
     #[test]
     fn packed_pixels_and_overlapping_windows_lower_the_bound() {
         let target = tsp();
-        let x = Extents { batch: 1, rows: 1000, columns: 64, depth: 64 };
+        let x = Extents {
+            batch: 1,
+            rows: 1000,
+            columns: 64,
+            depth: 64,
+        };
         assert_eq!(passes(&target, x), 200);
-        assert_eq!(passes(&target, Extents { batch: 1, rows: 128, columns: 1152, depth: 384 }), 8 * 128);
-        assert_eq!(columns_only(&target, Extents { batch: 1, rows: 1000, columns: 64, depth: 576 }), 400);
+        assert_eq!(
+            passes(
+                &target,
+                Extents {
+                    batch: 1,
+                    rows: 128,
+                    columns: 1152,
+                    depth: 384
+                }
+            ),
+            8 * 128
+        );
+        assert_eq!(
+            columns_only(
+                &target,
+                Extents {
+                    batch: 1,
+                    rows: 1000,
+                    columns: 64,
+                    depth: 576
+                }
+            ),
+            400
+        );
     }
 }

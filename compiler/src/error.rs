@@ -47,18 +47,30 @@ pub struct CompileError {
 impl CompileError {
     /// A bug of ours.
     pub fn internal(pass: &'static str, message: impl Into<String>) -> Self {
-        CompileError { kind: CompileErrorKind::Internal { pass, message: message.into() }, at: None }
+        CompileError {
+            kind: CompileErrorKind::Internal {
+                pass,
+                message: message.into(),
+            },
+            at: None,
+        }
     }
 
     /// Bad options.
     pub fn options(message: impl Into<String>) -> Self {
-        CompileError { kind: CompileErrorKind::Options(message.into()), at: None }
+        CompileError {
+            kind: CompileErrorKind::Options(message.into()),
+            at: None,
+        }
     }
 
     /// One unsupported place.
     pub fn unsupported(at: Origin, what: impl Into<String>) -> Self {
         let what = what.into();
-        CompileError { kind: CompileErrorKind::Unsupported(vec![Unsupported { at: at.clone(), what }]), at: Some(at) }
+        CompileError {
+            kind: CompileErrorKind::Unsupported(vec![Unsupported { at: at.clone(), what }]),
+            at: Some(at),
+        }
     }
 }
 

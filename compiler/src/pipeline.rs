@@ -54,7 +54,10 @@ pub fn compile(
     options: &Options,
     observer: &mut dyn Observer,
 ) -> Result<Compiled, CompileError> {
-    let stopped = Ok(Compiled { artifact: None, report: None });
+    let stopped = Ok(Compiled {
+        artifact: None,
+        report: None,
+    });
     let mut cx = Driver { options, observer };
     if cx.after("import", || lockstep_graph::print::print(graph)) {
         return stopped;
@@ -70,8 +73,17 @@ pub fn compile(
         precision::run(&mut ir, dtype)?;
     }
     let wanted = PassOptions {
-        dump_after: options.dump_after.iter().filter(|n| TIR_PASSES.iter().any(|p| p.name == **n)).cloned().collect(),
-        stop_after: options.stop_after.iter().find(|n| TIR_PASSES.iter().any(|p| p.name == **n)).cloned(),
+        dump_after: options
+            .dump_after
+            .iter()
+            .filter(|n| TIR_PASSES.iter().any(|p| p.name == **n))
+            .cloned()
+            .collect(),
+        stop_after: options
+            .stop_after
+            .iter()
+            .find(|n| TIR_PASSES.iter().any(|p| p.name == **n))
+            .cloned(),
         verify: options.verify_passes,
         exact: options.exact,
     };
@@ -82,9 +94,14 @@ pub fn compile(
         return stopped;
     }
     cx.observer.stage("partition");
-    let wanted = PartitionOptions { chips: options.chips, exact: options.exact };
+    let wanted = PartitionOptions {
+        chips: options.chips,
+        exact: options.exact,
+    };
     let parts = candidates(&ir, target, &wanted)?;
-    if cx.after("partition", || parts.first().map(ToString::to_string).unwrap_or_default()) {
+    if cx.after("partition", || {
+        parts.first().map(ToString::to_string).unwrap_or_default()
+    }) {
         return stopped;
     }
     cx.observer.stage("schedule");
@@ -95,13 +112,19 @@ pub fn compile(
     let bound = bound(&ir, part, target);
     let report = report::report(&ir, part, &chains, &timed, &bound, target, examined);
     cx.observer.stage("emit");
-    let info = ArtifactInfo { name: graph.name.clone(), report: report.to_json() };
+    let info = ArtifactInfo {
+        name: graph.name.clone(),
+        report: report.to_json(),
+    };
     let artifact = emit(&[(&chains, &timed)], target, &info)?;
     if options.verify {
         cx.observer.stage("verify");
         verify::verify(&artifact).map_err(|e| CompileError::internal("verify", e.to_string()))?;
     }
-    Ok(Compiled { artifact: Some(artifact), report: Some(report) })
+    Ok(Compiled {
+        artifact: Some(artifact),
+        report: Some(report),
+    })
 }
 
 struct Driver<'a> {
@@ -139,9 +162,18 @@ impl Driver<'_> {
                 target,
             };
             let chains = build(&input)?;
-            match schedule(&chains, target, &ScheduleOptions { serial: self.options.serial }) {
+            match schedule(
+                &chains,
+                target,
+                &ScheduleOptions {
+                    serial: self.options.serial,
+                },
+            ) {
                 Ok(timed) => {
-                    examined.push(report::Examined { description: part.description.clone(), makespan: timed.makespan });
+                    examined.push(report::Examined {
+                        description: part.description.clone(),
+                        makespan: timed.makespan,
+                    });
                     if best.as_ref().is_none_or(|b| timed.makespan < b.2.makespan) {
                         best = Some((n, chains, timed));
                     }
@@ -162,5 +194,9 @@ impl Driver<'_> {
 fn check(ir: &TensorIr, pass: &'static str) -> Result<(), CompileError> {
     let mut errors = VerifyErrors::new();
     ir.verify(&Phase::Lowered, &mut errors);
-    if errors.is_empty() { Ok(()) } else { Err(CompileError::internal(pass, errors.to_string())) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(CompileError::internal(pass, errors.to_string()))
+    }
 }

@@ -118,7 +118,10 @@ pub fn report(
         .iter()
         .rev()
         .map(|s| {
-            let origin = chains.chains.get(s.chain).and_then(|c| chains.origins.get(c.origin as usize));
+            let origin = chains
+                .chains
+                .get(s.chain)
+                .and_then(|c| chains.origins.get(c.origin as usize));
             Step {
                 op: origin.map(|o| o.op.clone()).unwrap_or_default(),
                 nodes: origin.map(|o| o.nodes.clone()).unwrap_or_default(),
@@ -183,14 +186,20 @@ fn energy(timed: &Schedule, target: &Target) -> EnergyUse {
             }
             Opcode::Alu | Opcode::Fold | Opcode::Reduce => out.vxm += issues * lanes * e.alu_lane,
             Opcode::Read | Opcode::Write | Opcode::Gather | Opcode::Scatter => {
-                let words = if run.words > 0 { run.words as f64 } else { run.dtype.words() as f64 };
+                let words = if run.words > 0 {
+                    run.words as f64
+                } else {
+                    run.dtype.words() as f64
+                };
                 out.sram += issues * words * word_bits * e.sram_bit;
             }
             Opcode::Send => out.links += issues * word_bits * e.link_bit,
             _ => {}
         }
         for producer in &placed.claims.operands {
-            let Some(from) = timed.runs.get(producer.run as usize) else { continue };
+            let Some(from) = timed.runs.get(producer.run as usize) else {
+                continue;
+            };
             if from.chip == placed.chip {
                 let a = target.queue_position(from.run.queue);
                 let b = target.queue_position(run.queue);
@@ -241,7 +250,14 @@ impl Report {
 
     /// Share of the makespan in which the units of each kind issue: banks, tile loads, products, ALUs, lane moves, links.
     pub fn utilisation(&self) -> [f64; 6] {
-        let busy = [self.busy.mem, self.busy.load, self.busy.mul, self.busy.vxm, self.busy.sxm, self.busy.c2c];
+        let busy = [
+            self.busy.mem,
+            self.busy.load,
+            self.busy.mul,
+            self.busy.vxm,
+            self.busy.sxm,
+            self.busy.c2c,
+        ];
         let whole = self.makespan.max(1) as f64 * self.chips.max(1) as f64;
         std::array::from_fn(|i| busy[i] as f64 / (whole * self.units[i].max(1) as f64))
     }

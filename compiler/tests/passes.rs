@@ -18,7 +18,11 @@ fn arguments(ir: &TensorIr) -> (Vec<Tensor>, Vec<Tensor>) {
     let input = |v| {
         let ty = &ir.values[v].ty;
         let number = |i: usize| {
-            if ty.dtype.is_float() { (0.1 * (i % 13 + 1) as f32).to_bits() } else { (i % 5) as u32 }
+            if ty.dtype.is_float() {
+                (0.1 * (i % 13 + 1) as f32).to_bits()
+            } else {
+                (i % 5) as u32
+            }
         };
         Tensor::from_bits(ty.clone(), (0..ty.elements()).map(number).collect())
     };
@@ -37,14 +41,26 @@ fn results(ir: &TensorIr) -> Vec<Vec<f32>> {
 fn cases() {
     insta::glob!("../../tests/cases/pass", "*.tir", |path| {
         let text = std::fs::read_to_string(path).unwrap();
-        let name = text.lines().next().and_then(|l| l.strip_prefix("; test ")).expect("a first line `; test NAME`").trim();
+        let name = text
+            .lines()
+            .next()
+            .and_then(|l| l.strip_prefix("; test "))
+            .expect("a first line `; test NAME`")
+            .trim();
         let mut ir = parse(&text).unwrap_or_else(|e| panic!("{e}"));
         verified(&ir, Phase::Lowered);
         let before = results(&ir);
         let mut tolerance = 1e-5;
         match (name, TIR_PASSES.iter().find(|p| p.name == name)) {
             ("all", _) => {
-                run_all(&mut ir, &PassOptions { verify: true, ..PassOptions::default() }).unwrap();
+                run_all(
+                    &mut ir,
+                    &PassOptions {
+                        verify: true,
+                        ..PassOptions::default()
+                    },
+                )
+                .unwrap();
             }
             ("precision-f16", _) => {
                 tolerance = 1e-2;
@@ -57,11 +73,17 @@ fn cases() {
         }
         verified(&ir, Phase::Legal);
         for (a, b) in before.iter().zip(results(&ir)) {
-            let close = a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= tolerance * a.abs().max(1.0) || a == b);
+            let close = a
+                .iter()
+                .zip(&b)
+                .all(|(a, b)| (a - b).abs() <= tolerance * a.abs().max(1.0) || a == b);
             assert!(close && a.len() == b.len(), "{a:?}\n{b:?}\n{ir}");
         }
         let printed = ir.to_string();
-        assert_eq!(parse(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}")).to_string(), printed);
+        assert_eq!(
+            parse(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}")).to_string(),
+            printed
+        );
         insta::assert_snapshot!(printed);
     });
 }

@@ -44,12 +44,7 @@ pub(crate) fn resolve(
     options: &ImportOptions,
     file: &Arc<str>,
 ) -> Result<Vec<Bound>, ImportError> {
-    let bad = |message: String| {
-        ImportError::new(
-            ImportErrorKind::BadOption(message),
-            Origin::file(file.clone()),
-        )
-    };
+    let bad = |message: String| ImportError::new(ImportErrorKind::BadOption(message), Origin::file(file.clone()));
     let names = || {
         declared
             .iter()
@@ -82,11 +77,7 @@ pub(crate) fn resolve(
             }
         })
         .collect();
-    if let Some(name) = options
-        .dims
-        .keys()
-        .find(|name| !symbols.contains(name.as_str()))
-    {
+    if let Some(name) = options.dims.keys().find(|name| !symbols.contains(name.as_str())) {
         let known = if symbols.is_empty() {
             "none".to_string()
         } else {
@@ -97,17 +88,10 @@ pub(crate) fn resolve(
             name.escape_debug()
         )));
     }
-    let mut sizes: BTreeMap<&str, usize> = options
-        .dims
-        .iter()
-        .map(|(name, &size)| (name.as_str(), size))
-        .collect();
+    let mut sizes: BTreeMap<&str, usize> = options.dims.iter().map(|(name, &size)| (name.as_str(), size)).collect();
     // Whole shapes bind symbols too.
     for input in declared {
-        let given = match (
-            options.shapes.get(&input.name),
-            options.const_inputs.get(&input.name),
-        ) {
+        let given = match (options.shapes.get(&input.name), options.const_inputs.get(&input.name)) {
             (Some(shape), _) => Some(shape.clone()),
             (None, Some(ConstInput::Tensor { shape, .. })) => Some(shape.0.clone()),
             _ => None,
@@ -157,9 +141,7 @@ pub(crate) fn resolve(
             let text = shape_text(input.dims.as_deref());
             for (axis, dim) in dims.iter().enumerate() {
                 let symbol = match dim {
-                    Dim::Symbol(symbol) if !sizes.contains_key(symbol.as_str()) => {
-                        Some(symbol.clone())
-                    }
+                    Dim::Symbol(symbol) if !sizes.contains_key(symbol.as_str()) => Some(symbol.clone()),
                     Dim::Unnamed => None,
                     _ => continue,
                 };
@@ -267,9 +249,7 @@ fn constant_data(constant: &ConstInput, dtype: DType, shape: &Shape) -> Result<W
             let (low, high) = dtype.int_range().unwrap_or((0, 1));
             let int = |number: &Scalar| match number {
                 Scalar::Int(v) if (low..=high).contains(v) => Ok(*v),
-                Scalar::Float(v) if v.fract() == 0.0 && (low..=high).contains(&(*v as i128)) => {
-                    Ok(*v as i128)
-                }
+                Scalar::Float(v) if v.fract() == 0.0 && (low..=high).contains(&(*v as i128)) => Ok(*v as i128),
                 other => Err(format!("{other} is no {dtype}")),
             };
             let ints = numbers.iter().map(int).collect::<Result<Vec<_>, _>>()?;
@@ -279,17 +259,8 @@ fn constant_data(constant: &ConstInput, dtype: DType, shape: &Shape) -> Result<W
 }
 
 /// Declares the states of the options once inputs and outputs are complete.
-pub(crate) fn bind_states(
-    b: &mut GraphBuilder,
-    options: &ImportOptions,
-    file: &Arc<str>,
-) -> Result<(), ImportError> {
-    let bad = |message: String| {
-        ImportError::new(
-            ImportErrorKind::BadOption(message),
-            Origin::file(file.clone()),
-        )
-    };
+pub(crate) fn bind_states(b: &mut GraphBuilder, options: &ImportOptions, file: &Arc<str>) -> Result<(), ImportError> {
+    let bad = |message: String| ImportError::new(ImportErrorKind::BadOption(message), Origin::file(file.clone()));
     for (from, to) in &options.states {
         let graph = b.graph();
         let output = graph
@@ -308,22 +279,18 @@ pub(crate) fn bind_states(
                     from.escape_debug()
                 ))
             })?;
-        let input = graph
-            .inputs
-            .iter()
-            .position(|input| input.name == *to)
-            .ok_or_else(|| {
-                let known = graph
-                    .inputs
-                    .iter()
-                    .map(|i| i.name.as_str())
-                    .collect::<Vec<_>>()
-                    .join(", ");
-                bad(format!(
-                    "--state names the input \"{}\", the model's inputs are: {known}",
-                    to.escape_debug()
-                ))
-            })?;
+        let input = graph.inputs.iter().position(|input| input.name == *to).ok_or_else(|| {
+            let known = graph
+                .inputs
+                .iter()
+                .map(|i| i.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ");
+            bad(format!(
+                "--state names the input \"{}\", the model's inputs are: {known}",
+                to.escape_debug()
+            ))
+        })?;
         let (source, target) = (graph.outputs[output].value, graph.inputs[input].value);
         if graph.type_text(source) != graph.type_text(target) {
             let (source, target) = (graph.type_text(source), graph.type_text(target));
@@ -332,10 +299,7 @@ pub(crate) fn bind_states(
             )));
         }
         if graph.states.iter().any(|state| state.input == input) {
-            return Err(bad(format!(
-                "--state feeds the input \"{}\" twice",
-                to.escape_debug()
-            )));
+            return Err(bad(format!("--state feeds the input \"{}\" twice", to.escape_debug())));
         }
         b.state(output, input);
     }

@@ -155,11 +155,7 @@ impl fmt::Display for UnsupportedOp {
             .collect::<Vec<_>>()
             .join(", ");
         let more = if self.nodes.len() > SHOWN { ", .." } else { "" };
-        let plural = if self.nodes.len() == 1 {
-            "node"
-        } else {
-            "nodes"
-        };
+        let plural = if self.nodes.len() == 1 { "node" } else { "nodes" };
         write!(
             f,
             "{domain}{} of opset {} ({} {plural}: {shown}{more}): {}",
@@ -188,26 +184,16 @@ pub(crate) fn read_error(file: &str, error: &SourceError) -> ImportError {
 }
 
 fn list_unsupported(ops: &[UnsupportedOp]) -> String {
-    let plural = if ops.len() == 1 {
-        "thing is"
-    } else {
-        "things are"
-    };
+    let plural = if ops.len() == 1 { "thing is" } else { "things are" };
     format!(
         "{} {plural} not supported: {}",
         ops.len(),
-        ops.iter()
-            .map(UnsupportedOp::to_string)
-            .collect::<Vec<_>>()
-            .join(" | ")
+        ops.iter().map(UnsupportedOp::to_string).collect::<Vec<_>>().join(" | ")
     )
 }
 
 fn list_unbound(dims: &[UnboundDim]) -> String {
-    let mut symbols: Vec<&str> = dims
-        .iter()
-        .filter_map(|dim| dim.symbol.as_deref())
-        .collect();
+    let mut symbols: Vec<&str> = dims.iter().filter_map(|dim| dim.symbol.as_deref()).collect();
     symbols.sort_unstable();
     symbols.dedup();
     let mut unnamed: Vec<String> = dims

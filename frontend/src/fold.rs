@@ -13,11 +13,7 @@ const MAX_INTS: usize = 1 << 20;
 const MAX_FLOATS: usize = 1 << 12;
 
 /// The folder for [`lockstep_graph::GraphBuilder::fold_with`].
-pub(crate) fn fold(
-    op: &Op,
-    inputs: &[ConstRef<'_>],
-    types: &[(DType, Shape)],
-) -> Option<Vec<Weights>> {
+pub(crate) fn fold(op: &Op, inputs: &[ConstRef<'_>], types: &[(DType, Shape)]) -> Option<Vec<Weights>> {
     let small = |dtype: DType, shape: &Shape| {
         shape.n_elements()
             <= if dtype.is_float() || dtype.is_int8() {
@@ -37,8 +33,7 @@ pub(crate) fn fold(
         .collect();
     let (dtype, shape) = types.first()?;
     let result = evaluate(op, &inputs?, *dtype, shape)?;
-    (types.len() == 1 && result.shape == *shape && result.dtype == *dtype)
-        .then(|| vec![result.encode()])
+    (types.len() == 1 && result.shape == *shape && result.dtype == *dtype).then(|| vec![result.encode()])
 }
 
 /// The result of an operator with one result, or `None` if it is not evaluated here.
@@ -46,12 +41,7 @@ fn evaluate(op: &Op, inputs: &[Tensor], dtype: DType, shape: &Shape) -> Option<T
     let x = inputs.first()?;
     match op {
         Op::Unary(kind) => unary(*kind, x),
-        Op::Binary(kind) => binary(
-            *kind,
-            &broadcast(x, shape)?,
-            &broadcast(inputs.get(1)?, shape)?,
-            dtype,
-        ),
+        Op::Binary(kind) => binary(*kind, &broadcast(x, shape)?, &broadcast(inputs.get(1)?, shape)?, dtype),
         Op::Where => {
             let (cond, a, b) = (
                 broadcast(x, shape)?,
@@ -120,9 +110,7 @@ fn evaluate(op: &Op, inputs: &[Tensor], dtype: DType, shape: &Shape) -> Option<T
             each_index(shape, |index| {
                 let mut at = Some(0usize);
                 for axis in 0..index.len() {
-                    let inside = index[axis]
-                        .checked_sub(pads[axis].0)
-                        .filter(|&i| i < x.shape[axis]);
+                    let inside = index[axis].checked_sub(pads[axis].0).filter(|&i| i < x.shape[axis]);
                     at = at.zip(inside).map(|(at, i)| at + i * strides[axis]);
                 }
                 sources.push(at);
@@ -191,11 +179,7 @@ fn each_index(shape: &Shape, mut f: impl FnMut(&[usize])) {
 fn positions(shape: &Shape, start: usize, strides: &[isize]) -> Vec<usize> {
     let mut out = Vec::with_capacity(shape.n_elements());
     each_index(shape, |index| {
-        let offset: isize = index
-            .iter()
-            .zip(strides)
-            .map(|(&i, &stride)| i as isize * stride)
-            .sum();
+        let offset: isize = index.iter().zip(strides).map(|(&i, &stride)| i as isize * stride).sum();
         out.push(start.wrapping_add_signed(offset));
     });
     out
@@ -336,28 +320,16 @@ fn float_binary(kind: Binary, x: f64, y: f64) -> Option<f64> {
 fn cast(x: &Tensor, to: DType) -> Tensor {
     let shape = x.shape.clone();
     match (&x.data, to) {
-        (Data::Int(data), DType::Bool) => Tensor::ints(
-            to,
-            shape,
-            data.iter().map(|&v| i128::from(v != 0)).collect(),
-        ),
-        (Data::Float(data), DType::Bool) => Tensor::ints(
-            to,
-            shape,
-            data.iter().map(|&v| i128::from(v != 0.0)).collect(),
-        ),
-        (Data::Int(data), to) if to.is_float() => {
-            Tensor::floats(to, shape, data.iter().map(|&v| v as f64).collect())
+        (Data::Int(data), DType::Bool) => Tensor::ints(to, shape, data.iter().map(|&v| i128::from(v != 0)).collect()),
+        (Data::Float(data), DType::Bool) => {
+            Tensor::ints(to, shape, data.iter().map(|&v| i128::from(v != 0.0)).collect())
         }
+        (Data::Int(data), to) if to.is_float() => Tensor::floats(to, shape, data.iter().map(|&v| v as f64).collect()),
         (Data::Int(data), to) => Tensor::ints(to, shape, data.clone()),
         (Data::Float(data), to) if to.is_float() => Tensor::floats(to, shape, data.clone()),
         (Data::Float(data), to) => {
             let (low, high) = to.int_range().unwrap_or((0, 1));
-            Tensor::ints(
-                to,
-                shape,
-                data.iter().map(|&v| (v as i128).clamp(low, high)).collect(),
-            )
+            Tensor::ints(to, shape, data.iter().map(|&v| (v as i128).clamp(low, high)).collect())
         }
     }
 }
@@ -480,9 +452,7 @@ mod tests {
         assert_eq!(bytes, (1.0f32 / 3.0).to_le_bytes());
         let exp = b.unary(Unary::Exp, third).unwrap();
         assert!(b.const_ref(exp).is_none());
-        let big = b
-            .constant("w", DType::F32, [5000], vec![0u8; 20000].into())
-            .unwrap();
+        let big = b.constant("w", DType::F32, [5000], vec![0u8; 20000].into()).unwrap();
         let neg = b.unary(Unary::Neg, big).unwrap();
         assert!(b.const_ref(neg).is_none());
     }

@@ -37,10 +37,7 @@ pub fn import(source: &dyn Source, options: &ImportOptions) -> Result<Graph, Imp
     if files.iter().any(|file| file == "config.json") {
         return hf::import(source, &files, options);
     }
-    let models: Vec<&String> = files
-        .iter()
-        .filter(|file| file.ends_with(".onnx"))
-        .collect();
+    let models: Vec<&String> = files.iter().filter(|file| file.ends_with(".onnx")).collect();
     match models.as_slice() {
         [one] => onnx::import(source, one, options),
         [] => {
@@ -51,15 +48,8 @@ pub fn import(source: &dyn Source, options: &ImportOptions) -> Result<Graph, Imp
             ))
         }
         many => {
-            let names = many
-                .iter()
-                .map(|name| name.as_str())
-                .collect::<Vec<_>>()
-                .join(", ");
-            let message = format!(
-                "the directory holds {} models, name one of them: {names}",
-                many.len()
-            );
+            let names = many.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+            let message = format!("the directory holds {} models, name one of them: {names}", many.len());
             Err(ImportError::new(
                 ImportErrorKind::NotAModel(message),
                 Origin::file(source.name()),

@@ -71,10 +71,7 @@ mod tests {
         );
         assert_eq!(
             ConstInput::parse("[1, 0.5]"),
-            Ok(ConstInput::Numbers(vec![
-                Scalar::Int(1),
-                Scalar::Float(0.5)
-            ]))
+            Ok(ConstInput::Numbers(vec![Scalar::Int(1), Scalar::Float(0.5)]))
         );
         assert_eq!(ConstInput::parse("1,x"), Err("\"x\" is no number".into()));
     }

@@ -37,30 +37,21 @@ pub(crate) fn read_all(source: &dyn Source, files: &[String]) -> Result<Tensors,
             Origin::file(source.name()),
         ));
     }
-    let bytes = source
-        .read(INDEX)
-        .map_err(|error| read_error(INDEX, &error))?;
-    let index: Index =
-        serde_json::from_slice(&bytes).map_err(|error| malformed(INDEX, error.to_string()))?;
+    let bytes = source.read(INDEX).map_err(|error| read_error(INDEX, &error))?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|error| malformed(INDEX, error.to_string()))?;
     let mut shards: BTreeMap<&str, Tensors> = BTreeMap::new();
     let mut tensors = Tensors::new();
     for (name, shard) in &index.weight_map {
         if shard.contains(['/', '\\', ':']) || shard == ".." {
             return Err(malformed(
                 INDEX,
-                format!(
-                    "the shard \"{}\" is no file of the directory",
-                    shard.escape_debug()
-                ),
+                format!("the shard \"{}\" is no file of the directory", shard.escape_debug()),
             ));
         }
         if !shards.contains_key(shard.as_str()) {
             shards.insert(shard, read_file(source, shard)?);
         }
-        match shards
-            .get_mut(shard.as_str())
-            .and_then(|tensors| tensors.remove(name))
-        {
+        match shards.get_mut(shard.as_str()).and_then(|tensors| tensors.remove(name)) {
             Some(tensor) => tensors.insert(name.clone(), tensor),
             None => {
                 return Err(malformed(
@@ -82,9 +73,7 @@ fn malformed(file: &str, message: String) -> ImportError {
 }
 
 fn read_file(source: &dyn Source, file: &str) -> Result<Tensors, ImportError> {
-    let bytes = source
-        .read(file)
-        .map_err(|error| read_error(file, &error))?;
+    let bytes = source.read(file).map_err(|error| read_error(file, &error))?;
     let parsed = SafeTensors::deserialize(&bytes)
         .map_err(|error| malformed(file, format!("no valid safetensors file: {error}")))?;
     let mut tensors = Tensors::new();

@@ -80,12 +80,7 @@ impl Source for MemorySource {
     }
 
     fn list(&self) -> Result<Vec<String>, SourceError> {
-        Ok(self
-            .files
-            .keys()
-            .filter(|path| !path.contains('/'))
-            .cloned()
-            .collect())
+        Ok(self.files.keys().filter(|path| !path.contains('/')).cloned().collect())
     }
 
     fn read(&self, path: &str) -> Result<Bytes, SourceError> {

@@ -49,12 +49,7 @@ impl Tensor {
         if bytes.len() != shape.n_elements().checked_mul(dtype.size())? {
             return None;
         }
-        let bits = |chunk: &[u8]| {
-            chunk
-                .iter()
-                .rev()
-                .fold(0u64, |bits, &byte| bits << 8 | u64::from(byte))
-        };
+        let bits = |chunk: &[u8]| chunk.iter().rev().fold(0u64, |bits, &byte| bits << 8 | u64::from(byte));
         let words = bytes.chunks_exact(dtype.size()).map(bits);
         let data = match dtype {
             DType::F32 => Data::Float(words.map(|w| f64::from(f32::from_bits(w as u32))).collect()),
@@ -75,18 +70,9 @@ impl Tensor {
     pub fn encode(&self) -> Weights {
         let size = self.dtype.size();
         let bytes: Vec<u8> = match (&self.data, self.dtype) {
-            (Data::Float(data), DType::F32) => data
-                .iter()
-                .flat_map(|&v| (v as f32).to_le_bytes())
-                .collect(),
-            (Data::Float(data), DType::F16) => data
-                .iter()
-                .flat_map(|&v| f16::from_f64(v).to_le_bytes())
-                .collect(),
-            (Data::Float(data), DType::Bf16) => data
-                .iter()
-                .flat_map(|&v| bf16::from_f64(v).to_le_bytes())
-                .collect(),
+            (Data::Float(data), DType::F32) => data.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect(),
+            (Data::Float(data), DType::F16) => data.iter().flat_map(|&v| f16::from_f64(v).to_le_bytes()).collect(),
+            (Data::Float(data), DType::Bf16) => data.iter().flat_map(|&v| bf16::from_f64(v).to_le_bytes()).collect(),
             (Data::Float(data), _) => data.iter().flat_map(|&v| v.to_le_bytes()).collect(),
             (Data::Int(data), _) => data
                 .iter()

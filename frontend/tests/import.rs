@@ -11,10 +11,7 @@ fn source(name: &str) -> MemorySource {
 
 fn options(dims: &[(&str, usize)]) -> ImportOptions {
     ImportOptions {
-        dims: dims
-            .iter()
-            .map(|(name, size)| (name.to_string(), *size))
-            .collect(),
+        dims: dims.iter().map(|(name, size)| (name.to_string(), *size)).collect(),
         ..ImportOptions::default()
     }
 }
@@ -49,10 +46,7 @@ fn plain_models() {
 fn shape_arithmetic_goes_at_import() {
     insta::assert_snapshot!(
         "shape_arithmetic",
-        case(
-            "shape_arithmetic",
-            &options(&[("batch", 1), ("sequence", 6)])
-        )
+        case("shape_arithmetic", &options(&[("batch", 1), ("sequence", 6)]))
     );
 }
 
@@ -83,14 +77,8 @@ fn a_condition_is_fixed_or_selected() {
 
 #[test]
 fn unbound_dims_are_listed_together() {
-    insta::assert_snapshot!(
-        "symbolic_dims",
-        case("symbolic_dims", &ImportOptions::default())
-    );
-    insta::assert_snapshot!(
-        "dim_unknown",
-        case("symbolic_dims", &options(&[("height", 3)]))
-    );
+    insta::assert_snapshot!("symbolic_dims", case("symbolic_dims", &ImportOptions::default()));
+    insta::assert_snapshot!("dim_unknown", case("symbolic_dims", &options(&[("height", 3)])));
     let mut whole = options(&[("width", 5)]);
     whole.shapes.insert("b".into(), vec![2, 1]);
     whole.shapes.insert("c".into(), vec![7, 3]);
@@ -101,18 +89,12 @@ fn unbound_dims_are_listed_together() {
 
 #[test]
 fn everything_unsupported_is_named_at_once() {
-    insta::assert_snapshot!(
-        "unsupported_ops",
-        case("unsupported_ops", &ImportOptions::default())
-    );
+    insta::assert_snapshot!("unsupported_ops", case("unsupported_ops", &ImportOptions::default()));
 }
 
 #[test]
 fn a_shape_from_values_says_what_to_fix() {
-    insta::assert_snapshot!(
-        "dynamic_reshape",
-        case("dynamic_reshape", &ImportOptions::default())
-    );
+    insta::assert_snapshot!("dynamic_reshape", case("dynamic_reshape", &ImportOptions::default()));
     let mut fixed = ImportOptions::default();
     let n = ConstInput::Tensor {
         dtype: DType::I64,
@@ -129,15 +111,9 @@ fn external_data() {
     let model = || source("external_weight");
     insta::assert_snapshot!(
         "external_weight",
-        text(
-            &model().with("weights.bin", file.clone()),
-            &ImportOptions::default()
-        )
+        text(&model().with("weights.bin", file.clone()), &ImportOptions::default())
     );
-    insta::assert_snapshot!(
-        "external_missing",
-        text(&model(), &ImportOptions::default())
-    );
+    insta::assert_snapshot!("external_missing", text(&model(), &ImportOptions::default()));
     insta::assert_snapshot!(
         "external_short",
         text(
@@ -181,11 +157,8 @@ fn what_is_no_model() {
     let none = ImportOptions::default();
     let mut out = String::new();
     let empty = MemorySource::directory("models");
-    let two = MemorySource::directory("models")
-        .with("a.onnx", "")
-        .with("b.onnx", "");
-    let unknown =
-        MemorySource::directory("models").with("config.json", r#"{"model_type": "mamba"}"#);
+    let two = MemorySource::directory("models").with("a.onnx", "").with("b.onnx", "");
+    let unknown = MemorySource::directory("models").with("config.json", r#"{"model_type": "mamba"}"#);
     let weightless = MemorySource::directory("models").with("config.json", r#"{"model_type": "bert", "vocab_size": 1, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 4, "max_position_embeddings": 4}"#);
     let broken = MemorySource::directory("models").with("config.json", "{");
     let garbage = MemorySource::file("x.onnx", "hello world");
@@ -230,9 +203,7 @@ fn malformed_models_are_errors() {
             .node("Relu", &["x"], &["y"])
             .output("y")
             .output("y"),
-        x(OnnxBuilder::new("operands"))
-            .node("Add", &["x"], &["y"])
-            .output("y"),
+        x(OnnxBuilder::new("operands")).node("Add", &["x"], &["y"]).output("y"),
         x(OnnxBuilder::new("old"))
             .opset(6)
             .node("Relu", &["x"], &["y"])
@@ -261,10 +232,7 @@ fn truncated_files_never_panic() {
         for len in (0..bytes.len()).step_by(7) {
             let source = MemorySource::file("cut.onnx", bytes[..len].to_vec());
             if let Err(error) = import(&source, &ImportOptions::default()) {
-                assert!(
-                    matches!(error.class(), ErrorClass::Model | ErrorClass::Usage),
-                    "{name}"
-                );
+                assert!(matches!(error.class(), ErrorClass::Model | ErrorClass::Usage), "{name}");
             }
         }
     }

@@ -23,8 +23,7 @@ impl Source for Files {
     }
 
     fn list(&self) -> Result<Vec<String>, SourceError> {
-        let entries = std::fs::read_dir(&self.directory)
-            .map_err(|error| SourceError::Other(error.to_string()))?;
+        let entries = std::fs::read_dir(&self.directory).map_err(|error| SourceError::Other(error.to_string()))?;
         let mut names: Vec<String> = entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .collect();
@@ -41,9 +40,7 @@ impl Source for Files {
 
 /// The outputs' types of a model below models/; options as on the command line: `--dim`, `--shape`, `--const-input` by prefix.
 fn outputs(path: &str, flags: &[&str]) -> String {
-    let full = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../models")
-        .join(path);
+    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(path);
     let file = full
         .is_file()
         .then(|| full.file_name().unwrap().to_string_lossy().into_owned());
@@ -57,10 +54,11 @@ fn outputs(path: &str, flags: &[&str]) -> String {
         let (name, value) = flag.split_once('=').unwrap();
         match name.split_once(' ').unwrap() {
             ("dim", name) => drop(options.dims.insert(name.into(), value.parse().unwrap())),
-            ("shape", name) => drop(options.shapes.insert(
-                name.into(),
-                value.split('x').map(|d| d.parse().unwrap()).collect(),
-            )),
+            ("shape", name) => drop(
+                options
+                    .shapes
+                    .insert(name.into(), value.split('x').map(|d| d.parse().unwrap()).collect()),
+            ),
             (_, name) => drop(
                 options
                     .const_inputs
@@ -94,10 +92,7 @@ fn silero_vad() {
         "output f32[1,1], stateN f32[2,1,128]"
     );
     assert_eq!(
-        outputs(
-            "silero-vad/silero_vad_16k_sequence.onnx",
-            &["dim sequence_length=4"]
-        ),
+        outputs("silero-vad/silero_vad_16k_sequence.onnx", &["dim sequence_length=4"]),
         "speech_probs f32[4], hn f32[1,1,128], cn f32[1,1,128]"
     );
     assert_eq!(
@@ -121,9 +116,7 @@ fn silero_vad() {
 
 #[test]
 fn ppocr() {
-    let of = |name: &str, shape: &str| {
-        outputs(&format!("ppocr-v4/{name}"), &[&format!("shape x={shape}")])
-    };
+    let of = |name: &str, shape: &str| outputs(&format!("ppocr-v4/{name}"), &[&format!("shape x={shape}")]);
     assert_eq!(
         of("ch_ppocr_mobile_v2.0_cls_infer.onnx", "2x3x48x192"),
         "save_infer_model/scale_0.tmp_1 f32[2,2]"
@@ -155,10 +148,7 @@ fn openwakeword() {
         "output f32[1,1,8,32]"
     );
     assert_eq!(
-        outputs(
-            "openwakeword/embedding_model.onnx",
-            &["shape input_1=1x76x32x1"]
-        ),
+        outputs("openwakeword/embedding_model.onnx", &["shape input_1=1x76x32x1"]),
         "conv2d_19 f32[1,1,1,96]"
     );
     assert_eq!(outputs("openwakeword/alexa_v0.1.onnx", &[]), "13 f32[1,1]");

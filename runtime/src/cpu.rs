@@ -35,11 +35,7 @@ impl Executor for Cpu {
         "cpu"
     }
 
-    fn load(
-        &self,
-        artifact: Arc<Artifact>,
-        options: &LoadOptions,
-    ) -> Result<Box<dyn Session>, ExecError> {
+    fn load(&self, artifact: Arc<Artifact>, options: &LoadOptions) -> Result<Box<dyn Session>, ExecError> {
         Ok(Box::new(CpuSession::load(artifact, options)?))
     }
 }

@@ -46,11 +46,7 @@ pub trait Executor {
     ///
     /// # Errors
     /// An artifact that contradicts itself or its target, memory over the limit.
-    fn load(
-        &self,
-        artifact: Arc<Artifact>,
-        options: &LoadOptions,
-    ) -> Result<Box<dyn Session>, ExecError>;
+    fn load(&self, artifact: Arc<Artifact>, options: &LoadOptions) -> Result<Box<dyn Session>, ExecError>;
 }
 
 /// A loaded artifact with its state. State starts at zero.

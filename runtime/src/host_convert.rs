@@ -59,11 +59,7 @@ pub fn to_host(bits: u32, chip: DType, host: HostDType) -> [u8; 8] {
 
 fn float_to_host(x: f32, host: HostDType) -> [u8; 8] {
     // The canonical NaN of f32 narrows and widens to that of the other dtypes.
-    let x = if x.is_nan() {
-        f32::from_bits(0x7fc0_0000)
-    } else {
-        x
-    };
+    let x = if x.is_nan() { f32::from_bits(0x7fc0_0000) } else { x };
     match host {
         HostDType::F32 => first(&x.to_le_bytes()),
         HostDType::F16 => first(&f16::from_f32(x).to_le_bytes()),
@@ -118,40 +114,22 @@ mod tests {
         assert_eq!(to_chip(&[9], HostDType::Bool, DType::I32), 1);
         let back = to_host(-7i32 as u32, DType::I32, HostDType::I64);
         assert_eq!(i64::from_le_bytes(back), -7);
-        assert_eq!(
-            to_host(-7i32 as u32, DType::I32, HostDType::U32)[..4],
-            [0; 4]
-        );
+        assert_eq!(to_host(-7i32 as u32, DType::I32, HostDType::U32)[..4], [0; 4]);
         assert_eq!(to_host(5, DType::I32, HostDType::Bool)[0], 1);
     }
 
     #[test]
     fn floats_round_and_nan_is_canonical() {
         let x = 1.0f64 + 2f64.powi(-40);
-        assert_eq!(
-            to_chip(&x.to_le_bytes(), HostDType::F64, DType::F32),
-            0x3f80_0000
-        );
-        assert_eq!(
-            to_chip(&1.5f32.to_le_bytes(), HostDType::F32, DType::BF16),
-            0x3fc0
-        );
+        assert_eq!(to_chip(&x.to_le_bytes(), HostDType::F64, DType::F32), 0x3f80_0000);
+        assert_eq!(to_chip(&1.5f32.to_le_bytes(), HostDType::F32, DType::BF16), 0x3fc0);
         for (chip, bits, host, want) in [
             (DType::F32, 0xff80_0001u32, HostDType::F32, 0x7fc0_0000u64),
             (DType::F16, 0xfe01, HostDType::F16, 0x7e00),
             (DType::BF16, 0xffc1, HostDType::BF16, 0x7fc0),
-            (
-                DType::F32,
-                0xffc0_0000,
-                HostDType::F64,
-                0x7ff8_0000_0000_0000,
-            ),
+            (DType::F32, 0xffc0_0000, HostDType::F64, 0x7ff8_0000_0000_0000),
         ] {
-            assert_eq!(
-                u64::from_le_bytes(to_host(bits, chip, host)),
-                want,
-                "{chip}"
-            );
+            assert_eq!(u64::from_le_bytes(to_host(bits, chip, host)), want, "{chip}");
         }
     }
 }

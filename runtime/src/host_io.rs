@@ -82,19 +82,15 @@ impl HostIo {
             let outputs = resolve(&entry.outputs, false)?;
             let mut results = Vec::with_capacity(outputs.len());
             for t in &outputs {
-                budget = budget
-                    .checked_sub(t.bytes as u64)
-                    .ok_or(ExecError::Memory {
-                        needed: t.bytes as u64,
-                        allowed: max_bytes,
-                    })?;
+                budget = budget.checked_sub(t.bytes as u64).ok_or(ExecError::Memory {
+                    needed: t.bytes as u64,
+                    allowed: max_bytes,
+                })?;
                 let mut bytes = Vec::new();
-                bytes
-                    .try_reserve_exact(t.bytes)
-                    .map_err(|_| ExecError::Memory {
-                        needed: t.bytes as u64,
-                        allowed: 0,
-                    })?;
+                bytes.try_reserve_exact(t.bytes).map_err(|_| ExecError::Memory {
+                    needed: t.bytes as u64,
+                    allowed: 0,
+                })?;
                 bytes.resize(t.bytes, 0);
                 results.push(HostTensor {
                     name: t.name.clone(),
@@ -140,10 +136,7 @@ impl HostIo {
                 found,
             };
             if view.dtype != t.dtype || view.shape != t.shape {
-                return Err(error(
-                    describe(t.dtype, &t.shape),
-                    describe(view.dtype, view.shape),
-                ));
+                return Err(error(describe(t.dtype, &t.shape), describe(view.dtype, view.shape)));
             }
             if view.bytes.len() != t.bytes {
                 return Err(error(
@@ -165,14 +158,9 @@ impl HostIo {
                 fill.apply(bytes);
             }
             for nest in &t.nests {
-                walk(
-                    &nest.steps,
-                    nest.host,
-                    nest.chip,
-                    &mut |host, chip, step| {
-                        place_row(view.bytes, bytes, t.dtype, nest.dtype, host, chip, step);
-                    },
-                );
+                walk(&nest.steps, nest.host, nest.chip, &mut |host, chip, step| {
+                    place_row(view.bytes, bytes, t.dtype, nest.dtype, host, chip, step);
+                });
             }
         }
     }
@@ -184,22 +172,9 @@ impl HostIo {
         };
         for (t, result) in io.outputs.iter().zip(&mut io.results) {
             for nest in &t.nests {
-                walk(
-                    &nest.steps,
-                    nest.host,
-                    nest.chip,
-                    &mut |host, chip, step| {
-                        take_row(
-                            &mut result.bytes,
-                            bytes,
-                            t.dtype,
-                            nest.dtype,
-                            host,
-                            chip,
-                            step,
-                        );
-                    },
-                );
+                walk(&nest.steps, nest.host, nest.chip, &mut |host, chip, step| {
+                    take_row(&mut result.bytes, bytes, t.dtype, nest.dtype, host, chip, step);
+                });
             }
         }
         &io.results
@@ -258,15 +233,7 @@ fn same_bits(host: HostDType, chip: DType) -> bool {
     )
 }
 
-fn place_row(
-    from: &[u8],
-    to: &mut [u8],
-    host: HostDType,
-    dtype: DType,
-    h: usize,
-    c: usize,
-    step: Step,
-) {
+fn place_row(from: &[u8], to: &mut [u8], host: HostDType, dtype: DType, h: usize, c: usize, step: Step) {
     let (hs, cs) = (host.bytes(), dtype.bytes());
     let n = step.count as usize;
     if same_bits(host, dtype) && step.host == hs as isize && step.chip == cs as isize {
@@ -281,15 +248,7 @@ fn place_row(
     }
 }
 
-fn take_row(
-    to: &mut [u8],
-    from: &[u8],
-    host: HostDType,
-    dtype: DType,
-    h: usize,
-    c: usize,
-    step: Step,
-) {
+fn take_row(to: &mut [u8], from: &[u8], host: HostDType, dtype: DType, h: usize, c: usize, step: Step) {
     let (hs, cs) = (host.bytes(), dtype.bytes());
     let n = step.count as usize;
     if same_bits(host, dtype) && step.host == hs as isize && step.chip == cs as isize {
@@ -321,12 +280,7 @@ fn take_row(
     }
 }
 
-fn resolve_tensor(
-    entry: &Entry,
-    t: &artifact::HostTensor,
-    memory: &Memory,
-    input: bool,
-) -> Result<TensorIo, String> {
+fn resolve_tensor(entry: &Entry, t: &artifact::HostTensor, memory: &Memory, input: bool) -> Result<TensorIo, String> {
     let size = t.dtype.bytes();
     let elements = element_count(&t.shape)
         .filter(|n| n.checked_mul(size as u64).is_some_and(|b| b < 1 << 48))
@@ -421,10 +375,7 @@ fn resolve_nest(
     let first = i64::try_from(nest.element).unwrap_or(i64::MAX);
     let within = |what: &str, (lo, hi): (i64, i64), from: i64, to: i64| {
         if lo < from || hi >= to {
-            return Err(format!(
-                "{what} {lo}..={hi} of v{} outside {from}..{to}",
-                nest.value
-            ));
+            return Err(format!("{what} {lo}..={hi} of v{} outside {from}..{to}", nest.value));
         }
         Ok(())
     };
@@ -450,11 +401,8 @@ fn resolve_nest(
         .collect();
     // The dimension that runs along both tensors goes innermost, else the longest.
     list.sort_by_key(|s| (s.host == hs && s.chip == cs, s.count));
-    let n = dims
-        .iter()
-        .fold(1u64, |n, d| n.saturating_mul(d.count as u64));
-    let chip =
-        span.start + nest.vector as usize * vector as usize + nest.lane as usize * cs as usize;
+    let n = dims.iter().fold(1u64, |n, d| n.saturating_mul(d.count as u64));
+    let chip = span.start + nest.vector as usize * vector as usize + nest.lane as usize * cs as usize;
     let io = Nest {
         host: nest.element as usize * hs as usize,
         chip,

@@ -63,8 +63,7 @@ impl Memory {
         let mut used: Vec<(usize, u32, u32)> = Vec::new();
         for entry in &artifact.entries {
             for (i, v) in entry.values.iter().enumerate() {
-                let slot =
-                    check_value(artifact, v).map_err(|what| at_value(&entry.name, i, what))?;
+                let slot = check_value(artifact, v).map_err(|what| at_value(&entry.name, i, what))?;
                 if v.n_vectors == 0 || !(tiles || is_row_value(artifact, v)) {
                     continue;
                 }
@@ -231,8 +230,7 @@ impl Memory {
                     continue;
                 }
                 let rows = &mut self.lines.as_mut_bytes()[span];
-                fill_constant(artifact, weights, v, k, rows)
-                    .map_err(|what| at_value(&entry.name, i, what))?;
+                fill_constant(artifact, weights, v, k, rows).map_err(|what| at_value(&entry.name, i, what))?;
             }
         }
         Ok(())
@@ -278,29 +276,17 @@ fn check_value(artifact: &Artifact, v: &Value) -> Result<usize, String> {
     let end = v.base as u64 + v.n_vectors as u64 * words as u64;
     if end > target.bank_words() as u64 {
         let bank = target.bank_words();
-        return Err(format!(
-            "words 0x{:04x}..0x{end:04x} in a bank of {bank} words",
-            v.base
-        ));
+        return Err(format!("words 0x{:04x}..0x{end:04x} in a bank of {bank} words", v.base));
     }
     if v.lo >= v.hi || v.hi > target.lanes {
-        return Err(format!(
-            "live lanes {}..{} of {} lanes",
-            v.lo, v.hi, target.lanes
-        ));
+        return Err(format!("live lanes {}..{} of {} lanes", v.lo, v.hi, target.lanes));
     }
     let dense = v.place.dense(target.groups, target.banks);
     Ok(v.chip as usize * n_places + dense)
 }
 
 /// Writes the live lanes of constant `k` into the rows of its value.
-fn fill_constant(
-    artifact: &Artifact,
-    weights: &[u8],
-    v: &Value,
-    k: u32,
-    rows: &mut [u8],
-) -> Result<(), String> {
+fn fill_constant(artifact: &Artifact, weights: &[u8], v: &Value, k: u32, rows: &mut [u8]) -> Result<(), String> {
     let Some(c) = artifact.consts.get(k as usize) else {
         return Err(format!("constant {k} of {}", artifact.consts.len()));
     };
@@ -316,14 +302,9 @@ fn fill_constant(
                 .filter(|_| c.length == need);
             let Some(source) = source else {
                 let (o, n, w) = (c.offset, c.length, weights.len());
-                return Err(format!(
-                    "constant {k}: {n} bytes at {o} of {w}, needs {need}"
-                ));
+                return Err(format!("constant {k}: {n} bytes at {o} of {w}, needs {need}"));
             };
-            for (to, from) in rows
-                .chunks_exact_mut(vector)
-                .zip(source.chunks_exact(live.len()))
-            {
+            for (to, from) in rows.chunks_exact_mut(vector).zip(source.chunks_exact(live.len())) {
                 to[live.clone()].copy_from_slice(from);
             }
         }
@@ -363,21 +344,14 @@ pub fn tile_row(tile: &TileImage, row: usize, column: usize, n: usize) -> Option
     Some(start..start.checked_add(n * tile.dtype.bytes())?)
 }
 
-fn fill_from_tile(
-    weights: &[u8],
-    tile: &TileImage,
-    row: usize,
-    v: &Value,
-    to: &mut [u8],
-) -> Option<()> {
+fn fill_from_tile(weights: &[u8], tile: &TileImage, row: usize, v: &Value, to: &mut [u8]) -> Option<()> {
     let size = v.dtype.bytes();
     let (mut lane, end) = (v.lo as usize, v.hi as usize);
     while lane < end {
         let column = lane - tile.lo as usize;
         let n = (PANEL_COLUMNS - column % PANEL_COLUMNS).min(end - lane);
         let from = weights.get(tile_row(tile, row, column, n)?)?;
-        to.get_mut(lane * size..(lane + n) * size)?
-            .copy_from_slice(from);
+        to.get_mut(lane * size..(lane + n) * size)?.copy_from_slice(from);
         lane += n;
     }
     Some(())

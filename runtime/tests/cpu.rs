@@ -78,10 +78,7 @@ fn check(name: &str, artifact: Artifact) -> Stats {
             };
             for (given, want) in given.iter().zip(&wanted) {
                 let got = run(&mut cpu, given);
-                assert!(
-                    &got == want,
-                    "{name} {simd:?} x{threads}: {got:?}\nwant {want:?}"
-                );
+                assert!(&got == want, "{name} {simd:?} x{threads}: {got:?}\nwant {want:?}");
             }
             stats = cpu.stats();
         }

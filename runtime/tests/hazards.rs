@@ -53,26 +53,16 @@ fn hazard(case: &str, edit: impl FnOnce(&mut Artifact)) -> Hazard {
 fn nth(a: &mut Artifact, chip: usize, op: Opcode, nth: usize) -> &mut Run {
     let program = a.entries[0].chips[chip].program as usize;
     let mut runs = a.programs[program].runs.iter_mut();
-    runs.by_ref()
-        .filter(|r| r.op == op)
-        .nth(nth)
-        .expect("the run")
+    runs.by_ref().filter(|r| r.op == op).nth(nth).expect("the run")
 }
 
 fn west(index: u8) -> Stream {
-    Stream {
-        dir: Dir::West,
-        index,
-    }
+    Stream { dir: Dir::West, index }
 }
 
 #[track_caller]
 fn expect(h: &Hazard, kind: HazardKind, cycle: u64, queue: &str, what: &str) {
-    assert_eq!(
-        (h.kind, h.cycle, h.queue.as_str()),
-        (kind, cycle, queue),
-        "{h}"
-    );
+    assert_eq!((h.kind, h.cycle, h.queue.as_str()), (kind, cycle, queue), "{h}");
     assert!(h.what.contains(what), "{h}");
 }
 
@@ -216,9 +206,7 @@ fn columns_are_loaded_once_per_tile() {
 fn words_arrive_when_they_are_received() {
     let h = hazard("transfer", |a| nth(a, 1, Opcode::Recv, 0).cycle += 1);
     expect(&h, HazardKind::Link, 268, "c1.c2c1", "due in cycle 267");
-    let h = hazard("transfer", |a| {
-        nth(a, 0, Opcode::Send, 0).queue = Queue::Send(1)
-    });
+    let h = hazard("transfer", |a| nth(a, 0, Opcode::Send, 0).queue = Queue::Send(1));
     // On a ring of two chips link 1 leads to the same chip, to its link 0.
     let what = "no word arrives on the link";
     expect(&h, HazardKind::Link, 267, "c1.c2c1", what);

@@ -131,11 +131,7 @@ fn host_maps_turn_convert_and_fill() {
     assert_eq!(lane(&a, &m, 0, 0, 4), 9);
     assert_eq!(lane(&a, &m, 0, 1, 0), -9);
     assert_eq!(lane(&a, &m, 0, 1, 5), -9);
-    assert_eq!(
-        lane(&a, &m, 0, 1, 8),
-        0,
-        "lanes beyond the live ones are left alone"
-    );
+    assert_eq!(lane(&a, &m, 0, 1, 8), 0, "lanes beyond the live ones are left alone");
     let y = &io.take(0, m.bytes())[0];
     assert_eq!((y.name.as_str(), y.shape.as_slice()), ("y", &[3, 4][..]));
     let got: Vec<i64> = y
@@ -183,24 +179,16 @@ fn maps_that_leave_their_tensor_or_value_are_refused() {
         let mut a = artifact(TURNED);
         edit(&mut a.entries[0].inputs[0].nests[0]);
         let m = Memory::new(&a, true, LIMIT).expect("fits");
-        HostIo::new(&a, &m, LIMIT)
-            .err()
-            .map(|e: ExecError| e.to_string())
+        HostIo::new(&a, &m, LIMIT).err().map(|e: ExecError| e.to_string())
     };
     let at = "artifact entry \"main\" tensor \"x\": ";
     let error = |what: &str| Some(format!("{at}{what}"));
-    assert_eq!(
-        refused(|n| n.lane = 5),
-        error("lanes 5..=8 of v0 outside 0..8")
-    );
+    assert_eq!(refused(|n| n.lane = 5), error("lanes 5..=8 of v0 outside 0..8"));
     assert_eq!(
         refused(|n| n.dims[0].element = -3),
         error("elements -9..=2 of v0 outside 0..12")
     );
-    assert_eq!(
-        refused(|n| n.dims[1].count = 2),
-        error("nests cover 8 of 12 elements")
-    );
+    assert_eq!(refused(|n| n.dims[1].count = 2), error("nests cover 8 of 12 elements"));
     assert_eq!(refused(|n| n.value = 9), error("value v9 of 2"));
     let without_steps = |n: &mut HostNest| {
         n.dims.push(HostDim {

@@ -9,10 +9,7 @@ use std::sync::Arc;
 fn artifact(case: &str) -> Artifact {
     let cases = verify_cases();
     let file = format!("{case}.lks-asm");
-    let (_, text) = cases
-        .iter()
-        .find(|(name, _)| *name == file)
-        .expect("the case");
+    let (_, text) = cases.iter().find(|(name, _)| *name == file).expect("the case");
     assemble(text, &toy()).expect("valid text")
 }
 
@@ -81,11 +78,7 @@ fn blocks_multiply_in_their_own_windows() {
     let at = |k: usize| &w[a.consts[k].offset as usize..][..a.consts[k].length as usize];
     let (wa, wb) = (at(0), at(1));
     let v: Vec<i8> = (0..128).map(|i| (i * 5 % 251) as i8).collect();
-    let input = tensor(
-        HostDType::I8,
-        &[4, 32],
-        v.iter().map(|&b| b as u8).collect(),
-    );
+    let input = tensor(HostDType::I8, &[4, 32], v.iter().map(|&b| b as u8).collect());
     let y = run("blocks", &[input]).remove(0).bytes;
     for (i, b) in y.chunks_exact(4).enumerate() {
         let (row, col) = (&v[i / 16 * 32..][..32], i % 16);
@@ -137,11 +130,7 @@ fn cache_keeps_its_rows_between_runs() {
     assert_eq!(of(1), 0.0);
     assert_eq!(of(2), 2.0 * (x1 + 2.0));
     assert_eq!(of(5), 2.0 * (x1 + 5.0));
-    assert_eq!(
-        of(7),
-        2.0 * (x1 + 100.0),
-        "an index beyond the limit is clamped"
-    );
+    assert_eq!(of(7), 2.0 * (x1 + 100.0), "an index beyond the limit is clamped");
     s.reset_state();
     let out = s.run(0, &[row.view(), p.view()]).unwrap();
     assert_eq!(out.get("y").unwrap().to_f32()[5 * 32 + 1], 0.0);
@@ -265,9 +254,7 @@ fn every_case_takes_its_makespan() {
         let artifact = assemble(&text, &toy()).unwrap();
         let entry = artifact.entries[0].clone();
         let executor = lookup("sim").unwrap();
-        let mut s = executor
-            .load(Arc::new(artifact), &LoadOptions::default())
-            .unwrap();
+        let mut s = executor.load(Arc::new(artifact), &LoadOptions::default()).unwrap();
         let inputs: Vec<HostTensor> = entry
             .inputs
             .iter()

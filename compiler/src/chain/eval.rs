@@ -45,25 +45,36 @@ pub fn run(program: &ChainProgram, lanes: usize, inputs: &[Tensor], states: &mut
             }
             BufKind::State(_) => {
                 if states.len() <= state {
-                    rows.iter_mut().for_each(|r| r[buf.lo as usize..buf.hi as usize].fill(Some(0)));
+                    rows.iter_mut()
+                        .for_each(|r| r[buf.lo as usize..buf.hi as usize].fill(Some(0)));
                     states.push(rows.clone());
                 }
                 rows = states[state].clone();
                 state += 1;
             }
-            BufKind::Input => rows.iter_mut().for_each(|r| r[buf.lo as usize..buf.hi as usize].fill(Some(0))),
+            BufKind::Input => rows
+                .iter_mut()
+                .for_each(|r| r[buf.lo as usize..buf.hi as usize].fill(Some(0))),
             BufKind::Temp | BufKind::NextState(_) => {}
         }
         mem.push(rows);
     }
     for (tensor, port) in inputs.iter().zip(&program.inputs) {
         let bits = tensor.bits();
-        each(port, |value, vector, lane, element| mem[value][vector][lane] = Some(bits[element]));
+        each(port, |value, vector, lane, element| {
+            mem[value][vector][lane] = Some(bits[element])
+        });
     }
     for (_, chain) in program.chains.iter() {
         match &chain.kind {
             ChainKind::Compute { nodes, .. } => compute(program, nodes, &mut mem, lanes),
-            ChainKind::Transfer { from, from_base, to, to_base, n_vectors } => {
+            ChainKind::Transfer {
+                from,
+                from_base,
+                to,
+                to_base,
+                n_vectors,
+            } => {
                 for i in 0..*n_vectors as usize {
                     mem[to.index()][*to_base as usize + i] = mem[from.index()][*from_base as usize + i].clone();
                 }
@@ -73,7 +84,10 @@ pub fn run(program: &ChainProgram, lanes: usize, inputs: &[Tensor], states: &mut
     let mut state = 0;
     for (id, buf) in program.bufs.iter() {
         if let BufKind::State(_) = buf.kind {
-            let next = program.bufs.iter().find(|(_, b)| matches!(b.kind, BufKind::NextState(s) if s == id));
+            let next = program
+                .bufs
+                .iter()
+                .find(|(_, b)| matches!(b.kind, BufKind::NextState(s) if s == id));
             if let Some((n, _)) = next {
                 states[state] = mem[n.index()].clone();
             }
@@ -102,7 +116,9 @@ fn each(port: &HostTensor, mut f: impl FnMut(usize, usize, usize, usize)) {
             let vector = nest.vector as i64 + sum(&|d| nest.dims[d].vector as i64);
             let lane = nest.lane as i64 + sum(&|d| nest.dims[d].lane as i64);
             f(nest.value as usize, vector as usize, lane as usize, element as usize);
-            let Some(d) = (0..index.len()).find(|&d| index[d] + 1 < nest.dims[d].count) else { break };
+            let Some(d) = (0..index.len()).find(|&d| index[d] + 1 < nest.dims[d].count) else {
+                break;
+            };
             index[d] += 1;
             index[..d].fill(0);
         }
@@ -124,9 +140,10 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
         let arg = |k: usize, i: u32| -> (Vector, DType) {
             match node.args[k] {
                 NodeArg::Imm(bits) => (vec![Some(bits); lanes], DType::I32),
-                NodeArg::Node { node, first } => {
-                    (results[node as usize][(first + i) as usize].clone(), types[node as usize])
-                }
+                NodeArg::Node { node, first } => (
+                    results[node as usize][(first + i) as usize].clone(),
+                    types[node as usize],
+                ),
             }
         };
         let mut out: Vec<Vector> = Vec::new();
@@ -137,7 +154,10 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
                 assert_eq!((b.dtype, b.lo, b.hi), (node.dtype, node.lo, node.hi), "read of {buf}");
                 for i in 0..issues {
                     let v = mem[buf.index()][address(at, node.dims, i)].clone();
-                    assert!(v[live.clone()].iter().all(Option::is_some), "read of {buf} before it is written: node {n} {node:?}");
+                    assert!(
+                        v[live.clone()].iter().all(Option::is_some),
+                        "read of {buf} before it is written: node {n} {node:?}"
+                    );
                     out.push(v);
                 }
             }
@@ -155,7 +175,12 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
                     *row = v;
                 }
             }
-            NodeOp::Gather { buf, at, row_stride, limit } => {
+            NodeOp::Gather {
+                buf,
+                at,
+                row_stride,
+                limit,
+            } => {
                 for i in 0..issues {
                     let index = arg(0, i).0[0].expect("index").min(limit - 1) * row_stride;
                     out.push(mem[buf.index()][address(at, node.dims, i) + index as usize].clone());
@@ -167,12 +192,20 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
                 let mut tile = vec![vec![None; lanes]; lanes];
                 for &l in loads {
                     let load = &nodes[l as usize];
-                    let NodeOp::Load { by_column, window, .. } = &load.op else { panic!("not a load") };
-                    let count = if *by_column { window.n1 - window.n0 } else { window.k1 - window.k0 } as usize;
+                    let NodeOp::Load { by_column, window, .. } = &load.op else {
+                        panic!("not a load")
+                    };
+                    let count = if *by_column {
+                        window.n1 - window.n0
+                    } else {
+                        window.k1 - window.k0
+                    } as usize;
                     let belts = load.args.len();
                     assert_eq!(load.issues() as usize, count.div_ceil(belts));
                     for i in 0..count {
-                        let NodeArg::Node { node: src, .. } = load.args[i % belts] else { panic!("belt") };
+                        let NodeArg::Node { node: src, .. } = load.args[i % belts] else {
+                            panic!("belt")
+                        };
                         let v = &results[src as usize][i / belts];
                         if *by_column {
                             for k in window.k0..window.k1 {
@@ -228,7 +261,11 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
                                 a = scalar::truth(a, args[0].1.widened());
                             }
                             let r = scalar::alu(*op, ty, a, get(1)?, get(2)?);
-                            Some(if *op == AluOp::Cvt { scalar::convert(a, ty, node.dtype) } else { r })
+                            Some(if *op == AluOp::Cvt {
+                                scalar::convert(a, ty, node.dtype)
+                            } else {
+                                r
+                            })
                         })
                         .collect();
                     out.push(v);
@@ -244,7 +281,11 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
                         let x: Vector = x.iter().map(|b| b.map(|b| scalar::widen(b, x_ty))).collect();
                         acc = Some(match acc {
                             None => x,
-                            Some(a) => a.iter().zip(&x).map(|(a, x)| Some(scalar::combine(*op, node.dtype, (*a)?, (*x)?))).collect(),
+                            Some(a) => a
+                                .iter()
+                                .zip(&x)
+                                .map(|(a, x)| Some(scalar::combine(*op, node.dtype, (*a)?, (*x)?)))
+                                .collect(),
                         });
                     }
                     out.push(acc.expect("fold of something"));
@@ -253,7 +294,13 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
             NodeOp::Permute { fill, .. } => {
                 for i in 0..issues {
                     let ((x, _), (map, _)) = (arg(0, i), arg(1, i));
-                    let pick = |m: u32| if m == 0xffff { Some(*fill) } else { Some(x[m as usize].expect("mapped lane is live")) };
+                    let pick = |m: u32| {
+                        if m == 0xffff {
+                            Some(*fill)
+                        } else {
+                            Some(x[m as usize].expect("mapped lane is live"))
+                        }
+                    };
                     out.push(map.iter().map(|m| m.and_then(pick)).collect());
                 }
             }
@@ -276,7 +323,11 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
             for v in &out {
                 let defined: Vec<usize> = (0..lanes).filter(|&l| v[l].is_some()).collect();
                 let hull = defined.first().map(|&a| (a, defined[defined.len() - 1] + 1));
-                assert_eq!(hull, Some((node.lo as usize, node.hi as usize)), "live lanes of node {n} {node:?} in {nodes:#?}");
+                assert_eq!(
+                    hull,
+                    Some((node.lo as usize, node.hi as usize)),
+                    "live lanes of node {n} {node:?} in {nodes:#?}"
+                );
             }
         }
         results.push(out);

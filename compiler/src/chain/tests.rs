@@ -32,7 +32,11 @@ fn constant(b: &mut TirBuilder, name: &str, shape: &[usize], seed: u32) -> Value
 
 fn output(b: &mut TirBuilder, v: ValueId) {
     let shape = b.shape(v).to_vec();
-    let host = if b.dtype(v) == DType::I32 { HostDType::I32 } else { HostDType::F32 };
+    let host = if b.dtype(v) == DType::I32 {
+        HostDType::I32
+    } else {
+        HostDType::F32
+    };
     b.output("y", host, &shape, v);
 }
 
@@ -41,7 +45,14 @@ fn check(ir: &TensorIr, inputs: &[Tensor]) {
         let target = Target::builtin(target).unwrap().unwrap();
         let mut chip = SideTable::default();
         ir.values.ids().for_each(|v| chip[v] = 0);
-        let program = build(&Input { ir, chip: &chip, n_chips: 1, input_copies: &[], target: &target }).unwrap();
+        let program = build(&Input {
+            ir,
+            chip: &chip,
+            n_chips: 1,
+            input_copies: &[],
+            target: &target,
+        })
+        .unwrap();
         let got = eval::run(&program, target.lanes as usize, inputs, &mut Vec::new());
         let want = crate::tir::eval::eval(ir, inputs, &mut []).unwrap();
         for (g, w) in got.iter().zip(&want) {
@@ -53,7 +64,11 @@ fn check(ir: &TensorIr, inputs: &[Tensor]) {
                     continue;
                 }
                 let (a, b) = (f32::from_bits(*a), f32::from_bits(*b));
-                assert!((a - b).abs() <= 1e-4 * (1.0 + b.abs()), "{}: element {i}: {a} against {b}", target.name);
+                assert!(
+                    (a - b).abs() <= 1e-4 * (1.0 + b.abs()),
+                    "{}: element {i}: {a} against {b}",
+                    target.name
+                );
             }
         }
     }
@@ -68,7 +83,9 @@ fn random(ir: &TensorIr) -> Vec<Tensor> {
 }
 
 fn strided(shape: &[usize], strides: &[i64], offset: i64) -> IndexMap {
-    IndexMap { views: vec![View::strided(shape.to_vec(), strides.to_vec(), offset)] }
+    IndexMap {
+        views: vec![View::strided(shape.to_vec(), strides.to_vec(), offset)],
+    }
 }
 
 #[test]
@@ -79,7 +96,11 @@ fn mlp() {
         let w = constant(&mut b, "w", &[k, n], 1);
         let bias = constant(&mut b, "b", &[1, n], 2);
         let h = b.contract(x, w, &[], &[(1, 0)]).unwrap();
-        let y = b.map(&[h, bias], |e, a| e.max(e.add(a[0], a[1]), crate::tir::expr::Ex::f32(0.0))).unwrap();
+        let y = b
+            .map(&[h, bias], |e, a| {
+                e.max(e.add(a[0], a[1]), crate::tir::expr::Ex::f32(0.0))
+            })
+            .unwrap();
         let w2 = constant(&mut b, "w2", &[n, 3], 3);
         let z = b.contract(y, w2, &[], &[(1, 0)]).unwrap();
         output(&mut b, z);
@@ -109,11 +130,17 @@ fn attention_with_norm() {
     let y = b.contract(o, w, &[], &[(0, 0), (2, 1)]).unwrap();
     let y = b.map(&[y, x], |e, a| e.add(a[0], a[1])).unwrap();
     let sum = b.reduce(ReduceOp::Add, y, &[1]).unwrap();
-    let mean = b.map(&[sum], |e, a| e.mul(a[0], crate::tir::expr::Ex::f32(1.0 / d as f32))).unwrap();
+    let mean = b
+        .map(&[sum], |e, a| e.mul(a[0], crate::tir::expr::Ex::f32(1.0 / d as f32)))
+        .unwrap();
     let c = b.map(&[y, mean], |e, a| e.sub(a[0], a[1])).unwrap();
     let sq = b.map(&[c], |e, a| e.mul(a[0], a[0])).unwrap();
     let var = b.reduce(ReduceOp::Add, sq, &[1]).unwrap();
-    let n = b.map(&[c, var], |e, a| e.mul(a[0], e.rsqrt(e.add(a[1], crate::tir::expr::Ex::f32(1e-5))))).unwrap();
+    let n = b
+        .map(&[c, var], |e, a| {
+            e.mul(a[0], e.rsqrt(e.add(a[1], crate::tir::expr::Ex::f32(1e-5))))
+        })
+        .unwrap();
     output(&mut b, n);
     let ir = b.finish();
     check(&ir, &random(&ir));
@@ -139,7 +166,9 @@ fn convolution_by_taps() {
     let mut b = TirBuilder::new("conv");
     let x = input(&mut b, "x", &[8, 6, 5]);
     let p = b.pad(x, &[(1, 1), (1, 1), (0, 0)], 0).unwrap();
-    let taps = b.move_one(p, strided(&[8, 6, 3, 3, 5], &[40, 5, 40, 5, 1], 0), 0).unwrap();
+    let taps = b
+        .move_one(p, strided(&[8, 6, 3, 3, 5], &[40, 5, 40, 5, 1], 0), 0)
+        .unwrap();
     let w = constant(&mut b, "w", &[3, 3, 5, 7], 9);
     let y = b.contract(taps, w, &[], &[(2, 0), (3, 1), (4, 2)]).unwrap();
     let y = b.reduce(ReduceOp::Max, y, &[0, 1]).unwrap();
@@ -150,7 +179,15 @@ fn convolution_by_taps() {
 
 #[test]
 fn reductions_over_every_axis() {
-    for axes in [vec![0], vec![1], vec![2], vec![0, 1], vec![1, 2], vec![0, 2], vec![0, 1, 2]] {
+    for axes in [
+        vec![0],
+        vec![1],
+        vec![2],
+        vec![0, 1],
+        vec![1, 2],
+        vec![0, 2],
+        vec![0, 1, 2],
+    ] {
         for shape in [[5, 9, 40], [64, 3, 7], [2, 33, 37]] {
             let mut b = TirBuilder::new("reduce");
             let x = input(&mut b, "x", &shape);
@@ -172,5 +209,8 @@ fn rows_of_a_long_table() {
     let y = b.gather(table, ids).unwrap();
     output(&mut b, y);
     let ir = b.finish();
-    check(&ir, &[Tensor::i32(&[1, 9], vec![0, 2999, 1500, 7, 1000, -1, 5000, 999, 2000])]);
+    check(
+        &ir,
+        &[Tensor::i32(&[1, 9], vec![0, 2999, 1500, 7, 1000, -1, 5000, 999, 2000])],
+    );
 }

@@ -18,17 +18,32 @@ pub struct Rows {
 impl Rows {
     /// Two hemispheres, four blocks each.
     pub const fn pipelined(least: usize, most: usize) -> Rows {
-        Rows { sides: true, blocks: 4, least, most }
+        Rows {
+            sides: true,
+            blocks: 4,
+            least,
+            most,
+        }
     }
 
     /// Two hemispheres, one block each: for values that a consumer needs whole.
     pub const fn whole(most: usize) -> Rows {
-        Rows { sides: true, blocks: 1, least: 1, most }
+        Rows {
+            sides: true,
+            blocks: 1,
+            least: 1,
+            most,
+        }
     }
 
     /// One buffer, as far as it fits.
     pub const fn single(most: usize) -> Rows {
-        Rows { sides: false, blocks: 1, least: 1, most }
+        Rows {
+            sides: false,
+            blocks: 1,
+            least: 1,
+            most,
+        }
     }
 }
 
@@ -48,14 +63,24 @@ pub fn with_lanes(shape: &[usize], order: &[usize], lanes: usize, rows: &Rows, p
     let mut in_lanes = vec![false; shape.len()];
     for &a in order {
         // A scalar has no axis.
-        let Some(&n) = shape.get(a).filter(|&&n| n != 1) else { continue };
+        let Some(&n) = shape.get(a).filter(|&&n| n != 1) else {
+            continue;
+        };
         if used == 1 {
             let per = if n <= lanes { n } else { piece(n, lanes) };
-            digits.push(LaneDigit { axis: Some(a as u8), div: 1, extent: per });
+            digits.push(LaneDigit {
+                axis: Some(a as u8),
+                div: 1,
+                extent: per,
+            });
             in_lanes[a] = true;
             used = per;
             if per < n {
-                high.push(VecDigit { axis: a as u8, div: per, extent: n.div_ceil(per) });
+                high.push(VecDigit {
+                    axis: a as u8,
+                    div: per,
+                    extent: n.div_ceil(per),
+                });
                 break;
             }
             continue;
@@ -63,15 +88,26 @@ pub fn with_lanes(shape: &[usize], order: &[usize], lanes: usize, rows: &Rows, p
         if !pack(used) {
             break;
         }
-        let share = (1..=n.min(lanes / used)).rev().find(|&p| n.is_multiple_of(p)).unwrap_or(1);
+        let share = (1..=n.min(lanes / used))
+            .rev()
+            .find(|&p| n.is_multiple_of(p))
+            .unwrap_or(1);
         if share == 1 {
             break;
         }
-        digits.push(LaneDigit { axis: Some(a as u8), div: 1, extent: share });
+        digits.push(LaneDigit {
+            axis: Some(a as u8),
+            div: 1,
+            extent: share,
+        });
         in_lanes[a] = true;
         used *= share;
         if share < n {
-            high.push(VecDigit { axis: a as u8, div: share, extent: n / share });
+            high.push(VecDigit {
+                axis: a as u8,
+                div: share,
+                extent: n / share,
+            });
             break;
         }
     }
@@ -94,26 +130,52 @@ pub fn finish(shape: &[usize], lanes: Vec<LaneDigit>, high: Vec<VecDigit>, open:
         if rows.sides && n >= 2 && total >= 4 {
             let half = n.div_ceil(2);
             side = Some(0);
-            parts.push(VecDigit { axis: a as u8, div: half, extent: 2 });
+            parts.push(VecDigit {
+                axis: a as u8,
+                div: half,
+                extent: 2,
+            });
             left = half;
         }
-        let wanted = if left * per_row >= rows.blocks * rows.least { rows.blocks } else { 1 };
+        let wanted = if left * per_row >= rows.blocks * rows.least {
+            rows.blocks
+        } else {
+            1
+        };
         let needed = (left * per_row).div_ceil(rows.most.max(1));
         let blocks = wanted.max(needed).min(left);
         let block = left.div_ceil(blocks.max(1));
         if block < left {
-            parts.push(VecDigit { axis: a as u8, div: block, extent: left.div_ceil(block) });
+            parts.push(VecDigit {
+                axis: a as u8,
+                div: block,
+                extent: left.div_ceil(block),
+            });
         }
         if block > 1 {
-            inner.push(VecDigit { axis: a as u8, div: 1, extent: block });
+            inner.push(VecDigit {
+                axis: a as u8,
+                div: 1,
+                extent: block,
+            });
         }
     }
     parts.extend(high);
     let n_parts = parts.len();
     let mut vecs = parts;
     vecs.extend(inner);
-    vecs.extend(open.iter().filter(|&&a| Some(a) != row).map(|&a| VecDigit { axis: a as u8, div: 1, extent: shape[a] }));
-    Layout { shape: shape.to_vec(), lanes, vecs, parts: n_parts, side }
+    vecs.extend(open.iter().filter(|&&a| Some(a) != row).map(|&a| VecDigit {
+        axis: a as u8,
+        div: 1,
+        extent: shape[a],
+    }));
+    Layout {
+        shape: shape.to_vec(),
+        lanes,
+        vecs,
+        parts: n_parts,
+        side,
+    }
 }
 
 /// Size of the pieces of an axis of `n` > `lanes`: the fewest pieces, or an eighth more where that makes them equal.

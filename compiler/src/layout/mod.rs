@@ -115,7 +115,10 @@ impl Layout {
             left[axis as usize] = left[axis as usize].min(div);
             n
         };
-        let extents: Vec<usize> = self.vecs[self.parts..].iter().map(|d| cut(d.axis, d.div, d.extent)).collect();
+        let extents: Vec<usize> = self.vecs[self.parts..]
+            .iter()
+            .map(|d| cut(d.axis, d.div, d.extent))
+            .collect();
         let mut hi = 1;
         for d in self.lanes.iter().rev() {
             hi *= match d.axis {
@@ -124,7 +127,12 @@ impl Layout {
             };
         }
         let side = self.side.map(|n| if digits[n] == 0 { Dir::East } else { Dir::West });
-        Part { base, extents, hi: if empty { 0 } else { hi }, side }
+        Part {
+            base,
+            extents,
+            hi: if empty { 0 } else { hi },
+            side,
+        }
     }
 
     /// Coordinates of the elements in lane 0 of the vectors of a part, in order.
@@ -175,7 +183,11 @@ impl Layout {
         for d in &self.vecs[..self.parts] {
             part = part * d.extent + take(d.axis, d.div);
         }
-        let extents = if self.vecs.len() > self.parts { self.part(part).extents } else { Vec::new() };
+        let extents = if self.vecs.len() > self.parts {
+            self.part(part).extents
+        } else {
+            Vec::new()
+        };
         let mut index = 0;
         for (d, &n) in self.vecs[self.parts..].iter().zip(&extents) {
             index = index * n + take(d.axis, d.div);
@@ -187,7 +199,11 @@ impl Layout {
                 lane += take(a, d.div) * stride;
             }
         }
-        Location { part, index: index as u32, lane: lane as u16 }
+        Location {
+            part,
+            index: index as u32,
+            lane: lane as u16,
+        }
     }
 
     /// The layout that an operand of this shape (equal extents, or 1 where it is broadcast) needs to meet this layout lane by lane.
@@ -215,7 +231,13 @@ impl Layout {
             }
             vecs.push(*d);
         }
-        Layout { shape: shape.to_vec(), lanes, vecs, parts, side }
+        Layout {
+            shape: shape.to_vec(),
+            lanes,
+            vecs,
+            parts,
+            side,
+        }
     }
 
     /// The lane digits in a normal form: digits of extent 1 dropped, adjoining digits merged.
@@ -225,7 +247,10 @@ impl Layout {
             match out.last_mut() {
                 Some(p) if p.axis.is_none() && d.axis.is_none() => p.extent *= d.extent,
                 Some(p) if p.axis == d.axis && p.axis.is_some() && d.div == p.div * p.extent => p.extent *= d.extent,
-                _ => out.push(LaneDigit { div: if d.axis.is_some() { d.div } else { 0 }, ..*d }),
+                _ => out.push(LaneDigit {
+                    div: if d.axis.is_some() { d.div } else { 0 },
+                    ..*d
+                }),
             }
         }
         out
@@ -265,7 +290,16 @@ mod tests {
 
     #[test]
     fn every_element_has_one_place_and_is_found_there() {
-        for shape in [vec![1, 128, 384], vec![7, 5, 33], vec![3], vec![], vec![2, 1, 9, 70], vec![5, 400], vec![13, 130], vec![1, 57, 3, 130]] {
+        for shape in [
+            vec![1, 128, 384],
+            vec![7, 5, 33],
+            vec![3],
+            vec![],
+            vec![2, 1, 9, 70],
+            vec![5, 400],
+            vec![13, 130],
+            vec![1, 57, 3, 130],
+        ] {
             let l = default_layout(&shape, 32, &Rows::pipelined(2, 256));
             let mut seen = std::collections::BTreeSet::new();
             for p in 0..l.n_parts() {
@@ -274,9 +308,16 @@ mod tests {
                     for lane in 0..part.hi {
                         let mut c = base.clone();
                         l.add_lane(lane, &mut c);
-                        assert!(c.iter().zip(&shape).all(|(a, b)| a < b), "{shape:?} {l:?} part {p} {c:?}");
+                        assert!(
+                            c.iter().zip(&shape).all(|(a, b)| a < b),
+                            "{shape:?} {l:?} part {p} {c:?}"
+                        );
                         let at = l.locate(&c);
-                        assert_eq!((at.part, at.index as usize, at.lane as usize), (p, i, lane), "{shape:?} {c:?} {l:?}");
+                        assert_eq!(
+                            (at.part, at.index as usize, at.lane as usize),
+                            (p, i, lane),
+                            "{shape:?} {c:?} {l:?}"
+                        );
                         assert!(seen.insert(c));
                     }
                 }

@@ -74,10 +74,7 @@ impl<'a> Lowering<'a> {
                 (false, GDType::Bool) => e.ne(x, Ex::i32(0)),
                 (true, GDType::I16 | GDType::U16) => {
                     let (lo, hi) = to.int_range().unwrap_or((0, 0));
-                    e.max(
-                        e.min(e.cvt(x, DType::I32), Ex::i32(hi as i32)),
-                        Ex::i32(lo as i32),
-                    )
+                    e.max(e.min(e.cvt(x, DType::I32), Ex::i32(hi as i32)), Ex::i32(lo as i32))
                 }
                 (false, to) if !to.is_float() => wrap(e, x, to),
                 _ => x,
@@ -116,11 +113,7 @@ fn unary_float(e: &Expr, kind: Unary, x: Ex) -> Ex {
     match kind {
         Unary::Neg => e.neg(x),
         Unary::Abs => e.abs(x),
-        Unary::Sign => e.select(
-            e.gt(x, f(0.0)),
-            f(1.0),
-            e.select(e.lt(x, f(0.0)), f(-1.0), x),
-        ),
+        Unary::Sign => e.select(e.gt(x, f(0.0)), f(1.0), e.select(e.lt(x, f(0.0)), f(-1.0), x)),
         Unary::Not => e.eq(x, f(0.0)),
         Unary::Exp => e.exp(x),
         Unary::Log => e.log(x),
@@ -130,10 +123,7 @@ fn unary_float(e: &Expr, kind: Unary, x: Ex) -> Ex {
         Unary::Sin => e.sin(x),
         Unary::Cos => e.cos(x),
         Unary::Tan => e.div(e.sin(x), e.cos(x)),
-        Unary::Asin => atan(
-            e,
-            e.div(x, e.sqrt(e.mul(e.sub(f(1.0), x), e.add(f(1.0), x)))),
-        ),
+        Unary::Asin => atan(e, e.div(x, e.sqrt(e.mul(e.sub(f(1.0), x), e.add(f(1.0), x))))),
         Unary::Acos => {
             let half = atan(e, e.sqrt(e.div(e.sub(f(1.0), x), e.add(f(1.0), x))));
             e.add(half, half)
@@ -226,11 +216,7 @@ fn pow_const(e: &Expr, x: Ex, y: f32) -> Ex {
         -0.5 => e.rsqrt(x),
         _ if y.fract() == 0.0 && y.abs() <= MAX_UNROLLED => {
             let product = power(e, x, y.abs() as u32, f(1.0));
-            if y < 0.0 {
-                e.div(f(1.0), product)
-            } else {
-                product
-            }
+            if y < 0.0 { e.div(f(1.0), product) } else { product }
         }
         _ => pow(e, x, f(y)),
     }
@@ -260,11 +246,7 @@ fn pow(e: &Expr, x: Ex, y: Ex) -> Ex {
     let odd = e.ne(e.floor(half), half);
     let negative = e.select(whole, e.select(odd, e.neg(size), size), f(f32::NAN));
     let signed = e.select(e.lt(x, f(0.0)), negative, size);
-    e.select(
-        e.eq(y, f(0.0)),
-        f(1.0),
-        e.select(e.eq(x, f(1.0)), f(1.0), signed),
-    )
+    e.select(e.eq(y, f(0.0)), f(1.0), e.select(e.eq(x, f(1.0)), f(1.0), signed))
 }
 
 /// Integer power by squaring over the bits of the exponent; a negative exponent gives the truncated value.

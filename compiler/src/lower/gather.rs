@@ -26,8 +26,7 @@ impl<'a> Lowering<'a> {
                 let part = IndexMap::narrow(shape, &ranges);
                 let placed = IndexMap::concat_part(part.shape(), axis, at, total);
                 at += run.2;
-                let map = crate::tir::compose(&placed, &part)
-                    .ok_or("indices that need too many views")?;
+                let map = crate::tir::compose(&placed, &part).ok_or("indices that need too many views")?;
                 parts.push((x, map));
             }
             let moved = if let [(x, map)] = parts.as_slice() {
@@ -38,18 +37,12 @@ impl<'a> Lowering<'a> {
             return Ok(self.b.reshape(moved, s.out_shape())?);
         }
         let rank = shape.len();
-        let to_front: Vec<usize> = [axis]
-            .into_iter()
-            .chain((0..rank).filter(|&d| d != axis))
-            .collect();
+        let to_front: Vec<usize> = [axis].into_iter().chain((0..rank).filter(|&d| d != axis)).collect();
         let table = self.b.transpose(x, &to_front)?;
         let rows = self.b.gather(table, indices)?;
         // [idx.., x without axis] to [x before axis, idx.., x after axis].
         let i = s.shape(1).len();
-        let back: Vec<usize> = (i..i + axis)
-            .chain(0..i)
-            .chain(i + axis..i + rank - 1)
-            .collect();
+        let back: Vec<usize> = (i..i + axis).chain(0..i).chain(i + axis..i + rank - 1).collect();
         Ok(self.b.transpose(rows, &back)?)
     }
 
@@ -73,12 +66,7 @@ impl<'a> Lowering<'a> {
         Ok(self.b.reshape(rows, s.out_shape())?)
     }
 
-    pub(super) fn scatter_elements(
-        &mut self,
-        s: &Site<'a>,
-        axis: usize,
-        combine: Combine,
-    ) -> Res<ValueId> {
+    pub(super) fn scatter_elements(&mut self, s: &Site<'a>, axis: usize, combine: Combine) -> Res<ValueId> {
         let at = self.linear(s, axis)?;
         let table = self.b.reshape(s.x[0], &[s.shape(0).iter().product()])?;
         let result = self.b.scatter(combiner(combine), table, at, s.x[2])?;
@@ -114,13 +102,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// Linear positions of the parts that index tuples (the last axis of `q`) name: shape `q` without its last axis.
-    fn linear_nd(
-        &mut self,
-        indices: ValueId,
-        q: &[usize],
-        shape: &[usize],
-        batch_dims: usize,
-    ) -> Res<ValueId> {
+    fn linear_nd(&mut self, indices: ValueId, q: &[usize], shape: &[usize], batch_dims: usize) -> Res<ValueId> {
         let (k, last) = (q[q.len() - 1], q.len() - 1);
         let strides = row_major(&shape[..batch_dims + k]);
         let mut parts = Vec::new();

@@ -41,8 +41,7 @@ impl<'a> Lowering<'a> {
         }
         // Leading axes of extent 1 go; one that a single operand has is a free axis of it.
         let rank = ra.max(rb);
-        let dim =
-            |s: &[usize], own: usize, d: usize| (d + own).checked_sub(rank).map_or(1, |at| s[at]);
+        let dim = |s: &[usize], own: usize, d: usize| (d + own).checked_sub(rank).map_or(1, |at| s[at]);
         let (mut batch, mut full) = (Vec::new(), Vec::new());
         let (mut keep_a, mut keep_b) = (Vec::new(), Vec::new());
         let (mut of_batch, mut of_a, mut of_b) = (Vec::new(), Vec::new(), Vec::new());
@@ -112,9 +111,9 @@ impl<'a> Lowering<'a> {
             return Ok((v, false));
         }
         let shape = self.b.shape(v).to_vec();
-        let shifted = self.b.map_to(&shape, &[v], |e, x| {
-            e.cvt(e.sub(x[0], Ex::i32(128)), DType::I8)
-        })?;
+        let shifted = self
+            .b
+            .map_to(&shape, &[v], |e, x| e.cvt(e.sub(x[0], Ex::i32(128)), DType::I8))?;
         Ok((shifted, true))
     }
 
@@ -125,13 +124,12 @@ impl<'a> Lowering<'a> {
         let (mut sa, mut sb) = (self.b.shape(a).to_vec(), self.b.shape(b).to_vec());
         sa.push(1);
         sb.insert(rank - 2, 1);
-        let products = sa
-            .iter()
-            .zip(&sb)
-            .map(|(&x, &y)| x.max(y))
-            .product::<usize>();
+        let products = sa.iter().zip(&sb).map(|(&x, &y)| x.max(y)).product::<usize>();
         if products > MAX_INT_PRODUCTS {
-            return Err(format!("an integer product of {products} multiplications, allowed: {MAX_INT_PRODUCTS}, or 8-bit operands").into());
+            return Err(format!(
+                "an integer product of {products} multiplications, allowed: {MAX_INT_PRODUCTS}, or 8-bit operands"
+            )
+            .into());
         }
         let (a, b) = (self.b.reshape(a, &sa)?, self.b.reshape(b, &sb)?);
         let terms = self.b.map(&[a, b], |e, x| e.mul(x[0], x[1]))?;

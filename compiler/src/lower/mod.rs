@@ -21,9 +21,7 @@ use crate::error::{CompileError, CompileErrorKind, Unsupported};
 use crate::tir::expr::{Ex, Expr};
 use crate::tir::{TensorIr, TirBuilder, Type, ValueId, consteval};
 use lockstep_graph::op::Scalar;
-use lockstep_graph::{
-    DType as GDType, EntityId, Graph, Node, Op as GOp, Origin, Verified, op as gop,
-};
+use lockstep_graph::{DType as GDType, EntityId, Graph, Node, Op as GOp, Origin, Verified, op as gop};
 use lockstep_isa::artifact::HostDType;
 use lockstep_isa::{DType, scalar};
 
@@ -164,10 +162,7 @@ impl<'a> Lowering<'a> {
             let ty = Type::new(dtype(data.dtype), &data.shape);
             let state = self.graph.states.iter().find(|s| s.input == index);
             let value = match state {
-                Some(state) => {
-                    self.b
-                        .state(&input.name, &self.graph.outputs[state.output].name, ty)?
-                }
+                Some(state) => self.b.state(&input.name, &self.graph.outputs[state.output].name, ty)?,
                 None => self.b.input(&input.name, host(data.dtype), &data.shape, ty),
             };
             self.values[input.value.index()] = Some(value);
@@ -180,10 +175,7 @@ impl<'a> Lowering<'a> {
         for output in &self.graph.outputs {
             let data = &self.graph.values[output.value];
             match self.value(output.value) {
-                Ok(v) if data.shape.n_elements() > 0 => {
-                    self.b
-                        .output(&output.name, host(data.dtype), &data.shape, v)
-                }
+                Ok(v) if data.shape.n_elements() > 0 => self.b.output(&output.name, host(data.dtype), &data.shape, v),
                 Ok(_) => {
                     let what = format!(
                         "output \"{}\" of shape {} has no elements, allowed: at least one",
@@ -220,9 +212,7 @@ impl<'a> Lowering<'a> {
             return Err(Fail::Operand);
         };
         let ty = Type::new(dtype(data.dtype), &data.shape);
-        let v = self
-            .b
-            .constant(&data.name, ty, host(data.dtype), weights.clone())?;
+        let v = self.b.constant(&data.name, ty, host(data.dtype), weights.clone())?;
         self.values[id.index()] = Some(v);
         Ok(v)
     }
@@ -247,11 +237,7 @@ impl<'a> Lowering<'a> {
             let data = &self.graph.values[output];
             let ty = Type::new(dtype(data.dtype), &data.shape);
             if *self.b.ty(v) != ty {
-                let message = format!(
-                    "{} gives {}, the graph says {ty}",
-                    node.op.name(),
-                    self.b.ty(v)
-                );
+                let message = format!("{} gives {}, the graph says {ty}", node.op.name(), self.b.ty(v));
                 return Err(CompileError::internal("lower", message).into());
             }
             self.values[output.index()] = Some(v);
@@ -275,9 +261,7 @@ impl<'a> Lowering<'a> {
             GOp::RmsNorm { axis, eps } => self.rms_norm(s, *axis, *eps),
             GOp::BatchNorm { eps } => self.batch_norm(s, *eps),
             GOp::Reduce { kind, axes, .. } => self.reduce(s, *kind, axes),
-            GOp::Arg {
-                max, axis, last, ..
-            } => self.arg(s, *max, *axis, *last),
+            GOp::Arg { max, axis, last, .. } => self.arg(s, *max, *axis, *last),
             GOp::CumSum {
                 axis,
                 exclusive,
@@ -309,9 +293,7 @@ impl<'a> Lowering<'a> {
             for &output in &s.node.outputs {
                 let data = &self.graph.values[output];
                 if data.shape.n_elements() > 0 {
-                    return Err(
-                        format!("an operand of shape {:?} has no elements", s.shape(0)).into(),
-                    );
+                    return Err(format!("an operand of shape {:?} has no elements", s.shape(0)).into());
                 }
                 results.push(self.constant_like(dtype(data.dtype), &data.shape, 0)?);
             }
@@ -332,8 +314,7 @@ impl<'a> Lowering<'a> {
             } => scalar_bits(*value, out),
             GOp::MatMul | GOp::Conv(_) => 0,
             GOp::Reduce {
-                kind: gop::Reduce::Sum,
-                ..
+                kind: gop::Reduce::Sum, ..
             } => 0,
             GOp::Reduce {
                 kind: gop::Reduce::Prod,
@@ -359,12 +340,9 @@ impl<'a> Lowering<'a> {
         let ty = Type::new(dtype, &vec![1; shape.len()]);
         let stored = crate::tir::print::host_dtype(dtype);
         if shape.contains(&0) {
-            return Ok(self.b.constant(
-                "empty",
-                Type::new(dtype, shape),
-                stored,
-                Vec::new().into(),
-            )?);
+            return Ok(self
+                .b
+                .constant("empty", Type::new(dtype, shape), stored, Vec::new().into())?);
         }
         let one = self.b.constant("fill", ty, stored, bytes.into())?;
         Ok(self.b.expand(one, shape)?)
@@ -386,11 +364,7 @@ impl<'a> Lowering<'a> {
         if !self.b.is_const(v) || self.b.ty(v).elements() != 1 {
             return None;
         }
-        consteval::tensor(self.b.ir(), v)
-            .ok()?
-            .bits()
-            .first()
-            .copied()
+        consteval::tensor(self.b.ir(), v).ok()?.bits().first().copied()
     }
 
     /// An elementwise expression with numpy broadcasting, result of IR dtype `to`; constant scalars become immediates.
@@ -405,9 +379,7 @@ impl<'a> Lowering<'a> {
         let mut slots = Vec::new();
         for &v in operands {
             match self.immediate(v) {
-                Some(bits) if self.b.dtype(v).is_float() => {
-                    slots.push(Err(Ex::f32(f32::from_bits(bits))))
-                }
+                Some(bits) if self.b.dtype(v).is_float() => slots.push(Err(Ex::f32(f32::from_bits(bits)))),
                 Some(bits) => slots.push(Err(Ex::i32(bits as i32))),
                 None => {
                     slots.push(Ok(kept.len()));
@@ -416,10 +388,7 @@ impl<'a> Lowering<'a> {
             }
         }
         let v = self.b.map_to(shape, &kept, |e, x| {
-            let args: Vec<Ex> = slots
-                .iter()
-                .map(|slot| slot.map_or_else(|imm| imm, |i| x[i]))
-                .collect();
+            let args: Vec<Ex> = slots.iter().map(|slot| slot.map_or_else(|imm| imm, |i| x[i])).collect();
             let result = f(e, &args);
             e.cvt(result, to)
         })?;
@@ -445,13 +414,7 @@ pub fn dtype(dtype: GDType) -> DType {
         GDType::Bf16 => DType::BF16,
         GDType::I8 => DType::I8,
         GDType::U8 => DType::U8,
-        GDType::I16
-        | GDType::U16
-        | GDType::I32
-        | GDType::I64
-        | GDType::U32
-        | GDType::U64
-        | GDType::Bool => DType::I32,
+        GDType::I16 | GDType::U16 | GDType::I32 | GDType::I64 | GDType::U32 | GDType::U64 | GDType::Bool => DType::I32,
     }
 }
 
@@ -478,9 +441,6 @@ pub fn host(dtype: GDType) -> HostDType {
 fn scalar_bits(value: Scalar, to: DType) -> u32 {
     match value {
         Scalar::Float(x) => scalar::narrow_f32(x as f32, to),
-        Scalar::Int(x) => scalar::narrow_i32(
-            x.clamp(i128::from(i32::MIN), i128::from(i32::MAX)) as i32,
-            to,
-        ),
+        Scalar::Int(x) => scalar::narrow_i32(x.clamp(i128::from(i32::MIN), i128::from(i32::MAX)) as i32, to),
     }
 }

@@ -9,14 +9,10 @@ impl<'a> Lowering<'a> {
     pub(super) fn softmax(&mut self, s: &Site<'a>, axis: usize, log: bool) -> Res<ValueId> {
         let (x, shape, to) = (s.x[0], s.out_shape(), dtype(s.out_dtype()));
         let max = self.b.reduce(ReduceOp::Max, x, &[axis])?;
-        let powers = self.elementwise(DType::F32, shape, &[x, max], |e, x| {
-            e.exp(e.sub(x[0], x[1]))
-        })?;
+        let powers = self.elementwise(DType::F32, shape, &[x, max], |e, x| e.exp(e.sub(x[0], x[1])))?;
         let sum = self.b.reduce(ReduceOp::Add, powers, &[axis])?;
         if log {
-            return self.elementwise(to, shape, &[x, max, sum], |e, x| {
-                e.sub(e.sub(x[0], x[1]), e.log(x[2]))
-            });
+            return self.elementwise(to, shape, &[x, max, sum], |e, x| e.sub(e.sub(x[0], x[1]), e.log(x[2])));
         }
         self.elementwise(to, shape, &[powers, sum], |e, x| e.div(x[0], x[1]))
     }
@@ -69,15 +65,9 @@ impl<'a> Lowering<'a> {
         })?;
         let mut along = vec![1; s.out_shape().len()];
         along[1] = channels[0];
-        let (scale, shift) = (
-            self.b.reshape(scale, &along)?,
-            self.b.reshape(shift, &along)?,
-        );
-        self.elementwise(
-            dtype(s.out_dtype()),
-            s.out_shape(),
-            &[s.x[0], scale, shift],
-            |e, x| e.fma(x[0], x[1], x[2]),
-        )
+        let (scale, shift) = (self.b.reshape(scale, &along)?, self.b.reshape(shift, &along)?);
+        self.elementwise(dtype(s.out_dtype()), s.out_shape(), &[s.x[0], scale, shift], |e, x| {
+            e.fma(x[0], x[1], x[2])
+        })
     }
 }

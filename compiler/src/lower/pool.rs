@@ -47,9 +47,7 @@ impl<'a> Lowering<'a> {
                 let taps = self.taps(x, &windows, fill)?;
                 self.combined(&taps, alu)?
             } else {
-                let columns =
-                    self.b
-                        .move_one(x, IndexMap::im2col(self.b.shape(x), &windows), fill)?;
+                let columns = self.b.move_one(x, IndexMap::im2col(self.b.shape(x), &windows), fill)?;
                 let axes: Vec<usize> = (1 + spatial..1 + 2 * spatial).collect();
                 let pooled = self.b.reduce(op, columns, &axes)?;
                 let mut shape = self.b.shape(pooled).to_vec();
@@ -71,9 +69,7 @@ impl<'a> Lowering<'a> {
         let mut along = s.out_shape().to_vec();
         along[..2].fill(1);
         let counts = self.b.const_f32("window_counts", &along, &counts)?;
-        self.elementwise(to, s.out_shape(), &[pooled, counts], |e, x| {
-            e.div(x[0], x[1])
-        })
+        self.elementwise(to, s.out_shape(), &[pooled, counts], |e, x| e.div(x[0], x[1]))
     }
 
     /// The taps combined in order, a few per map.
@@ -84,8 +80,7 @@ impl<'a> Lowering<'a> {
         for taps in taps.chunks(TAPS_PER_MAP) {
             let operands: Vec<ValueId> = sum.into_iter().chain(taps.iter().copied()).collect();
             sum = Some(self.b.map_to(&shape, &operands, |e, x| {
-                let combine =
-                    |acc: Option<Ex>, &x: &Ex| Some(acc.map_or(x, |acc| e.node(op, to, &[acc, x])));
+                let combine = |acc: Option<Ex>, &x: &Ex| Some(acc.map_or(x, |acc| e.node(op, to, &[acc, x])));
                 e.cvt(x.iter().fold(None, combine).unwrap_or(Ex::f32(0.0)), to)
             })?);
         }
@@ -106,15 +101,11 @@ fn counts(input: &[usize], output: &[usize], attr: &Pool, count_pads: bool) -> V
         };
         let along: Vec<usize> = (0..output[2 + d])
             .map(|o| {
-                let places =
-                    (0..attr.kernel[d]).map(|k| o * attr.strides[d] + k * attr.dilations[d]);
+                let places = (0..attr.kernel[d]).map(|k| o * attr.strides[d] + k * attr.dilations[d]);
                 places.filter(|&p| p >= lo && p < hi).count()
             })
             .collect();
-        counts = counts
-            .iter()
-            .flat_map(|&c| along.iter().map(move |&a| c * a))
-            .collect();
+        counts = counts.iter().flat_map(|&c| along.iter().map(move |&a| c * a)).collect();
     }
     counts.into_iter().map(|c| c as f32).collect()
 }

@@ -14,10 +14,7 @@ impl<'a> Lowering<'a> {
             // Steps saturate in i32, so that adding the zero point could wrap: clamp with room for it first.
             let room = Ex::i32(1 << 20);
             let steps = e.max(e.min(steps, room), e.neg(room));
-            e.max(
-                e.min(e.add(steps, x[2]), Ex::i32(hi as i32)),
-                Ex::i32(lo as i32),
-            )
+            e.max(e.min(e.add(steps, x[2]), Ex::i32(hi as i32)), Ex::i32(lo as i32))
         })
     }
 

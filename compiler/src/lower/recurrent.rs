@@ -87,13 +87,10 @@ impl<'a> Lowering<'a> {
         let all = if separate {
             self.elementwise(DType::F32, &shape, &[all, bias_w], |e, x| e.add(x[0], x[1]))?
         } else {
-            let both = self.elementwise(DType::F32, &[1, 1, g, h], &[bias_w, bias_r], |e, x| {
-                e.add(x[0], x[1])
-            })?;
+            let both = self.elementwise(DType::F32, &[1, 1, g, h], &[bias_w, bias_r], |e, x| e.add(x[0], x[1]))?;
             self.elementwise(DType::F32, &shape, &[all, both], |e, x| e.add(x[0], x[1]))?
         };
-        let activations =
-            &attr.activations[d * attr.cell.n_activations()..][..attr.cell.n_activations()];
+        let activations = &attr.activations[d * attr.cell.n_activations()..][..attr.cell.n_activations()];
         let step = Step {
             attr,
             activations,
@@ -110,9 +107,7 @@ impl<'a> Lowering<'a> {
             state = match attr.cell {
                 Cell::Rnn => self.rnn_step(&step, x, &state)?,
                 Cell::Lstm { .. } => self.lstm_step(&step, x, &state)?,
-                Cell::Gru {
-                    linear_before_reset,
-                } => self.gru_step(&step, x, &state, linear_before_reset)?,
+                Cell::Gru { linear_before_reset } => self.gru_step(&step, x, &state, linear_before_reset)?,
             };
             outputs[t] = state[0];
         }
@@ -120,13 +115,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// `h [b, i] x r[first.., h, i]` to `[b, gates, h]`.
-    fn recurrence(
-        &mut self,
-        step: &Step<'_>,
-        h: ValueId,
-        first: usize,
-        gates: usize,
-    ) -> Res<ValueId> {
+    fn recurrence(&mut self, step: &Step<'_>, h: ValueId, first: usize, gates: usize) -> Res<ValueId> {
         let r = self.b.narrow_axis(step.r, 0, first, gates)?;
         let h = self.as_dtype(h, r)?;
         Ok(self.b.contract(h, r, &[], &[(1, 2)])?)
@@ -152,12 +141,9 @@ impl<'a> Lowering<'a> {
         let r = self.recurrence(step, state[0], 0, 1)?;
         let (x, r) = (self.gate(step, x, 0)?, self.gate(step, r, 0)?);
         let shape = [step.batch, step.attr.hidden];
-        Ok(vec![self.elementwise(
-            DType::F32,
-            &shape,
-            &[x, r],
-            |e, x| step.act(e, 0, e.add(x[0], x[1])),
-        )?])
+        Ok(vec![self.elementwise(DType::F32, &shape, &[x, r], |e, x| {
+            step.act(e, 0, e.add(x[0], x[1]))
+        })?])
     }
 
     /// Gates i, o, f, c.
@@ -184,15 +170,7 @@ impl<'a> Lowering<'a> {
             }
             activated.push(self.elementwise(DType::F32, &shape, &operands, |e, x| {
                 let sum = e.add(x[0], x[1]);
-                step.act(
-                    e,
-                    function,
-                    if let [_, _, p, c] = *x {
-                        e.fma(p, c, sum)
-                    } else {
-                        sum
-                    },
-                )
+                step.act(e, function, if let [_, _, p, c] = *x { e.fma(p, c, sum) } else { sum })
             })?);
         }
         let (i, f, g) = (activated[0], activated[1], activated[2]);
@@ -205,15 +183,7 @@ impl<'a> Lowering<'a> {
         }
         let o = self.elementwise(DType::F32, &shape, &operands, |e, x| {
             let sum = e.add(x[0], x[1]);
-            step.act(
-                e,
-                0,
-                if let [_, _, p, c] = *x {
-                    e.fma(p, c, sum)
-                } else {
-                    sum
-                },
-            )
+            step.act(e, 0, if let [_, _, p, c] = *x { e.fma(p, c, sum) } else { sum })
         })?;
         let y = self.elementwise(DType::F32, &shape, &[o, next], |e, x| {
             e.mul(x[0], step.act_free(e, 2, x[1]))
@@ -313,9 +283,7 @@ fn activation(e: &Expr, kind: Activation, x: Ex) -> Ex {
         Activation::LeakyRelu { alpha } => negative(e.mul(x, f(alpha))),
         Activation::ThresholdedRelu { alpha } => e.select(e.lt(x, f(alpha)), f(0.0), x),
         Activation::ScaledTanh { alpha, beta } => e.mul(f(alpha), e.tanh(e.mul(f(beta), x))),
-        Activation::HardSigmoid { alpha, beta } => {
-            e.min(e.max(e.fma(x, f(alpha), f(beta)), f(0.0)), f(1.0))
-        }
+        Activation::HardSigmoid { alpha, beta } => e.min(e.max(e.fma(x, f(alpha), f(beta)), f(0.0)), f(1.0)),
         Activation::Elu { alpha } => negative(e.mul(f(alpha), e.sub(e.exp(x), f(1.0)))),
         Activation::Softsign => e.div(x, e.add(f(1.0), e.abs(x))),
         Activation::Softplus => e.add(e.max(x, f(0.0)), log1p(e, e.exp(e.neg(e.abs(x))))),

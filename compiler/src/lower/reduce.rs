@@ -20,16 +20,11 @@ impl<'a> Lowering<'a> {
         let n: usize = axes.iter().map(|&a| s.shape(0)[a]).product();
         let reduced = self.b.reduce(op, s.x[0], axes)?;
         let shape = self.b.shape(reduced).to_vec();
-        let result = self.elementwise(
-            dtype(s.out_dtype()),
-            &shape,
-            &[reduced],
-            |e, x| match kind {
-                Reduce::Mean if x[0].is_float() => div_by(e, x[0], n as f32),
-                Reduce::Mean => e.div(x[0], Ex::i32(n as i32)),
-                _ => x[0],
-            },
-        )?;
+        let result = self.elementwise(dtype(s.out_dtype()), &shape, &[reduced], |e, x| match kind {
+            Reduce::Mean if x[0].is_float() => div_by(e, x[0], n as f32),
+            Reduce::Mean => e.div(x[0], Ex::i32(n as i32)),
+            _ => x[0],
+        })?;
         Ok(self.b.reshape(result, s.out_shape())?)
     }
 
@@ -49,20 +44,12 @@ impl<'a> Lowering<'a> {
             let none = if last { 0 } else { n - 1 };
             e.select(e.eq(x[0], x[1]), e.iota(axis), Ex::i32(none))
         })?;
-        Ok(self.b.reduce(
-            if last { ReduceOp::Max } else { ReduceOp::Min },
-            candidates,
-            &[axis],
-        )?)
+        Ok(self
+            .b
+            .reduce(if last { ReduceOp::Max } else { ReduceOp::Min }, candidates, &[axis])?)
     }
 
-    pub(super) fn cum_sum(
-        &mut self,
-        s: &Site<'a>,
-        axis: usize,
-        exclusive: bool,
-        reverse: bool,
-    ) -> Res<ValueId> {
+    pub(super) fn cum_sum(&mut self, s: &Site<'a>, axis: usize, exclusive: bool, reverse: bool) -> Res<ValueId> {
         let shape = s.out_shape();
         let (n, rank) = (shape[axis], shape.len());
         let to = dtype(s.out_dtype());
@@ -111,28 +98,16 @@ impl<'a> Lowering<'a> {
     /// The value moved by `step` along an axis, zeros shifted in.
     fn shifted(&mut self, x: ValueId, axis: usize, step: usize, reverse: bool) -> Res<ValueId> {
         let n = self.b.shape(x)[axis];
-        let kept = self
-            .b
-            .narrow_axis(x, axis, if reverse { step } else { 0 }, n - step)?;
+        let kept = self.b.narrow_axis(x, axis, if reverse { step } else { 0 }, n - step)?;
         let mut pads = vec![(0, 0); self.b.shape(x).len()];
         pads[axis] = if reverse { (0, step) } else { (step, 0) };
         Ok(self.b.pad(kept, &pads, 0)?)
     }
 
-    pub(super) fn top_k(
-        &mut self,
-        s: &Site<'a>,
-        k: usize,
-        axis: usize,
-        largest: bool,
-    ) -> Res<Vec<ValueId>> {
+    pub(super) fn top_k(&mut self, s: &Site<'a>, k: usize, axis: usize, largest: bool) -> Res<Vec<ValueId>> {
         let x = s.x[0];
         if k == 1 {
-            let op = if largest {
-                ReduceOp::Max
-            } else {
-                ReduceOp::Min
-            };
+            let op = if largest { ReduceOp::Max } else { ReduceOp::Min };
             let best = self.b.reduce(op, x, &[axis])?;
             let best = self.elementwise(dtype(s.dtype(0)), s.out_shape(), &[best], |_, x| x[0])?;
             return Ok(vec![best, self.arg_keep(x, largest, axis, false)?]);

@@ -11,16 +11,9 @@ impl<'a> Lowering<'a> {
     }
 
     /// Constant padding is one move; the other modes join parts of the operand, axis after axis.
-    pub(super) fn pad(
-        &mut self,
-        s: &Site<'a>,
-        pads: &[(usize, usize)],
-        mode: PadMode,
-    ) -> Res<ValueId> {
+    pub(super) fn pad(&mut self, s: &Site<'a>, pads: &[(usize, usize)], mode: PadMode) -> Res<ValueId> {
         if let PadMode::Constant(value) = mode {
-            return Ok(self
-                .b
-                .pad(s.x[0], pads, scalar_bits(value, dtype(s.out_dtype())))?);
+            return Ok(self.b.pad(s.x[0], pads, scalar_bits(value, dtype(s.out_dtype())))?);
         }
         let mut x = s.x[0];
         for (axis, &(before, after)) in pads.iter().enumerate() {

@@ -433,7 +433,7 @@ fn convolutions_in_a_row_keep_channels_last() {
 }
 
 #[test]
-fn attention_has_no_moves() {
+fn attention_moves_only_its_merged_projections() {
     let (tokens, heads, width) = (6, 3, 4);
     let hidden = heads * width;
     let mut c = Case::new();

@@ -40,7 +40,11 @@ fn constant_roots(ir: &TensorIr, constant: &SideTable<ValueId, bool>) -> IdSet<V
             roots.insert(u);
         });
     }
-    let ends = ir.outputs.iter().map(|p| p.value).chain(ir.states.values().map(|s| s.next));
+    let ends = ir
+        .outputs
+        .iter()
+        .map(|p| p.value)
+        .chain(ir.states.values().map(|s| s.next));
     ends.filter(|&v| constant[v]).for_each(|v| {
         roots.insert(v);
     });
@@ -91,11 +95,18 @@ fn peaks(part: &Partitioned, target: &Target, constant: &SideTable<ValueId, bool
     let n = ir.values.len();
     // A reshape is its operand; what updates a state in place is that state.
     let mut root: Vec<usize> = (0..n).collect();
-    let mut free: Vec<bool> = ir.values.ids().map(|v| constant[v] || matches!(ir.values[v].op, Op::State(_))).collect();
+    let mut free: Vec<bool> = ir
+        .values
+        .ids()
+        .map(|v| constant[v] || matches!(ir.values[v].op, Op::State(_)))
+        .collect();
     for (v, data) in ir.values.iter() {
         let aliases = match &data.op {
             Op::Move { .. } => cost::is_reshape(ir, &data.op, &cost::operand_types(ir, v), &data.ty),
-            Op::Scatter { .. } => data.inputs.first().is_some_and(|u| free[root[u.index()]] && !constant[*u]),
+            Op::Scatter { .. } => data
+                .inputs
+                .first()
+                .is_some_and(|u| free[root[u.index()]] && !constant[*u]),
             _ => false,
         };
         if let (true, Some(u)) = (aliases, data.inputs.first()) {
@@ -107,7 +118,9 @@ fn peaks(part: &Partitioned, target: &Target, constant: &SideTable<ValueId, bool
     }
     let mut last: Vec<usize> = (0..n).collect();
     for (v, data) in ir.values.iter() {
-        data.inputs.iter().for_each(|u| last[root[u.index()]] = last[root[u.index()]].max(v.index()));
+        data.inputs
+            .iter()
+            .for_each(|u| last[root[u.index()]] = last[root[u.index()]].max(v.index()));
     }
     ir.outputs.iter().for_each(|p| last[root[p.value.index()]] = n);
     let mut ends: Vec<Vec<usize>> = vec![Vec::new(); n + 1];
@@ -117,7 +130,9 @@ fn peaks(part: &Partitioned, target: &Target, constant: &SideTable<ValueId, bool
     let counted = |i: usize| root[i] == i && !free[i];
     let is_input = |i: usize| ir.values[ValueId::from_index(i)].op == Op::Input;
     let mut now = vec![0u64; part.n_chips as usize];
-    (0..n).filter(|&i| counted(i) && is_input(i)).for_each(|i| now[chip(i)] += bytes(i));
+    (0..n)
+        .filter(|&i| counted(i) && is_input(i))
+        .for_each(|i| now[chip(i)] += bytes(i));
     let mut peak = now.clone();
     for i in 0..n {
         if counted(i) && !is_input(i) {
@@ -157,7 +172,12 @@ pub(super) fn does_not_fit(
         Some(part) => {
             let all = usage(part, cx.target);
             let worst = (0..all.len()).rev().max_by_key(|&c| all[c].total()).unwrap_or(0);
-            (part.description.clone(), format!("c{worst}"), all[worst], tensors(part, worst as u16))
+            (
+                part.description.clone(),
+                format!("c{worst}"),
+                all[worst],
+                tensors(part, worst as u16),
+            )
         }
         None => {
             let (used, tensors) = as_one(cx);
@@ -168,7 +188,10 @@ pub(super) fn does_not_fit(
     let advice = if least_chips > limit as u64 {
         format!("constants and states alone need at least {least_chips} chips, {limit} allowed")
     } else {
-        format!("no cut into stages fits {limit} chip{}", if limit == 1 { "" } else { "s" })
+        format!(
+            "no cut into stages fits {limit} chip{}",
+            if limit == 1 { "" } else { "s" }
+        )
     };
     let summary = format!(
         "does not fit {}: {needed} bytes needed on {chip}, {available} available; {advice}",
@@ -196,8 +219,15 @@ pub(super) fn does_not_fit(
     for (name, bytes) in tensors.iter().take(10) {
         let _ = writeln!(report, "  {name:<28} {bytes:>14}");
     }
-    let _ = writeln!(report, "bound: weights and states need {least_chips} chips at least; {limit} allowed, {} in the target", cx.target.max_chips);
-    let _ = writeln!(report, "what would help: more chips (--chips), narrower numbers (--precision f16, bf16), smaller dimensions (--dim), a target with more SRAM");
+    let _ = writeln!(
+        report,
+        "bound: weights and states need {least_chips} chips at least; {limit} allowed, {} in the target",
+        cx.target.max_chips
+    );
+    let _ = writeln!(
+        report,
+        "what would help: more chips (--chips), narrower numbers (--precision f16, bf16), smaller dimensions (--dim), a target with more SRAM"
+    );
     (summary, report)
 }
 
@@ -205,7 +235,10 @@ pub(super) fn does_not_fit(
 fn tensors(part: &Partitioned, chip: u16) -> Vec<(String, u64)> {
     let constant = constants(&part.ir);
     let mut by_name: BTreeMap<String, u64> = BTreeMap::new();
-    for root in constant_roots(&part.ir, &constant).iter().filter(|&r| part.chip[r] == chip) {
+    for root in constant_roots(&part.ir, &constant)
+        .iter()
+        .filter(|&r| part.chip[r] == chip)
+    {
         *by_name.entry(constant_name(&part.ir, root)).or_default() += cost::exact_bytes(&part.ir.values[root].ty);
     }
     for (v, data) in part.ir.values.iter().filter(|(v, _)| part.chip[*v] == chip) {

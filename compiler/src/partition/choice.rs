@@ -33,13 +33,15 @@ enum From {
 }
 
 fn contract_axes(batch: &[(u8, u8)], contracted: &[(u8, u8)], left: usize, right: usize) -> Vec<From> {
-    let mut axes: Vec<From> = batch.iter().map(|&(l, r)| From::Batch(l as usize, r as usize)).collect();
+    let mut axes: Vec<From> = batch
+        .iter()
+        .map(|&(l, r)| From::Batch(l as usize, r as usize))
+        .collect();
     let bound = |pairs: &[(u8, u8)], side: usize, a: usize| {
         pairs.iter().any(|p| a == if side == 0 { p.0 } else { p.1 } as usize)
     };
-    let free = |side: usize, rank: usize| {
-        (0..rank).filter(move |&a| !bound(batch, side, a) && !bound(contracted, side, a))
-    };
+    let free =
+        |side: usize, rank: usize| (0..rank).filter(move |&a| !bound(batch, side, a) && !bound(contracted, side, a));
     axes.extend(free(0, left).map(From::Left));
     axes.extend(free(1, right).map(From::Right));
     axes
@@ -49,14 +51,21 @@ fn contract_axes(batch: &[(u8, u8)], contracted: &[(u8, u8)], left: usize, right
 pub(super) fn behind(ir: &TensorIr, v: ValueId, split: &Split) -> Option<Vec<Dist>> {
     let data = &ir.values[v];
     let shape_of = |j: usize| -> &[usize] { &ir.values[data.inputs[j]].ty.shape };
-    let at = |axis: usize| Dist::Split(Split { axis: axis as u8, bounds: split.bounds.clone() });
+    let at = |axis: usize| {
+        Dist::Split(Split {
+            axis: axis as u8,
+            bounds: split.bounds.clone(),
+        })
+    };
     let a = split.axis();
     match &data.op {
         Op::Input | Op::Const(_) | Op::State(_) => Some(Vec::new()),
         Op::Transfer => None,
-        Op::Map { .. } => {
-            Some((0..data.inputs.len()).map(|j| if shape_of(j)[a] == 1 { Dist::Whole } else { at(a) }).collect())
-        }
+        Op::Map { .. } => Some(
+            (0..data.inputs.len())
+                .map(|j| if shape_of(j)[a] == 1 { Dist::Whole } else { at(a) })
+                .collect(),
+        ),
         Op::Reduce { axes, .. } => (!axes.contains(&split.axis)).then(|| vec![at(a)]),
         Op::Contract { batch, contracted, .. } => {
             match contract_axes(batch, contracted, shape_of(0).len(), shape_of(1).len()).get(a)? {
@@ -70,18 +79,24 @@ pub(super) fn behind(ir: &TensorIr, v: ValueId, split: &Split) -> Option<Vec<Dis
             .enumerate()
             .map(|(j, &m)| {
                 let (map, shape) = (ir.maps.get(m), shape_of(j));
-                let Some(found) = moves::split_behind(map, shape, split) else { return Some(Dist::Whole) };
-                (0..split.members()).all(|r| local_map(ir, m, shape, split, Some(&found), r).is_some()).then_some(())?;
+                let Some(found) = moves::split_behind(map, shape, split) else {
+                    return Some(Dist::Whole);
+                };
+                (0..split.members())
+                    .all(|r| local_map(ir, m, shape, split, Some(&found), r).is_some())
+                    .then_some(())?;
                 Some(Dist::Split(found))
             })
             .collect(),
         Op::Gather => {
             let n = shape_of(1).len();
-            Some(if a < n { vec![Dist::Whole, at(a)] } else { vec![at(a - n + 1), Dist::Whole] })
+            Some(if a < n {
+                vec![Dist::Whole, at(a)]
+            } else {
+                vec![at(a - n + 1), Dist::Whole]
+            })
         }
-        Op::Scatter { .. } => {
-            (a > 0).then(|| vec![at(a), Dist::Whole, at(shape_of(1).len() + a - 1)])
-        }
+        Op::Scatter { .. } => (a > 0).then(|| vec![at(a), Dist::Whole, at(shape_of(1).len() + a - 1)]),
         Op::Sort { axis, .. } => (*axis != split.axis).then(|| vec![at(a); data.inputs.len()]),
     }
 }
@@ -95,7 +110,10 @@ pub(super) fn ahead(ir: &TensorIr, v: ValueId, j: usize, split: &Split) -> Vec<S
     }
     (0..data.ty.rank())
         .filter_map(|a| {
-            let out = Split { axis: a as u8, bounds: split.bounds.clone() };
+            let out = Split {
+                axis: a as u8,
+                bounds: split.bounds.clone(),
+            };
             if !out.tiles(data.ty.shape[a]) {
                 return None;
             }
@@ -110,12 +128,25 @@ pub(super) fn partial(ir: &TensorIr, v: ValueId, j: usize, split: &Split) -> Opt
     let data = &ir.values[v];
     match &data.op {
         Op::Reduce { op, axes } if axes.contains(&split.axis) && data.ty.dtype == data.ty.dtype.widened() => {
-            Some(Choice { out: Dist::Partial(*op), ins: vec![Dist::Split(split.clone())] })
+            Some(Choice {
+                out: Dist::Partial(*op),
+                ins: vec![Dist::Split(split.clone())],
+            })
         }
         Op::Contract { contracted, .. } => {
-            let &(l, r) = contracted.iter().find(|p| split.axis == if j == 0 { p.0 } else { p.1 })?;
-            let at = |axis| Dist::Split(Split { axis, bounds: split.bounds.clone() });
-            Some(Choice { out: Dist::Partial(ReduceOp::Add), ins: vec![at(l), at(r)] })
+            let &(l, r) = contracted
+                .iter()
+                .find(|p| split.axis == if j == 0 { p.0 } else { p.1 })?;
+            let at = |axis| {
+                Dist::Split(Split {
+                    axis,
+                    bounds: split.bounds.clone(),
+                })
+            };
+            Some(Choice {
+                out: Dist::Partial(ReduceOp::Add),
+                ins: vec![at(l), at(r)],
+            })
         }
         _ => None,
     }

@@ -47,18 +47,27 @@ impl Expander<'_> {
                 let all = (0..chips.len()).map(|r| self.exchange(pieces, ty, a, b, r, chips[r]));
                 (Collective::AllToAll, all.collect::<Result<Vec<_>, _>>()?)
             }
-            (Dist::Partial(op), Dist::Split(s)) => {
-                (Collective::ReduceScatter, self.reduce_scatter(pieces, ty, *op, s, load)?)
-            }
+            (Dist::Partial(op), Dist::Split(s)) => (
+                Collective::ReduceScatter,
+                self.reduce_scatter(pieces, ty, *op, s, load)?,
+            ),
             (Dist::Partial(op), Dist::Whole) => {
                 (Collective::AllReduce, self.all_reduce(pieces, ty, *op, load, &chips)?)
             }
             (_, Dist::Partial(_)) => {
-                return Err(CompileError::internal("partition", "a partial result cannot be made from a whole one"));
+                return Err(CompileError::internal(
+                    "partition",
+                    "a partial result cannot be made from a whole one",
+                ));
             }
         };
         let bytes = cost::words(self.cx.target, &from.largest(ty)) * self.cx.target.word_bytes() as u64;
-        self.collectives.push(CollectiveInfo { kind, members: chips, bytes, ops: first..self.ir.values.len() });
+        self.collectives.push(CollectiveInfo {
+            kind,
+            members: chips,
+            bytes,
+            ops: first..self.ir.values.len(),
+        });
         Ok(result)
     }
 
@@ -69,7 +78,10 @@ impl Expander<'_> {
         from: &Dist,
         chips: &[u16],
     ) -> Result<Vec<ValueId>, CompileError> {
-        let whole = chips.iter().map(|&c| self.assemble(pieces, ty, from, c)).collect::<Result<Vec<_>, _>>()?;
+        let whole = chips
+            .iter()
+            .map(|&c| self.assemble(pieces, ty, from, c))
+            .collect::<Result<Vec<_>, _>>()?;
         self.same(&whole);
         Ok(whole)
     }
@@ -84,7 +96,10 @@ impl Expander<'_> {
     ) -> Result<ValueId, CompileError> {
         let copies = match from {
             Dist::Whole => return self.copy_to(pieces[0], chip),
-            _ => pieces.iter().map(|&p| self.copy_to(p, chip)).collect::<Result<Vec<_>, _>>()?,
+            _ => pieces
+                .iter()
+                .map(|&p| self.copy_to(p, chip))
+                .collect::<Result<Vec<_>, _>>()?,
         };
         match from {
             Dist::Partial(op) => Ok(self.combine(&copies, *op, chip)),
@@ -117,7 +132,11 @@ impl Expander<'_> {
                 op: alu(op),
                 dtype: ty.dtype.widened(),
                 args: [
-                    if k == 0 { Arg::Operand(0) } else { Arg::Node(k as u32 - 1) },
+                    if k == 0 {
+                        Arg::Operand(0)
+                    } else {
+                        Arg::Node(k as u32 - 1)
+                    },
                     Arg::Operand(k as u32 + 1),
                     Arg::Imm(0),
                 ],
@@ -163,7 +182,15 @@ impl Expander<'_> {
         if copies.len() == 1 {
             return Ok(copies[0]);
         }
-        Ok(self.concat(&copies, &out, Some(&Split { axis: from.axis, bounds }), chip))
+        Ok(self.concat(
+            &copies,
+            &out,
+            Some(&Split {
+                axis: from.axis,
+                bounds,
+            }),
+            chip,
+        ))
     }
 
     fn reduce_scatter(
@@ -194,7 +221,10 @@ impl Expander<'_> {
                 }
                 result.push(total);
             } else {
-                let copies = parts.iter().map(|&p| self.copy_to(p, chip)).collect::<Result<Vec<_>, _>>()?;
+                let copies = parts
+                    .iter()
+                    .map(|&p| self.copy_to(p, chip))
+                    .collect::<Result<Vec<_>, _>>()?;
                 result.push(self.combine(&copies, op, chip));
             }
         }

@@ -42,7 +42,8 @@ pub(super) fn value_bytes(target: &Target, ty: &Type) -> u64 {
 /// SRAM bytes of a constant or a state: trailing axes in the lanes as layouts have them, padded to full lanes.
 pub(super) fn row_bytes(target: &Target, ty: &Type) -> u64 {
     let lanes = (target.lanes as usize).max(1);
-    let layout = crate::layout::choose::default_layout(&ty.shape, lanes, &crate::layout::choose::Rows::single(usize::MAX));
+    let layout =
+        crate::layout::choose::default_layout(&ty.shape, lanes, &crate::layout::choose::Rows::single(usize::MAX));
     (layout.n_vectors() * ty.dtype.bytes()) as u64 * target.word_bytes() as u64
 }
 
@@ -67,11 +68,21 @@ pub(crate) struct Extents {
 /// Extents of a contract from its operands' types.
 pub(crate) fn extents(batch: &[(u8, u8)], contracted: &[(u8, u8)], left: &Type, right: &Type) -> Extents {
     let of = |ty: &Type, axes: &mut dyn Iterator<Item = u8>| -> u64 {
-        axes.filter_map(|a| ty.shape.get(a as usize)).map(|&n| n as u64).product()
+        axes.filter_map(|a| ty.shape.get(a as usize))
+            .map(|&n| n as u64)
+            .product()
     };
-    let (b, k) = (of(left, &mut batch.iter().map(|p| p.0)), of(left, &mut contracted.iter().map(|p| p.0)));
+    let (b, k) = (
+        of(left, &mut batch.iter().map(|p| p.0)),
+        of(left, &mut contracted.iter().map(|p| p.0)),
+    );
     let shared = (b * k).max(1);
-    Extents { batch: b, depth: k, rows: left.elements() as u64 / shared, columns: right.elements() as u64 / shared }
+    Extents {
+        batch: b,
+        depth: k,
+        rows: left.elements() as u64 / shared,
+        columns: right.elements() as u64 / shared,
+    }
 }
 
 /// Whether every part of a move is the whole operand in linear order.
@@ -88,7 +99,11 @@ pub(super) fn is_reshape(ir: &TensorIr, op: &Op, ins: &[Type], out: &Type) -> bo
 
 fn is_contiguous(view: &crate::tir::View) -> bool {
     let want = crate::tir::View::contiguous(&view.shape).strides;
-    view.shape.iter().zip(&view.strides).zip(want).all(|((&n, &s), w)| n == 1 || s == w)
+    view.shape
+        .iter()
+        .zip(&view.strides)
+        .zip(want)
+        .all(|((&n, &s), w)| n == 1 || s == w)
 }
 
 /// Cycles of one operation on one chip, from operands ready to result ready, with operands and result of these types.
@@ -113,7 +128,11 @@ pub(super) fn op_cycles(target: &Target, ir: &TensorIr, op: &Op, ins: &[Type], o
         Op::Gather => CHAIN_CYCLES + out_vectors.max(ins.get(1).map_or(0, |t| t.elements() as u64)),
         Op::Scatter { combiner } => {
             let updates = ins.get(2).map_or(0, |t| vectors(target, t));
-            let each = if *combiner == Combiner::Replace { 1 } else { CHAIN_CYCLES };
+            let each = if *combiner == Combiner::Replace {
+                1
+            } else {
+                CHAIN_CYCLES
+            };
             CHAIN_CYCLES + updates * each
         }
         Op::Sort { axis, .. } => {
@@ -128,7 +147,9 @@ pub(super) fn op_cycles(target: &Target, ir: &TensorIr, op: &Op, ins: &[Type], o
 fn contract_cycles(target: &Target, dtype: DType, x: Extents) -> u64 {
     let lanes = (target.lanes as u64).max(1);
     let on_vxm = MXM_CHAIN_CYCLES + (x.rows * x.columns * x.depth * x.batch.div_ceil(lanes)).div_ceil(QUADS_PER_CYCLE);
-    let Some(rate) = target.mxm_rate(dtype) else { return on_vxm };
+    let Some(rate) = target.mxm_rate(dtype) else {
+        return on_vxm;
+    };
     let units = 2 * target.mxm_units(dtype).max(1) as u64;
     let load = 2 * (target.mxm.load_words_per_cycle as u64).max(1);
     let pass = |rows: u64, columns: u64| {

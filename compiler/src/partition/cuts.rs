@@ -68,7 +68,9 @@ impl Demand {
             let (words, bytes) = (cost::words(cx.target, ty), cost::value_bytes(cx.target, ty));
             crossing[p + 1..=last[p]].iter_mut().for_each(|c| *c += words);
             if !matches!(cx.ir.values[v].op, Op::State(_)) {
-                live[p..=last[p].min(n.saturating_sub(1))].iter_mut().for_each(|l| *l += bytes);
+                live[p..=last[p].min(n.saturating_sub(1))]
+                    .iter_mut()
+                    .for_each(|l| *l += bytes);
             }
         }
         let mut inner: Vec<usize> = (1..n).collect();
@@ -82,7 +84,12 @@ impl Demand {
         let mut cuts = vec![0];
         cuts.extend(inner);
         cuts.push(n);
-        Demand { crossing: cuts.iter().map(|&p| crossing[p]).collect(), cuts, crossing_at: crossing, live }
+        Demand {
+            crossing: cuts.iter().map(|&p| crossing[p]).collect(),
+            cuts,
+            crossing_at: crossing,
+            live,
+        }
     }
 
     /// Modelled cycles of given stages.
@@ -92,7 +99,9 @@ impl Demand {
         let mut total = 0u64;
         for stage in stages {
             let cycles = &shardings[stage.sharding].cycles;
-            total = cx.order[stage.ops.clone()].iter().fold(total, |t, &v| t.saturating_add(cycles[v]));
+            total = cx.order[stage.ops.clone()]
+                .iter()
+                .fold(total, |t, &v| t.saturating_add(cycles[v]));
             if stage.first > 0 {
                 let links = fabric.links(stage.first - 1, stage.first).max(1) as u64;
                 total += cost::transfer_cycles(cx.target, self.crossing_at[stage.ops.start], 1, links);
@@ -103,7 +112,12 @@ impl Demand {
 }
 
 /// SRAM bytes that constants, states and text of an operation add to a stage that does not hold them yet.
-pub(super) fn held_bytes(cx: &Context<'_>, s: &Sharding, v: ValueId, held: &mut BTreeSet<(ValueId, Dist)>) -> (u64, u64) {
+pub(super) fn held_bytes(
+    cx: &Context<'_>,
+    s: &Sharding,
+    v: ValueId,
+    held: &mut BTreeSet<(ValueId, Dist)>,
+) -> (u64, u64) {
     let data = &cx.ir.values[v];
     let (mut weights, mut other) = (0, 0);
     for (j, &u) in data.inputs.iter().enumerate() {
@@ -121,8 +135,12 @@ pub(super) fn held_bytes(cx: &Context<'_>, s: &Sharding, v: ValueId, held: &mut 
     if let Op::State(_) = data.op {
         weights += cost::row_bytes(cx.target, &out);
     }
-    let ins: Vec<_> =
-        data.inputs.iter().enumerate().map(|(j, &u)| s.need(v, j).largest(&cx.ir.values[u].ty)).collect();
+    let ins: Vec<_> = data
+        .inputs
+        .iter()
+        .enumerate()
+        .map(|(j, &u)| s.need(v, j).largest(&cx.ir.values[u].ty))
+        .collect();
     (weights, other + cost::text_bytes(cx.target, &data.op, &ins, &out))
 }
 
@@ -150,12 +168,25 @@ pub(super) fn cut(
     // One stage has no cut to choose.
     let ends = [0, demand.cuts.len() - 1];
     let one = offer.iter().all(|&k| shardings[k].degree * 2 > n_chips);
-    let picked: Vec<usize> = if one { ends.to_vec() } else { (0..demand.cuts.len()).collect() };
+    let picked: Vec<usize> = if one {
+        ends.to_vec()
+    } else {
+        (0..demand.cuts.len()).collect()
+    };
     let n_cuts = picked.len();
     let position = |c: usize| demand.cuts[picked[c]];
     let fabric = Fabric::new(cx.target, n_chips.max(1));
     let mut best: Vec<BTreeMap<u16, Reached>> = vec![BTreeMap::new(); n_cuts];
-    best[0].insert(0, Reached { cycles: 0, squares: 0, from: 0, chips: 0, sharding: 0 });
+    best[0].insert(
+        0,
+        Reached {
+            cycles: 0,
+            squares: 0,
+            from: 0,
+            chips: 0,
+            sharding: 0,
+        },
+    );
     for a in 0..n_cuts - 1 {
         if best[a].is_empty() {
             continue;

@@ -26,7 +26,10 @@ impl Split {
         }
         let (each, more) = (units / n, units % n);
         let bounds = (0..=n).map(|r| ((each * r + more.min(r)) * unit).min(extent)).collect();
-        Some(Split { axis: axis as u8, bounds })
+        Some(Split {
+            axis: axis as u8,
+            bounds,
+        })
     }
 
     /// Number of members.
@@ -121,7 +124,10 @@ mod tests {
                 }
             }
         }
-        assert_eq!(Split::in_units(1, 576, 2, 64).map(|s| s.bounds), Some(vec![0, 320, 576]));
+        assert_eq!(
+            Split::in_units(1, 576, 2, 64).map(|s| s.bounds),
+            Some(vec![0, 320, 576])
+        );
         assert_eq!(Split::in_units(1, 100, 3, 64), None);
     }
 }

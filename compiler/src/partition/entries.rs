@@ -27,7 +27,9 @@ pub fn candidates_of_entries(
     options: &PartitionOptions,
 ) -> Result<Vec<Vec<Partitioned>>, CompileError> {
     let cxs: Vec<Context<'_>> = irs.iter().map(|ir| Context::new(ir, target, *options)).collect();
-    let Some((first, others)) = cxs.split_first() else { return Ok(Vec::new()) };
+    let Some((first, others)) = cxs.split_first() else {
+        return Ok(Vec::new());
+    };
     let (planned, shardings) = plan::plan(first)?;
     let mut found: Vec<Vec<Partitioned>> = Vec::new();
     let mut refused = None;
@@ -47,10 +49,17 @@ pub fn candidates_of_entries(
     if found.is_empty() {
         let limit = refused.iter().flatten().map(|p| p.n_chips).max().unwrap_or(1);
         let largest = refused.into_iter().flatten().max_by_key(|p| {
-            usage(p, target).iter().map(capacity::ChipUsage::total).max().unwrap_or(0)
+            usage(p, target)
+                .iter()
+                .map(capacity::ChipUsage::total)
+                .max()
+                .unwrap_or(0)
         });
         let (summary, report) = capacity::does_not_fit(first, largest.as_ref(), 1, limit);
-        return Err(CompileError { kind: CompileErrorKind::DoesNotFit { summary, report }, at: None });
+        return Err(CompileError {
+            kind: CompileErrorKind::DoesNotFit { summary, report },
+            at: None,
+        });
     }
     for entry in 0..irs.len() {
         let mut of: Vec<Partitioned> = found.iter().map(|parts| parts[entry].clone()).collect();
@@ -80,7 +89,11 @@ struct Settled {
 }
 
 fn settled(cx: &Context<'_>, stages: &[StagePlan], shardings: &[Sharding]) -> Settled {
-    let mut settled = Settled { fixed: BTreeMap::new(), constants: BTreeMap::new(), states: BTreeMap::new() };
+    let mut settled = Settled {
+        fixed: BTreeMap::new(),
+        constants: BTreeMap::new(),
+        states: BTreeMap::new(),
+    };
     for (n, stage) in stages.iter().enumerate() {
         let sharding = &shardings[stage.sharding];
         let fixed = settled.fixed.entry(stage.sharding).or_default();
@@ -129,7 +142,11 @@ fn follow(
         if let Op::State(s) = data.op {
             wanted = settled.states.get(&cx.ir.states[s].name).copied().unwrap_or(at);
         }
-        for &u in data.inputs.iter().filter(|&&u| cx.constant[u] && cx.ir.values[u].ty.elements() > lanes) {
+        for &u in data
+            .inputs
+            .iter()
+            .filter(|&&u| cx.constant[u] && cx.ir.values[u].ty.elements() > lanes)
+        {
             let holders = constant_key(cx, u).and_then(|key| settled.constants.get(&key));
             wanted = wanted.max(holders.and_then(|h| h.range(at..).next().copied()).unwrap_or(at));
         }

@@ -78,7 +78,10 @@ impl<'a> Expander<'a> {
             for at in plan.ops.clone() {
                 self.operation(s as u16, self.cx.order[at])?;
             }
-            stages.push(Stage { chips: plan.first..plan.first + plan.degree, ops: first..self.ir.values.len() });
+            stages.push(Stage {
+                chips: plan.first..plan.first + plan.degree,
+                ops: first..self.ir.values.len(),
+            });
         }
         for &(state, next) in &self.cx.feeds {
             let s = self.home[state];
@@ -97,8 +100,11 @@ impl<'a> Expander<'a> {
         }
         let mut input_copies = Vec::new();
         for (index, port) in self.cx.ir.inputs.iter().enumerate() {
-            let on: Vec<ValueId> =
-                self.inputs.range((port.value, 0)..=(port.value, u16::MAX)).map(|(_, &id)| id).collect();
+            let on: Vec<ValueId> = self
+                .inputs
+                .range((port.value, 0)..=(port.value, u16::MAX))
+                .map(|(_, &id)| id)
+                .collect();
             let value = match on.first() {
                 Some(&id) => id,
                 None => self.input(port.value, 0),
@@ -124,15 +130,13 @@ impl<'a> Expander<'a> {
     }
 
     /// Adds an operation on a chip.
-    pub(super) fn emit(
-        &mut self,
-        op: Op,
-        inputs: Vec<ValueId>,
-        ty: Type,
-        chip: u16,
-        origins: &[OriginId],
-    ) -> ValueId {
-        let id = self.ir.values.push(ValueData { ty, op, inputs, origins: origins.to_vec() });
+    pub(super) fn emit(&mut self, op: Op, inputs: Vec<ValueId>, ty: Type, chip: u16, origins: &[OriginId]) -> ValueId {
+        let id = self.ir.values.push(ValueData {
+            ty,
+            op,
+            inputs,
+            origins: origins.to_vec(),
+        });
         self.chip[id] = chip;
         self.group[id] = self.copies.len() as u32;
         self.copies.push(BTreeMap::from([(chip, id)]));
@@ -141,10 +145,22 @@ impl<'a> Expander<'a> {
 
     /// A one-operand move.
     pub(super) fn rearrange(&mut self, of: ValueId, map: IndexMap, chip: u16) -> ValueId {
-        let ty = Type { dtype: self.ir.values[of].ty.dtype, shape: map.shape().to_vec() };
+        let ty = Type {
+            dtype: self.ir.values[of].ty.dtype,
+            shape: map.shape().to_vec(),
+        };
         let origins = self.ir.values[of].origins.clone();
         let map = self.ir.maps.intern(map);
-        self.emit(Op::Move { parts: vec![map], fill: 0 }, vec![of], ty, chip, &origins)
+        self.emit(
+            Op::Move {
+                parts: vec![map],
+                fill: 0,
+            },
+            vec![of],
+            ty,
+            chip,
+            &origins,
+        )
     }
 
     /// A part of a value, on the chip where it is.
@@ -185,9 +201,10 @@ impl<'a> Expander<'a> {
             return Ok(here);
         }
         let copies = &self.copies[group];
-        let path = self.fabric.path(to, self.chip[id], |c| copies.contains_key(&c)).ok_or_else(|| {
-            CompileError::internal(PASS, format!("no path from c{} to c{to}", self.chip[id]))
-        })?;
+        let path = self
+            .fabric
+            .path(to, self.chip[id], |c| copies.contains_key(&c))
+            .ok_or_else(|| CompileError::internal(PASS, format!("no path from c{} to c{to}", self.chip[id])))?;
         let mut at = self.copies[group][&path[0]];
         let (ty, origins) = (self.ir.values[at].ty.clone(), self.ir.values[at].origins.clone());
         for &chip in &path[1..] {
@@ -223,11 +240,18 @@ impl<'a> Expander<'a> {
         }
         let id = match (&data.op, part) {
             (Op::Move { parts, fill }, Some((axis, lo, hi))) => {
-                let inputs =
-                    data.inputs.iter().map(|&u| self.constant(u, chip, None)).collect::<Result<_, _>>()?;
+                let inputs = data
+                    .inputs
+                    .iter()
+                    .map(|&u| self.constant(u, chip, None))
+                    .collect::<Result<_, _>>()?;
                 let parts = parts
                     .iter()
-                    .map(|&m| self.ir.maps.intern(moves::narrow_output(self.cx.ir.maps.get(m), axis, lo, hi)))
+                    .map(|&m| {
+                        self.ir
+                            .maps
+                            .intern(moves::narrow_output(self.cx.ir.maps.get(m), axis, lo, hi))
+                    })
                     .collect();
                 self.emit(Op::Move { parts, fill: *fill }, inputs, ty, chip, &data.origins)
             }
@@ -237,15 +261,26 @@ impl<'a> Expander<'a> {
                     .iter()
                     .map(|&u| self.constant(u, chip, part.filter(|_| self.cx.ir.values[u].ty.shape[axis] != 1)))
                     .collect::<Result<_, _>>()?;
-                self.emit(Op::Map { nodes: shifted(nodes, axis, lo) }, inputs, ty, chip, &data.origins)
+                self.emit(
+                    Op::Map {
+                        nodes: shifted(nodes, axis, lo),
+                    },
+                    inputs,
+                    ty,
+                    chip,
+                    &data.origins,
+                )
             }
             (_, Some((axis, lo, hi))) => {
                 let whole = self.constant(v, chip, None)?;
                 self.part(whole, axis, lo, hi)
             }
             (op, None) => {
-                let inputs =
-                    data.inputs.iter().map(|&u| self.constant(u, chip, None)).collect::<Result<_, _>>()?;
+                let inputs = data
+                    .inputs
+                    .iter()
+                    .map(|&u| self.constant(u, chip, None))
+                    .collect::<Result<_, _>>()?;
                 self.emit(op.clone(), inputs, ty, chip, &data.origins)
             }
         };
@@ -270,7 +305,9 @@ impl<'a> Expander<'a> {
             }
         };
         let found = if self.cx.constant[v] {
-            (0..plan.degree).map(|r| self.constant(v, plan.first + r, part(r))).collect::<Result<Vec<_>, _>>()?
+            (0..plan.degree)
+                .map(|r| self.constant(v, plan.first + r, part(r)))
+                .collect::<Result<Vec<_>, _>>()?
         } else if self.cx.ir.values[v].op == Op::Input {
             (0..plan.degree)
                 .map(|r| {
@@ -281,7 +318,13 @@ impl<'a> Expander<'a> {
         } else if self.home[v] == stage {
             let from = self.sharding(stage).dist(v);
             let pieces = self.pieces(v, stage, &from)?;
-            self.convert(&pieces, &self.cx.ir.values[v].ty, &from, dist, self.loads[stage as usize])?
+            self.convert(
+                &pieces,
+                &self.cx.ir.values[v].ty,
+                &from,
+                dist,
+                self.loads[stage as usize],
+            )?
         } else {
             self.fetch(v, &plan, dist)?
         };
@@ -345,12 +388,16 @@ impl<'a> Expander<'a> {
             let op = match (&data.op, &out) {
                 (Op::State(id), _) => {
                     let next = self.ir.values.next_id();
-                    let state = StateData { ty: ty.clone(), next, ..self.cx.ir.states[*id].clone() };
+                    let state = StateData {
+                        ty: ty.clone(),
+                        next,
+                        ..self.cx.ir.states[*id].clone()
+                    };
                     Op::State(self.ir.states.push(state))
                 }
-                (Op::Map { nodes }, Dist::Split(s)) => {
-                    Op::Map { nodes: shifted(nodes, s.axis(), s.range(r as usize).0) }
-                }
+                (Op::Map { nodes }, Dist::Split(s)) => Op::Map {
+                    nodes: shifted(nodes, s.axis(), s.range(r as usize).0),
+                },
                 (Op::Move { parts, fill }, Dist::Split(s)) => {
                     let mut local = Vec::new();
                     let mut used = Vec::new();
@@ -366,7 +413,10 @@ impl<'a> Expander<'a> {
                         used.push(inputs[j]);
                     }
                     inputs = used;
-                    Op::Move { parts: local, fill: *fill }
+                    Op::Move {
+                        parts: local,
+                        fill: *fill,
+                    }
                 }
                 (op, _) => op.clone(),
             };
@@ -385,7 +435,11 @@ impl<'a> Expander<'a> {
             return self.constant(v, 0, None);
         }
         if self.cx.ir.values[v].op == Op::Input {
-            let on = self.inputs.range((v, 0)..=(v, u16::MAX)).next().map_or(0, |((_, chip), _)| *chip);
+            let on = self
+                .inputs
+                .range((v, 0)..=(v, u16::MAX))
+                .next()
+                .map_or(0, |((_, chip), _)| *chip);
             return Ok(self.input(v, on));
         }
         let home = self.home[v];
@@ -414,7 +468,12 @@ fn shifted(nodes: &[MapNode], axis: usize, lo: usize) -> Vec<MapNode> {
         if node.op == AluOp::Iota && node.axis as usize == axis && lo > 0 {
             let iota = result.len() as u32 - 1;
             let args = [Arg::Node(iota), Arg::Imm(lo as u32), Arg::Imm(0)];
-            result.push(MapNode { op: AluOp::Add, dtype: DType::I32, args, axis: 0 });
+            result.push(MapNode {
+                op: AluOp::Add,
+                dtype: DType::I32,
+                args,
+                axis: 0,
+            });
         }
         at.push(result.len() as u32 - 1);
     }

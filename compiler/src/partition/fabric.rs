@@ -43,7 +43,10 @@ impl Fabric {
 
     /// Parallel links that lead directly from one chip to another; 0 where none does.
     pub(super) fn links(&self, from: u16, to: u16) -> u32 {
-        self.incoming.get(to as usize).and_then(|l| l.iter().find(|p| p.0 == from)).map_or(0, |p| p.1)
+        self.incoming
+            .get(to as usize)
+            .and_then(|l| l.iter().find(|p| p.0 == from))
+            .map_or(0, |p| p.1)
     }
 
     /// Shortest path to `to` from the nearest chip that `holds` accepts: that chip first, `to` last. Among equals
@@ -83,7 +86,11 @@ impl Fabric {
 
     /// Load of collectives among chips `first .. first + n`.
     pub(super) fn load(&self, first: u16, n: u16) -> Load {
-        let mut load = Load { hops: 0, gather: 0, scatter: 0 };
+        let mut load = Load {
+            hops: 0,
+            gather: 0,
+            scatter: 0,
+        };
         let mut gather: BTreeMap<(u16, u16), u64> = BTreeMap::new();
         let mut scatter: BTreeMap<(u16, u16), u64> = BTreeMap::new();
         for from in first..first + n {
@@ -92,16 +99,21 @@ impl Fabric {
                 let to = first + (from - first + step) % n;
                 if let Some(path) = self.path(to, from, |c| c == from) {
                     load.hops = load.hops.max(path.len() as u64 - 1);
-                    path.windows(2).for_each(|w| *scatter.entry((w[0], w[1])).or_default() += 1);
+                    path.windows(2)
+                        .for_each(|w| *scatter.entry((w[0], w[1])).or_default() += 1);
                 }
                 if let Some(path) = self.path(to, from, |c| holders.contains(&c)) {
-                    path.windows(2).for_each(|w| *gather.entry((w[0], w[1])).or_default() += 1);
+                    path.windows(2)
+                        .for_each(|w| *gather.entry((w[0], w[1])).or_default() += 1);
                     holders.extend(path.iter().skip(1));
                 }
             }
         }
         let busiest = |load: BTreeMap<(u16, u16), u64>| {
-            load.iter().map(|((a, b), n)| n.div_ceil(self.links(*a, *b).max(1) as u64)).max().unwrap_or(0)
+            load.iter()
+                .map(|((a, b), n)| n.div_ceil(self.links(*a, *b).max(1) as u64))
+                .max()
+                .unwrap_or(0)
         };
         load.gather = busiest(gather);
         load.scatter = busiest(scatter);

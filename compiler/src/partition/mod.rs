@@ -148,7 +148,10 @@ impl Partitioned {
     pub fn with_all_ports(&self) -> TensorIr {
         let mut ir = self.ir.clone();
         for &(port, value) in &self.input_copies {
-            let port = crate::tir::Port { value, ..ir.inputs[port].clone() };
+            let port = crate::tir::Port {
+                value,
+                ..ir.inputs[port].clone()
+            };
             ir.inputs.push(port);
         }
         ir
@@ -236,7 +239,16 @@ impl<'a> Context<'a> {
                 _ => None,
             })
             .collect();
-        Context { ir, target, options, constant, order, outputs: outputs.into_iter().collect(), feeds, in_order }
+        Context {
+            ir,
+            target,
+            options,
+            constant,
+            order,
+            outputs: outputs.into_iter().collect(),
+            feeds,
+            in_order,
+        }
     }
 
     /// Whether chips compute it (states included).
@@ -246,7 +258,11 @@ impl<'a> Context<'a> {
 
     /// Values that must last until the end: outputs, states and what feeds them.
     fn kept(&self) -> BTreeSet<ValueId> {
-        let states = self.feeds.iter().flat_map(|&(s, n)| [s, n]).filter(|&v| self.computed(v));
+        let states = self
+            .feeds
+            .iter()
+            .flat_map(|&(s, n)| [s, n])
+            .filter(|&v| self.computed(v));
         self.outputs.iter().copied().chain(states).collect()
     }
 }

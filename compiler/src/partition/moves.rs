@@ -66,7 +66,11 @@ fn view_box(view: &View, region: &Box_, target: &[usize]) -> Option<Box_> {
         } else {
             // An interval of linear indices that does not leave the axis.
             let first = offset % above;
-            let inner = plain.iter().filter(|(s, _)| *s < above).map(|(s, n)| s * (n - 1)).sum::<i64>();
+            let inner = plain
+                .iter()
+                .filter(|(s, _)| *s < above)
+                .map(|(s, n)| s * (n - 1))
+                .sum::<i64>();
             let apart = plain.iter().all(|(s, _)| *s < above || s % above == 0);
             if apart && first + inner < above {
                 ((first / step) as usize, ((first + inner) / step) as usize + 1)
@@ -160,7 +164,10 @@ fn rebase_view(view: &View, operand: &[usize], axis: usize, lo: usize, hi: usize
     }
     let step = View::contiguous(operand).strides[axis];
     let (above, extent) = (step * operand[axis] as i64, operand[axis] as i64);
-    let corner = view.offset + (0..region.len()).map(|d| view.strides[d] * region[d].0 as i64).sum::<i64>();
+    let corner = view.offset
+        + (0..region.len())
+            .map(|d| view.strides[d] * region[d].0 as i64)
+            .sum::<i64>();
     if corner < 0 {
         return None;
     }
@@ -183,7 +190,10 @@ fn rebase_view(view: &View, operand: &[usize], axis: usize, lo: usize, hi: usize
         return None;
     }
     let corner = corner / above * (above / extent * (hi - lo) as i64) + corner % above - lo as i64 * step;
-    result.offset = corner - (0..region.len()).map(|d| result.strides[d] * region[d].0 as i64).sum::<i64>();
+    result.offset = corner
+        - (0..region.len())
+            .map(|d| result.strides[d] * region[d].0 as i64)
+            .sum::<i64>();
     Some(result)
 }
 
@@ -196,16 +206,18 @@ pub(super) fn split_behind(map: &IndexMap, operand: &[usize], split: &Split) -> 
             needed(map, operand, &out)
         })
         .collect::<Option<_>>()?;
-    (0..operand.len()).filter(|&b| operand[b] >= split.members()).find_map(|b| {
-        let mut bounds = vec![0];
-        bounds.extend(parts.iter().map(|p| p[b].1));
-        let starts = parts.iter().zip(&bounds).all(|(p, &from)| p[b].0 >= from);
-        if let Some(last) = bounds.last_mut() {
-            *last = operand[b];
-        }
-        let found = Split { axis: b as u8, bounds };
-        (starts && found.tiles(operand[b])).then_some(found)
-    })
+    (0..operand.len())
+        .filter(|&b| operand[b] >= split.members())
+        .find_map(|b| {
+            let mut bounds = vec![0];
+            bounds.extend(parts.iter().map(|p| p[b].1));
+            let starts = parts.iter().zip(&bounds).all(|(p, &from)| p[b].0 >= from);
+            if let Some(last) = bounds.last_mut() {
+                *last = operand[b];
+            }
+            let found = Split { axis: b as u8, bounds };
+            (starts && found.tiles(operand[b])).then_some(found)
+        })
 }
 
 /// The splits of the output that follow a split of the operand.
@@ -285,7 +297,12 @@ mod tests {
         check(&map, &[5, 24], &split, &behind);
         assert_eq!(splits_ahead(&map, &[5, 24], &behind), vec![split.clone()]);
         // and back: [6, 5, 4] -> [5, 24] needs two views
-        let back = IndexMap { views: vec![view(&[5, 6, 4], &[4, 20, 1]).views[0].clone(), View::contiguous(&[5, 24])] };
+        let back = IndexMap {
+            views: vec![
+                view(&[5, 6, 4], &[4, 20, 1]).views[0].clone(),
+                View::contiguous(&[5, 24]),
+            ],
+        };
         let ahead = splits_ahead(&back, &[6, 5, 4], &split);
         assert_eq!(ahead, vec![behind.clone()]);
         check(&back, &[6, 5, 4], &behind, &split);

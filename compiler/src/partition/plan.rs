@@ -54,7 +54,10 @@ pub fn candidates(
 pub(super) fn note_examined(found: &mut [Partitioned]) {
     let examined: Vec<Candidate> = found
         .iter()
-        .map(|p| Candidate { description: p.description.clone(), modelled_cycles: p.modelled_cycles })
+        .map(|p| Candidate {
+            description: p.description.clone(),
+            modelled_cycles: p.modelled_cycles,
+        })
         .collect();
     found.iter_mut().for_each(|p| p.examined.clone_from(&examined));
 }
@@ -72,7 +75,10 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
     if let Chips::Exactly(n) = options.chips
         && (n == 0 || n > most)
     {
-        return Err(CompileError::options(format!("--chips {n}: {} has 1 to {most} chips", target.name)));
+        return Err(CompileError::options(format!(
+            "--chips {n}: {} has 1 to {most} chips",
+            target.name
+        )));
     }
     let demand = Demand::new(cx);
     let limit = match options.chips {
@@ -85,7 +91,11 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
     let mut too_large: Option<Partitioned> = None;
     for (wanted, offer, least) in attempts(cx, &shardings, options.chips, limit) {
         // More chips than the fewest that fit only add transfers.
-        if least && found.iter().any(|p| p.stages.iter().all(|s| offer.contains(&s.sharding))) {
+        if least
+            && found
+                .iter()
+                .any(|p| p.stages.iter().all(|s| offer.contains(&s.sharding)))
+        {
             continue;
         }
         let mut available = target.sram_bytes();
@@ -110,9 +120,7 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
         }
     }
     found.sort_by_key(|p| (p.part.modelled_cycles, p.part.n_chips));
-    found.dedup_by(|a, b| {
-        a.part.description == b.part.description && a.part.modelled_cycles == b.part.modelled_cycles
-    });
+    found.dedup_by(|a, b| a.part.description == b.part.description && a.part.modelled_cycles == b.part.modelled_cycles);
     if found.is_empty() {
         return Err(nothing_fits(cx, too_large, &shardings, limit));
     }
@@ -143,8 +151,9 @@ fn shardings(cx: &Context<'_>, limit: u16) -> Vec<Sharding> {
         Topology::Ring => MAX_RING_DEGREE,
     };
     let mut found = vec![Sharding::whole(cx)];
-    let mut degrees: Vec<u16> =
-        std::iter::successors(Some(2u16), |d| d.checked_mul(2)).take_while(|&d| d <= limit.min(group)).collect();
+    let mut degrees: Vec<u16> = std::iter::successors(Some(2u16), |d| d.checked_mul(2))
+        .take_while(|&d| d <= limit.min(group))
+        .collect();
     if let Chips::Exactly(n) = cx.options.chips
         && n > 1
         && n <= group
@@ -214,13 +223,12 @@ fn describe(stages: &[StagePlan], n_chips: u16) -> String {
 }
 
 /// The error where no candidate fits.
-fn nothing_fits(
-    cx: &Context<'_>,
-    too_large: Option<Partitioned>,
-    shardings: &[Sharding],
-    limit: u16,
-) -> CompileError {
-    let least = shardings.iter().map(|s| capacity::least_stages(cx, s) * s.degree as u64).min().unwrap_or(1);
+fn nothing_fits(cx: &Context<'_>, too_large: Option<Partitioned>, shardings: &[Sharding], limit: u16) -> CompileError {
+    let least = shardings
+        .iter()
+        .map(|s| capacity::least_stages(cx, s) * s.degree as u64)
+        .min()
+        .unwrap_or(1);
     let capacity_allows = too_large.is_none() && least <= limit as u64;
     if let (Chips::Exactly(n), true) = (cx.options.chips, capacity_allows) {
         let weights = capacity::weight_operations(cx);
@@ -232,5 +240,8 @@ fn nothing_fits(
         }
     }
     let (summary, report) = capacity::does_not_fit(cx, too_large.as_ref(), least, limit);
-    CompileError { kind: CompileErrorKind::DoesNotFit { summary, report }, at: None }
+    CompileError {
+        kind: CompileErrorKind::DoesNotFit { summary, report },
+        at: None,
+    }
 }

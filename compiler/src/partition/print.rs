@@ -15,7 +15,9 @@ impl Partitioned {
     }
 
     fn write_line(&self, v: ValueId, f: &mut impl Write) -> fmt::Result {
-        let Some(data) = self.ir.values.get(v) else { return write!(f, "{v}") };
+        let Some(data) = self.ir.values.get(v) else {
+            return write!(f, "{v}");
+        };
         write!(f, "c{} {v}: {}[", self.chip[v], data.ty.dtype)?;
         for (d, n) in data.ty.shape.iter().enumerate() {
             write!(f, "{}{n}", if d == 0 { "" } else { "," })?;
@@ -52,7 +54,11 @@ impl Partitioned {
 
 impl fmt::Display for Partitioned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "part v1 @{} chips={} ; {}", self.ir.name, self.n_chips, self.description)?;
+        writeln!(
+            f,
+            "part v1 @{} chips={} ; {}",
+            self.ir.name, self.n_chips, self.description
+        )?;
         let mut collectives = self.collectives.iter().peekable();
         let mut stages = self.stages.iter().enumerate().peekable();
         for v in self.ir.values.ids() {

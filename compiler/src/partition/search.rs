@@ -36,14 +36,21 @@ pub(super) struct Sharding {
 impl Sharding {
     /// Everything whole on every chip: the only way on one chip.
     pub(super) fn whole(cx: &Context<'_>) -> Sharding {
-        let mut sharding =
-            Sharding { degree: 1, ways: SideTable::new(), cycles: SideTable::new(), total: 0 };
+        let mut sharding = Sharding {
+            degree: 1,
+            ways: SideTable::new(),
+            cycles: SideTable::new(),
+            total: 0,
+        };
         for &v in &cx.order {
             let data = &cx.ir.values[v];
             let cycles = cost::op_cycles(cx.target, cx.ir, &data.op, &cost::operand_types(cx.ir, v), &data.ty);
             sharding.cycles[v] = cycles;
             sharding.total += cycles;
-            sharding.ways[v] = Some(Choice { out: Dist::Whole, ins: vec![Dist::Whole; data.inputs.len()] });
+            sharding.ways[v] = Some(Choice {
+                out: Dist::Whole,
+                ins: vec![Dist::Whole; data.inputs.len()],
+            });
         }
         sharding
     }
@@ -55,12 +62,17 @@ impl Sharding {
 
     /// How operand `j` of `v` must lie.
     pub(super) fn need(&self, v: ValueId, j: usize) -> Dist {
-        self.ways[v].as_ref().and_then(|w| w.ins.get(j).cloned()).unwrap_or(Dist::Whole)
+        self.ways[v]
+            .as_ref()
+            .and_then(|w| w.ins.get(j).cloned())
+            .unwrap_or(Dist::Whole)
     }
 
     /// Whether any operation is shared rather than repeated.
     pub(super) fn shares(&self) -> bool {
-        self.ways.iter().any(|(_, w)| w.as_ref().is_some_and(|w| w.out != Dist::Whole))
+        self.ways
+            .iter()
+            .any(|(_, w)| w.as_ref().is_some_and(|w| w.out != Dist::Whole))
     }
 }
 
@@ -152,14 +164,21 @@ pub(super) fn search(cx: &Context<'_>, degree: u16, load: Load, row_price: u64, 
     let mut memo: BTreeMap<(ValueId, u32, u32), u64> = BTreeMap::new();
     let mut history: Vec<(usize, u32, u64)> = Vec::new();
     let mut live: Vec<ValueId> = Vec::new();
-    let mut beam = vec![State { cost: 0, masks: Vec::new(), history: usize::MAX }];
+    let mut beam = vec![State {
+        cost: 0,
+        masks: Vec::new(),
+        history: usize::MAX,
+    }];
     let mut all_ways: Vec<Vec<Choice>> = Vec::with_capacity(end);
     for (i, &v) in cx.order.iter().enumerate() {
         let mut choices = ways(cx, v, &tables);
         if choices.iter().any(|c| fixed.allows(cx, v, c)) {
             choices.retain(|c| fixed.allows(cx, v, c));
         }
-        let coded: Vec<Way> = choices.iter().map(|c| code(cx, v, c, &tables, &live, row_price)).collect();
+        let coded: Vec<Way> = choices
+            .iter()
+            .map(|c| code(cx, v, c, &tables, &live, row_price))
+            .collect();
         let mut next: BTreeMap<Vec<u32>, (u64, usize, u32, u64)> = BTreeMap::new();
         let dying: Vec<bool> = live.iter().map(|u| last.get(u).is_none_or(|&l| l <= i)).collect();
         let stays = last.get(&v).is_some_and(|&l| l > i);
@@ -174,8 +193,12 @@ pub(super) fn search(cx: &Context<'_>, degree: u16, load: Load, row_price: u64, 
                     masks[at] |= need;
                 }
                 price = price.saturating_add(cycles).saturating_add(state.cost);
-                let mut kept: Vec<u32> =
-                    masks.iter().zip(&dying).filter(|(_, dies)| !**dies).map(|(m, _)| *m).collect();
+                let mut kept: Vec<u32> = masks
+                    .iter()
+                    .zip(&dying)
+                    .filter(|(_, dies)| !**dies)
+                    .map(|(m, _)| *m)
+                    .collect();
                 if stays {
                     kept.push(way.out);
                 }
@@ -196,10 +219,19 @@ pub(super) fn search(cx: &Context<'_>, degree: u16, load: Load, row_price: u64, 
             .into_iter()
             .map(|(masks, (cost, parent, way, cycles))| {
                 history.push((parent, way, cycles));
-                State { cost, masks, history: history.len() - 1 }
+                State {
+                    cost,
+                    masks,
+                    history: history.len() - 1,
+                }
             })
             .collect();
-        live = live.iter().zip(&dying).filter(|(_, dies)| !**dies).map(|(u, _)| *u).collect();
+        live = live
+            .iter()
+            .zip(&dying)
+            .filter(|(_, dies)| !**dies)
+            .map(|(u, _)| *u)
+            .collect();
         if stays {
             live.push(v);
         }
@@ -207,10 +239,12 @@ pub(super) fn search(cx: &Context<'_>, degree: u16, load: Load, row_price: u64, 
     }
     // Outputs are gathered on one chip; what feeds a state must lie as the state does.
     let at = |v: ValueId| live.iter().position(|&x| x == v);
-    let outputs: Vec<(ValueId, usize)> =
-        cx.outputs.iter().filter_map(|&v| at(v).map(|i| (v, i))).collect();
-    let states: Vec<(ValueId, usize, usize)> =
-        cx.feeds.iter().filter_map(|&(state, next)| Some((next, at(next)?, at(state)?))).collect();
+    let outputs: Vec<(ValueId, usize)> = cx.outputs.iter().filter_map(|&v| at(v).map(|i| (v, i))).collect();
+    let states: Vec<(ValueId, usize, usize)> = cx
+        .feeds
+        .iter()
+        .filter_map(|&(state, next)| Some((next, at(next)?, at(state)?)))
+        .collect();
     let settle = |state: &State| -> Vec<(ValueId, u64)> {
         let mut costs: Vec<(ValueId, u64)> = Vec::new();
         for &(v, i) in &outputs {
@@ -227,13 +261,24 @@ pub(super) fn search(cx: &Context<'_>, degree: u16, load: Load, row_price: u64, 
         }
         costs
     };
-    let finish =
-        |state: &State| settle(state).into_iter().map(|(_, c)| c).fold(state.cost, u64::saturating_add);
+    let finish = |state: &State| {
+        settle(state)
+            .into_iter()
+            .map(|(_, c)| c)
+            .fold(state.cost, u64::saturating_add)
+    };
     let best = beam.iter().min_by_key(|s| finish(s));
-    let mut sharding = Sharding { degree, ways: SideTable::new(), cycles: SideTable::new(), total: 0 };
+    let mut sharding = Sharding {
+        degree,
+        ways: SideTable::new(),
+        cycles: SideTable::new(),
+        total: 0,
+    };
     let mut at = best.map_or(usize::MAX, |s| s.history);
     for (&v, ways) in cx.order.iter().zip(&all_ways).rev() {
-        let Some(&(parent, way, cycles)) = history.get(at) else { break };
+        let Some(&(parent, way, cycles)) = history.get(at) else {
+            break;
+        };
         sharding.ways[v] = ways.get(way as usize).cloned();
         sharding.cycles[v] = cycles;
         sharding.total += cycles;
@@ -260,7 +305,11 @@ fn tables(cx: &Context<'_>, n: usize, fixed: &Fixed) -> BTreeMap<ValueId, Vec<Di
             add(&mut splits, v, split.clone());
         }
         for &u in cx.ir.values[v].inputs.iter().filter(|&&u| cx.constant[u]) {
-            for d in constant_key(cx, u).iter().filter_map(|key| fixed.constants.get(key)).flatten() {
+            for d in constant_key(cx, u)
+                .iter()
+                .filter_map(|key| fixed.constants.get(key))
+                .flatten()
+            {
                 if let Dist::Split(split) = d {
                     add(&mut splits, u, split.clone());
                 }
@@ -296,7 +345,12 @@ fn tables(cx: &Context<'_>, n: usize, fixed: &Fixed) -> BTreeMap<ValueId, Vec<Di
             }
         }
         for (state, data) in cx.ir.states.iter() {
-            for v in cx.order.iter().copied().filter(|&v| cx.ir.values[v].op == Op::State(state)) {
+            for v in cx
+                .order
+                .iter()
+                .copied()
+                .filter(|&v| cx.ir.values[v].op == Op::State(state))
+            {
                 for (from, to) in [(v, data.next), (data.next, v)] {
                     for s in dist_of(&splits, from) {
                         grew |= add(&mut splits, to, s);
@@ -315,7 +369,10 @@ fn tables(cx: &Context<'_>, n: usize, fixed: &Fixed) -> BTreeMap<ValueId, Vec<Di
         let mut ops: BTreeSet<ReduceOp> = BTreeSet::new();
         for (j, &u) in cx.ir.values[v].inputs.iter().enumerate() {
             for s in dist_of(&splits, u) {
-                if let Some(Choice { out: Dist::Partial(op), .. }) = choice::partial(cx.ir, v, j, &s) {
+                if let Some(Choice {
+                    out: Dist::Partial(op), ..
+                }) = choice::partial(cx.ir, v, j, &s)
+                {
                     ops.insert(op);
                 }
             }
@@ -329,7 +386,10 @@ fn tables(cx: &Context<'_>, n: usize, fixed: &Fixed) -> BTreeMap<ValueId, Vec<Di
 /// All ways to compute a value whose operand distributions are in the tables.
 fn ways(cx: &Context<'_>, v: ValueId, tables: &BTreeMap<ValueId, Vec<Dist>>) -> Vec<Choice> {
     let data = &cx.ir.values[v];
-    let mut ways = vec![Choice { out: Dist::Whole, ins: vec![Dist::Whole; data.inputs.len()] }];
+    let mut ways = vec![Choice {
+        out: Dist::Whole,
+        ins: vec![Dist::Whole; data.inputs.len()],
+    }];
     for d in &tables[&v] {
         if let Dist::Split(s) = d {
             ways.extend(choice::behind(cx.ir, v, s).map(|ins| Choice { out: d.clone(), ins }));
@@ -345,7 +405,10 @@ fn ways(cx: &Context<'_>, v: ValueId, tables: &BTreeMap<ValueId, Vec<Dist>>) -> 
         }
     }
     let known = |c: &Choice| {
-        data.inputs.iter().zip(&c.ins).all(|(u, d)| !cx.computed(*u) || tables[u].contains(d))
+        data.inputs
+            .iter()
+            .zip(&c.ins)
+            .all(|(u, d)| !cx.computed(*u) || tables[u].contains(d))
             && tables[&v].contains(&c.out)
     };
     let mut seen: Vec<Choice> = Vec::new();
@@ -368,8 +431,12 @@ fn code(
 ) -> Way {
     let data = &cx.ir.values[v];
     let bit = |of: ValueId, d: &Dist| tables[&of].iter().position(|x| x == d).map_or(0, |b| 1u32 << b);
-    let local: Vec<Type> =
-        data.inputs.iter().zip(&choice.ins).map(|(u, d)| d.largest(&cx.ir.values[*u].ty)).collect();
+    let local: Vec<Type> = data
+        .inputs
+        .iter()
+        .zip(&choice.ins)
+        .map(|(u, d)| d.largest(&cx.ir.values[*u].ty))
+        .collect();
     let mut price = 0;
     let mut ins = Vec::new();
     for (j, (&u, d)) in data.inputs.iter().zip(&choice.ins).enumerate() {
@@ -380,8 +447,14 @@ fn code(
         }
     }
     if let Op::State(_) = data.op {
-        price += row_price * cost::row_bytes(cx.target, &choice.out.largest(&data.ty)) / cx.target.word_bytes().max(1) as u64;
+        price += row_price * cost::row_bytes(cx.target, &choice.out.largest(&data.ty))
+            / cx.target.word_bytes().max(1) as u64;
     }
     let cycles = cost::op_cycles(cx.target, cx.ir, &data.op, &local, &choice.out.largest(&data.ty));
-    Way { out: bit(v, &choice.out), ins, cycles, price }
+    Way {
+        out: bit(v, &choice.out),
+        ins,
+        cycles,
+        price,
+    }
 }

@@ -52,7 +52,12 @@ impl Verify<Target> for Partitioned {
             members.sort_unstable();
             members.dedup();
             if c.ops.start < after || members.len() != c.members.len() || c.ops.end > self.ir.values.len() {
-                errors.push("P5", format!("collective {n}"), "", "overlaps another or names a member twice");
+                errors.push(
+                    "P5",
+                    format!("collective {n}"),
+                    "",
+                    "overlaps another or names a member twice",
+                );
             }
             after = c.ops.end;
         }
@@ -63,16 +68,28 @@ impl Verify<Target> for Partitioned {
             let mut on: Vec<u16> = all.iter().map(|&v| self.chip[v]).collect();
             on.sort_unstable();
             on.dedup();
-            let one_type = all.windows(2).all(|w| self.ir.values[w[0]].ty == self.ir.values[w[1]].ty);
+            let one_type = all
+                .windows(2)
+                .all(|w| self.ir.values[w[0]].ty == self.ir.values[w[1]].ty);
             if !all.iter().all(is_input) || on.len() != all.len() || !one_type {
-                errors.push("P6", &port.name, "", "names what is no input, or two inputs on one chip");
+                errors.push(
+                    "P6",
+                    &port.name,
+                    "",
+                    "names what is no input, or two inputs on one chip",
+                );
             }
         }
         for (v, data) in self.ir.values.iter() {
             let Op::State(s) = data.op else { continue };
             let next = self.ir.states[s].next;
             if self.chip[next] != self.chip[v] || self.ir.values[next].ty != data.ty {
-                errors.push("P7", v, self.line(v), format!("is fed by {next} of another chip or type"));
+                errors.push(
+                    "P7",
+                    v,
+                    self.line(v),
+                    format!("is fed by {next} of another chip or type"),
+                );
             }
         }
         if errors.is_empty() {

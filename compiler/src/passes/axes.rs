@@ -44,7 +44,11 @@ impl Axes {
             axes.link(ir, id, constant);
         }
         for state in ir.states.iter() {
-            let read = ir.values.iter().find(|(_, v)| v.op == Op::State(state.0)).map(|(id, _)| id);
+            let read = ir
+                .values
+                .iter()
+                .find(|(_, v)| v.op == Op::State(state.0))
+                .map(|(id, _)| id);
             if let Some(read) = read {
                 (0..state.1.ty.rank()).for_each(|d| axes.union(read, d, state.1.next, d));
             }
@@ -187,7 +191,10 @@ impl Axes {
                 break;
             }
         }
-        self.renumbering = moves.into_iter().filter_map(|id| Some((id, renumbers(ir, id)?))).collect();
+        self.renumbering = moves
+            .into_iter()
+            .filter_map(|id| Some((id, renumbers(ir, id)?)))
+            .collect();
     }
 
     /// Splits both sides of a move at the boundaries of either; whether that added any, `None` if they do not fit.
@@ -213,7 +220,12 @@ impl Axes {
             for &(axis, extent, stride) in side {
                 let root = self.find(self.slot(v, axis));
                 let mut splits = self.splits[root].clone();
-                splits.extend(bounds.iter().filter(|&&b| b > stride && b < stride * extent).map(|b| b / stride));
+                splits.extend(
+                    bounds
+                        .iter()
+                        .filter(|&&b| b > stride && b < stride * extent)
+                        .map(|b| b / stride),
+                );
                 splits.sort_unstable_by(|a, b| b.cmp(a));
                 splits.dedup();
                 let chain = splits.windows(2).all(|w| w[0].is_multiple_of(w[1]));
@@ -226,7 +238,10 @@ impl Axes {
         }
         // Two axes of one class may ask for different splits: their union must be a chain too.
         let mut changed = false;
-        let before: Vec<(usize, Vec<usize>)> = grown.iter().map(|(root, _)| (*root, self.splits[*root].clone())).collect();
+        let before: Vec<(usize, Vec<usize>)> = grown
+            .iter()
+            .map(|(root, _)| (*root, self.splits[*root].clone()))
+            .collect();
         for (root, splits) in grown {
             let mut union = self.splits[root].clone();
             union.extend(splits);
@@ -260,7 +275,9 @@ fn axes_of_source(ir: &TensorIr, v: ValueId) -> Vec<SourceAxis> {
 /// For a move that permutes, regroups and broadcasts whole axes: its axes that are no broadcast.
 fn renumbers(ir: &TensorIr, id: ValueId) -> Option<Vec<SourceAxis>> {
     let value = &ir.values[id];
-    let (Op::Move { parts, .. }, &[source]) = (&value.op, value.inputs.as_slice()) else { return None };
+    let (Op::Move { parts, .. }, &[source]) = (&value.op, value.inputs.as_slice()) else {
+        return None;
+    };
     let map = ir.maps.get(parts[0]);
     let [view] = map.views.as_slice() else { return None };
     if !view.is_total() || view.offset != 0 || view.strides.iter().any(|&s| s < 0) {

@@ -19,7 +19,11 @@ const MAX_PARTS: usize = 64;
 pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError> {
     rebuild(ir, |b, old, id, inputs| match &old.values[id].op {
         Op::Move { parts, fill } => {
-            let parts = inputs.iter().zip(parts).map(|(&v, &m)| (v, b.ir().maps.get(m).clone())).collect();
+            let parts = inputs
+                .iter()
+                .zip(parts)
+                .map(|(&v, &m)| (v, b.ir().maps.get(m).clone()))
+                .collect();
             composed(b, parts, *fill)
         }
         Op::Map { nodes } => {
@@ -67,12 +71,25 @@ fn composed(b: &mut TirBuilder, mut parts: Vec<(ValueId, IndexMap)>, fill: u32) 
 fn through(b: &TirBuilder, parts: &[(ValueId, IndexMap)], at: usize, fill: u32) -> Option<Vec<(ValueId, IndexMap)>> {
     let (v, outer) = &parts[at];
     let value = &b.ir().values[*v];
-    let Op::Move { parts: inner, fill: inner_fill } = &value.op else { return None };
-    let inner: Vec<(ValueId, &IndexMap)> =
-        value.inputs.iter().zip(inner).map(|(&v, &m)| (v, b.ir().maps.get(m))).collect();
+    let Op::Move {
+        parts: inner,
+        fill: inner_fill,
+    } = &value.op
+    else {
+        return None;
+    };
+    let inner: Vec<(ValueId, &IndexMap)> = value
+        .inputs
+        .iter()
+        .zip(inner)
+        .map(|(&v, &m)| (v, b.ir().maps.get(m)))
+        .collect();
     // Where the inner move has its fill, the composed one finds no part, and must not fall through to another.
     let covered = covers(&inner);
-    let alone = parts.iter().enumerate().all(|(i, (_, other))| i == at || apart(outer, other));
+    let alone = parts
+        .iter()
+        .enumerate()
+        .all(|(i, (_, other))| i == at || apart(outer, other));
     if !(covered || (alone && *inner_fill == fill)) || (inner.len() > 1 && !alone) {
         return None;
     }
@@ -98,10 +115,17 @@ fn covers(parts: &[(ValueId, &IndexMap)]) -> bool {
     if parts.iter().any(|(_, map)| map.views.len() != 1) {
         return false;
     }
-    let disjoint = parts.iter().enumerate().all(|(i, a)| parts[..i].iter().all(|b| apart(a.1, b.1)));
+    let disjoint = parts
+        .iter()
+        .enumerate()
+        .all(|(i, a)| parts[..i].iter().all(|b| apart(a.1, b.1)));
     let volume = |map: &IndexMap| {
         let view = &map.views[0];
-        view.lo.iter().zip(&view.hi).map(|(lo, hi)| hi.saturating_sub(*lo)).product::<usize>()
+        view.lo
+            .iter()
+            .zip(&view.hi)
+            .map(|(lo, hi)| hi.saturating_sub(*lo))
+            .product::<usize>()
     };
     let all: usize = parts.first().map_or(0, |(_, map)| map.shape().iter().product());
     disjoint && parts.iter().map(|(_, map)| volume(map)).sum::<usize>() == all
@@ -109,7 +133,9 @@ fn covers(parts: &[(ValueId, &IndexMap)]) -> bool {
 
 /// Whether the boxes of the last views share no coordinate.
 fn apart(a: &IndexMap, b: &IndexMap) -> bool {
-    let (Some(a), Some(b)) = (a.views.last(), b.views.last()) else { return false };
+    let (Some(a), Some(b)) = (a.views.last(), b.views.last()) else {
+        return false;
+    };
     (0..a.shape.len()).any(|d| a.hi[d] <= b.lo[d] || b.hi[d] <= a.lo[d])
 }
 
@@ -134,7 +160,9 @@ fn join(parts: &mut Vec<(ValueId, IndexMap)>) {
 
 /// One view over the boxes of both, if they adjoin along one axis and read on with one stride.
 fn continued(x: &View, y: &View) -> Option<View> {
-    let differs: Vec<usize> = (0..x.shape.len()).filter(|&d| x.lo[d] != y.lo[d] || x.hi[d] != y.hi[d]).collect();
+    let differs: Vec<usize> = (0..x.shape.len())
+        .filter(|&d| x.lo[d] != y.lo[d] || x.hi[d] != y.hi[d])
+        .collect();
     let &[d] = differs.as_slice() else { return None };
     if x.hi[d] != y.lo[d] || (0..x.shape.len()).any(|e| e != d && x.strides[e] != y.strides[e]) {
         return None;
@@ -142,13 +170,23 @@ fn continued(x: &View, y: &View) -> Option<View> {
     let corner = |v: &View| v.at(&v.lo);
     let (from, to) = (corner(x)?, corner(y)?);
     let step = (y.lo[d] - x.lo[d]) as i64;
-    let stride = if x.hi[d] - x.lo[d] > 1 { x.strides[d] } else { (to - from) / step };
+    let stride = if x.hi[d] - x.lo[d] > 1 {
+        x.strides[d]
+    } else {
+        (to - from) / step
+    };
     if from + stride * step != to || (y.hi[d] - y.lo[d] > 1 && y.strides[d] != stride) {
         return None;
     }
     let mut view = x.clone();
     view.strides[d] = stride;
-    view.offset = from - view.lo.iter().zip(&view.strides).map(|(&lo, s)| lo as i64 * s).sum::<i64>();
+    view.offset = from
+        - view
+            .lo
+            .iter()
+            .zip(&view.strides)
+            .map(|(&lo, s)| lo as i64 * s)
+            .sum::<i64>();
     view.hi[d] = y.hi[d];
     Some(view)
 }
@@ -156,9 +194,13 @@ fn continued(x: &View, y: &View) -> Option<View> {
 /// The operand with axes of extent 1 where it is a move that broadcasts.
 fn unbroadcast(b: &mut TirBuilder, v: ValueId) -> Result<ValueId, CompileError> {
     let value = &b.ir().values[v];
-    let (Op::Move { parts, .. }, &[source]) = (&value.op, value.inputs.as_slice()) else { return Ok(v) };
+    let (Op::Move { parts, .. }, &[source]) = (&value.op, value.inputs.as_slice()) else {
+        return Ok(v);
+    };
     let map = b.ir().maps.get(parts[0]).clone();
-    let Some(last) = map.views.last().filter(|_| map.is_total()) else { return Ok(v) };
+    let Some(last) = map.views.last().filter(|_| map.is_total()) else {
+        return Ok(v);
+    };
     let mut narrow = last.clone();
     for d in 0..narrow.shape.len() {
         if narrow.strides[d] == 0 {

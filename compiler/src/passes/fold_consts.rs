@@ -10,8 +10,8 @@
 use super::rebuild::{keep, rebuild};
 use super::{Changed, PassCx};
 use crate::error::CompileError;
-use crate::tir::{Arg, Op, TensorIr, consteval};
 use crate::tir::print::host_dtype;
+use crate::tir::{Arg, Op, TensorIr, consteval};
 
 /// Most elements of a value that is materialised here.
 const MAX_ELEMENTS: usize = 64;
@@ -28,7 +28,10 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
                         let bits = consteval::tensor(b.ir(), v)?.bits()[0];
                         for node in &mut nodes {
                             let arity = node.op.arity();
-                            node.args[..arity].iter_mut().filter(|a| **a == Arg::Operand(i as u32)).for_each(|a| *a = Arg::Imm(bits));
+                            node.args[..arity]
+                                .iter_mut()
+                                .filter(|a| **a == Arg::Operand(i as u32))
+                                .for_each(|a| *a = Arg::Imm(bits));
                         }
                     }
                 }

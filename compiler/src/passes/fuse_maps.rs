@@ -61,7 +61,11 @@ fn stored(ir: &TensorIr) -> Vec<bool> {
     for value in ir.values.values().filter(|v| !matches!(v.op, Op::Map { .. })) {
         value.inputs.iter().for_each(|v| stored[v.index()] = true);
     }
-    let roots = ir.outputs.iter().map(|p| p.value).chain(ir.states.values().map(|s| s.next));
+    let roots = ir
+        .outputs
+        .iter()
+        .map(|p| p.value)
+        .chain(ir.states.values().map(|s| s.next));
     roots.for_each(|v| stored[v.index()] = true);
     stored
 }
@@ -81,7 +85,9 @@ fn inlined(
     (single, stored): (bool, bool),
 ) -> Option<(Vec<MapNode>, Vec<ValueId>)> {
     let producer = &b.ir().values[operands[at]];
-    let Op::Map { nodes: inner } = &producer.op else { return None };
+    let Op::Map { nodes: inner } = &producer.op else {
+        return None;
+    };
     if b.is_const(operands[at]) {
         return None;
     }
@@ -136,7 +142,11 @@ fn inlined(
     let last = *index.last()?;
     merged.truncate(last as usize + 1);
     let merged = crate::tir::expr::prune(&merged);
-    let used = |i: usize| merged.iter().any(|n| n.args[..n.op.arity()].contains(&Arg::Operand(i as u32)));
+    let used = |i: usize| {
+        merged
+            .iter()
+            .any(|n| n.args[..n.op.arity()].contains(&Arg::Operand(i as u32)))
+    };
     let n_operands = (0..merged_operands.len()).filter(|&i| used(i)).count();
     // An expression that is too large already may still shrink its operands, but never grow.
     let fits = alus(&merged) <= MAX_ALUS && n_operands <= MAX_OPERANDS;

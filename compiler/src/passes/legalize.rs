@@ -26,9 +26,20 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
 
 fn outer_product(b: &mut TirBuilder, batch: &[(u8, u8)], inputs: &[ValueId]) -> Result<ValueId, CompileError> {
     let (sl, sr) = (b.shape(inputs[0]).to_vec(), b.shape(inputs[1]).to_vec());
-    let (fl, fr) = (free_axes(sl.len(), batch, &[], true), free_axes(sr.len(), batch, &[], false));
-    let pl: Vec<usize> = batch.iter().map(|p| usize::from(p.0)).chain(fl.iter().copied()).collect();
-    let pr: Vec<usize> = batch.iter().map(|p| usize::from(p.1)).chain(fr.iter().copied()).collect();
+    let (fl, fr) = (
+        free_axes(sl.len(), batch, &[], true),
+        free_axes(sr.len(), batch, &[], false),
+    );
+    let pl: Vec<usize> = batch
+        .iter()
+        .map(|p| usize::from(p.0))
+        .chain(fl.iter().copied())
+        .collect();
+    let pr: Vec<usize> = batch
+        .iter()
+        .map(|p| usize::from(p.1))
+        .chain(fr.iter().copied())
+        .collect();
     let left = b.transpose(inputs[0], &pl)?;
     let right = b.transpose(inputs[1], &pr)?;
     let mut shape_l: Vec<usize> = pl.iter().map(|&a| sl[a]).collect();

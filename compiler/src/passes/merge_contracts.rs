@@ -35,14 +35,20 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
     }
     let mut at: BTreeMap<ValueId, (usize, usize)> = BTreeMap::new();
     for (g, group) in groups.iter().enumerate() {
-        let ends = if group.maps.is_empty() { &group.contracts } else { &group.maps };
+        let ends = if group.maps.is_empty() {
+            &group.contracts
+        } else {
+            &group.maps
+        };
         ends.iter().enumerate().for_each(|(n, &v)| {
             at.insert(v, (g, n));
         });
     }
     let mut merged: Vec<Option<ValueId>> = vec![None; groups.len()];
     rebuild(ir, |b, old, id, inputs| {
-        let Some(&(g, n)) = at.get(&id) else { return keep(b, old, id, inputs) };
+        let Some(&(g, n)) = at.get(&id) else {
+            return keep(b, old, id, inputs);
+        };
         let group = &groups[g];
         let whole = match merged[g] {
             Some(whole) => whole,
@@ -53,7 +59,9 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
                     true => inputs[0],
                     false => {
                         let hot = old.values[id].inputs.iter().position(|&v| v == group.contracts[n]);
-                        let contract = hot.map(|h| inputs[h]).ok_or_else(|| CompileError::internal("merge-contracts", "no operand"))?;
+                        let contract = hot
+                            .map(|h| inputs[h])
+                            .ok_or_else(|| CompileError::internal("merge-contracts", "no operand"))?;
                         b.ir().values[contract].inputs[0]
                     }
                 };
@@ -62,21 +70,35 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
                 whole
             }
         };
-        let sizes: Vec<usize> = group.contracts.iter().map(|&c| old.values[c].ty.shape[group.axis]).collect();
+        let sizes: Vec<usize> = group
+            .contracts
+            .iter()
+            .map(|&c| old.values[c].ty.shape[group.axis])
+            .collect();
         b.narrow_axis(whole, group.axis, sizes[..n].iter().sum(), sizes[n])
     })
 }
 
 /// The joined contract, and the joined map after it.
-fn join(b: &mut TirBuilder, old: &TensorIr, group: &Group, lhs: ValueId, first: ValueId) -> Result<ValueId, CompileError> {
+fn join(
+    b: &mut TirBuilder,
+    old: &TensorIr,
+    group: &Group,
+    lhs: ValueId,
+    first: ValueId,
+) -> Result<ValueId, CompileError> {
     let mut parts = Vec::new();
     for &c in &group.contracts {
         parts.push(copy_const(b, old, old.values[c].inputs[1])?);
     }
     let rhs = b.concat(&parts, group.rhs_axis)?;
     let contract = b.push(old.values[first].op.clone(), &[lhs, rhs], &old.values[first].ty)?;
-    let Some(&map) = group.maps.first() else { return Ok(contract) };
-    let Op::Map { nodes } = &old.values[map].op else { return Ok(contract) };
+    let Some(&map) = group.maps.first() else {
+        return Ok(contract);
+    };
+    let Op::Map { nodes } = &old.values[map].op else {
+        return Ok(contract);
+    };
     let mut operands = Vec::new();
     for (k, &operand) in old.values[map].inputs.iter().enumerate() {
         if operand == first {
@@ -122,7 +144,9 @@ fn groups(ir: &TensorIr) -> Vec<Group> {
         let Op::Contract { contracted, .. } = &op else { continue };
         let shape = |c: ValueId| ir.values[ir.values[c].inputs[1]].ty.shape.clone();
         let rhs = shape(contracts[0]);
-        let Some(rhs_axis) = (0..rhs.len()).find(|&a| !contracted.iter().any(|p| p.1 as usize == a)) else { continue };
+        let Some(rhs_axis) = (0..rhs.len()).find(|&a| !contracted.iter().any(|p| p.1 as usize == a)) else {
+            continue;
+        };
         let alike = |c: &ValueId| {
             let s = shape(*c);
             s.len() == rhs.len() && (0..s.len()).all(|a| a == rhs_axis || s[a] == rhs[a])
@@ -139,13 +163,24 @@ fn groups(ir: &TensorIr) -> Vec<Group> {
             continue;
         }
         let maps = maps_alike(ir, &contracts, &consts, &users, axis);
-        out.push(Group { contracts, maps, rhs_axis, axis });
+        out.push(Group {
+            contracts,
+            maps,
+            rhs_axis,
+            axis,
+        });
     }
     out
 }
 
 /// The single map after each contract, if all are the same expression of the contract and constants.
-fn maps_alike(ir: &TensorIr, contracts: &[ValueId], consts: &IdSet<ValueId>, users: &[u32], axis: usize) -> Vec<ValueId> {
+fn maps_alike(
+    ir: &TensorIr,
+    contracts: &[ValueId],
+    consts: &IdSet<ValueId>,
+    users: &[u32],
+    axis: usize,
+) -> Vec<ValueId> {
     let mut maps = Vec::new();
     for &c in contracts {
         let user = ir.values.iter().find(|(_, d)| d.inputs.contains(&c)).map(|(v, _)| v);
@@ -164,7 +199,8 @@ fn maps_alike(ir: &TensorIr, contracts: &[ValueId], consts: &IdSet<ValueId>, use
                 return a == c && b == contracts[0];
             }
             let own = ir.values[c].ty.shape[axis];
-            let joins = x.get(axis) == Some(&own) && y.get(axis) == Some(&ir.values[contracts[0]].ty.shape[axis]) && own > 1;
+            let joins =
+                x.get(axis) == Some(&own) && y.get(axis) == Some(&ir.values[contracts[0]].ty.shape[axis]) && own > 1;
             consts.contains(a) && x.len() == y.len() && (joins || a == b)
         });
         if !same || !operands || data.ty.shape != ir.values[c].ty.shape {

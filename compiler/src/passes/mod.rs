@@ -42,17 +42,61 @@ pub struct Pass {
 
 /// The passes in order; a name may occur more than once.
 pub const TIR_PASSES: &[Pass] = &[
-    Pass { name: "dead-code", about: "drop values, constants and maps that nothing needs", run: dead_code::run },
-    Pass { name: "fold-consts", about: "materialise tiny constant expressions, make scalars immediates", run: fold_consts::run },
-    Pass { name: "compose-moves", about: "join moves of moves, drop broadcasts that maps do themselves", run: compose_moves::run },
-    Pass { name: "push-moves", about: "split axes where reshapes need it and absorb permutations into axis numbers", run: push_moves::run },
-    Pass { name: "compose-moves", about: "join the moves that are left", run: compose_moves::run },
-    Pass { name: "fold-consts", about: "fold what the moves uncovered", run: fold_consts::run },
-    Pass { name: "fuse-maps", about: "merge elementwise producers into their users", run: fuse_maps::run },
-    Pass { name: "merge-contracts", about: "join contracts of one value with constants", run: merge_contracts::run },
-    Pass { name: "legalize", about: "rewrite what later stages do not take", run: legalize::run },
-    Pass { name: "dedup", about: "share equal operations", run: dedup::run },
-    Pass { name: "dead-code", about: "drop what the passes left behind", run: dead_code::run },
+    Pass {
+        name: "dead-code",
+        about: "drop values, constants and maps that nothing needs",
+        run: dead_code::run,
+    },
+    Pass {
+        name: "fold-consts",
+        about: "materialise tiny constant expressions, make scalars immediates",
+        run: fold_consts::run,
+    },
+    Pass {
+        name: "compose-moves",
+        about: "join moves of moves, drop broadcasts that maps do themselves",
+        run: compose_moves::run,
+    },
+    Pass {
+        name: "push-moves",
+        about: "split axes where reshapes need it and absorb permutations into axis numbers",
+        run: push_moves::run,
+    },
+    Pass {
+        name: "compose-moves",
+        about: "join the moves that are left",
+        run: compose_moves::run,
+    },
+    Pass {
+        name: "fold-consts",
+        about: "fold what the moves uncovered",
+        run: fold_consts::run,
+    },
+    Pass {
+        name: "fuse-maps",
+        about: "merge elementwise producers into their users",
+        run: fuse_maps::run,
+    },
+    Pass {
+        name: "merge-contracts",
+        about: "join contracts of one value with constants",
+        run: merge_contracts::run,
+    },
+    Pass {
+        name: "legalize",
+        about: "rewrite what later stages do not take",
+        run: legalize::run,
+    },
+    Pass {
+        name: "dedup",
+        about: "share equal operations",
+        run: dedup::run,
+    },
+    Pass {
+        name: "dead-code",
+        about: "drop what the passes left behind",
+        run: dead_code::run,
+    },
 ];
 
 /// Options of [`run_all`].
@@ -85,10 +129,16 @@ pub fn run_all(ir: &mut TensorIr, options: &PassOptions) -> Result<Vec<Dump>, Co
     for name in options.dump_after.iter().chain(&options.stop_after) {
         if !TIR_PASSES.iter().any(|p| p.name == name) {
             let names: Vec<&str> = TIR_PASSES.iter().map(|p| p.name).collect();
-            return Err(CompileError::options(format!("no pass is named {name}, allowed: {}", names.join(", "))));
+            return Err(CompileError::options(format!(
+                "no pass is named {name}, allowed: {}",
+                names.join(", ")
+            )));
         }
     }
-    let last = options.stop_after.as_ref().and_then(|name| TIR_PASSES.iter().rposition(|p| p.name == name));
+    let last = options
+        .stop_after
+        .as_ref()
+        .and_then(|name| TIR_PASSES.iter().rposition(|p| p.name == name));
     let cx = PassCx { exact: options.exact };
     let mut dumps = Vec::new();
     for pass in &TIR_PASSES[..last.map_or(TIR_PASSES.len(), |at| at + 1)] {
@@ -98,7 +148,10 @@ pub fn run_all(ir: &mut TensorIr, options: &PassOptions) -> Result<Vec<Dump>, Co
             check(ir, pass.name)?;
         }
         if options.dump_after.iter().any(|name| name == pass.name) {
-            dumps.push(Dump { pass: pass.name, text: ir.to_string() });
+            dumps.push(Dump {
+                pass: pass.name,
+                text: ir.to_string(),
+            });
         }
     }
     Ok(dumps)
@@ -107,5 +160,9 @@ pub fn run_all(ir: &mut TensorIr, options: &PassOptions) -> Result<Vec<Dump>, Co
 fn check(ir: &TensorIr, pass: &'static str) -> Result<(), CompileError> {
     let mut errors = VerifyErrors::new();
     ir.verify(&Phase::Legal, &mut errors);
-    if errors.is_empty() { Ok(()) } else { Err(CompileError::internal(pass, errors.to_string())) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(CompileError::internal(pass, errors.to_string()))
+    }
 }

@@ -19,14 +19,25 @@ use lockstep_isa::DType;
 /// If `to` is another dtype.
 pub fn run(ir: &mut TensorIr, to: DType) -> Result<Changed, CompileError> {
     if !matches!(to, DType::F16 | DType::BF16) {
-        return Err(CompileError::options(format!("precision {to} is not supported, allowed: f16, bf16")));
+        return Err(CompileError::options(format!(
+            "precision {to} is not supported, allowed: f16, bf16"
+        )));
     }
-    let ends: Vec<ValueId> = ir.outputs.iter().map(|p| p.value).chain(ir.states.values().map(|s| s.next)).collect();
+    let ends: Vec<ValueId> = ir
+        .outputs
+        .iter()
+        .map(|p| p.value)
+        .chain(ir.states.values().map(|s| s.next))
+        .collect();
     rebuild(ir, |b, old, id, inputs| {
         let value = &old.values[id];
         let v = match &value.op {
             Op::Contract { batch, contracted, .. } if value.ty.dtype == DType::F32 => {
-                let pairs = |p: &[(u8, u8)]| p.iter().map(|&(l, r)| (usize::from(l), usize::from(r))).collect::<Vec<_>>();
+                let pairs = |p: &[(u8, u8)]| {
+                    p.iter()
+                        .map(|&(l, r)| (usize::from(l), usize::from(r)))
+                        .collect::<Vec<_>>()
+                };
                 let (x, y) = (convert(b, inputs[0], to)?, convert(b, inputs[1], to)?);
                 b.contract(x, y, &pairs(batch), &pairs(contracted))?
             }
@@ -37,14 +48,23 @@ pub fn run(ir: &mut TensorIr, to: DType) -> Result<Changed, CompileError> {
                 for &v in inputs {
                     parts.push(if narrow { convert(b, v, to)? } else { v });
                 }
-                let Op::Move { parts: maps, fill } = &value.op else { return keep(b, old, id, inputs) };
+                let Op::Move { parts: maps, fill } = &value.op else {
+                    return keep(b, old, id, inputs);
+                };
                 let fill = if narrow && value.ty.dtype == DType::F32 {
                     lockstep_isa::scalar::narrow_f32(f32::from_bits(*fill), to)
                 } else {
                     *fill
                 };
                 let ty = b.ty(parts[0]).clone();
-                b.push(Op::Move { parts: maps.clone(), fill }, &parts, &ty)?
+                b.push(
+                    Op::Move {
+                        parts: maps.clone(),
+                        fill,
+                    },
+                    &parts,
+                    &ty,
+                )?
             }
             Op::Scatter { .. } => {
                 let mut operands = inputs.to_vec();
@@ -59,7 +79,11 @@ pub fn run(ir: &mut TensorIr, to: DType) -> Result<Changed, CompileError> {
             }
             _ => keep(b, old, id, inputs)?,
         };
-        if ends.contains(&id) { convert(b, v, value.ty.dtype) } else { Ok(v) }
+        if ends.contains(&id) {
+            convert(b, v, value.ty.dtype)
+        } else {
+            Ok(v)
+        }
     })
 }
 

@@ -11,12 +11,13 @@
 //! v4: f32[12,128,128] = contract v3, v9 batch(0:0) ..   =>  v4: f32[12,128,128] = contract v1, v9 batch(1:0) ..
 //! ```
 
+mod left;
+
 use super::axes::Axes;
 use super::rebuild::{finish, live};
 use super::{Changed, PassCx};
 use crate::error::CompileError;
 use crate::tir::expr::{Ex, Expr};
-use crate::tir::map::MAX_VIEWS;
 use crate::tir::op::{MapNode, free_axes};
 use crate::tir::{Arg, Combiner, IndexMap, Op, TensorIr, TirBuilder, Type, ValueId, View, consteval};
 use lockstep_graph::{EntityId, IdSet};
@@ -30,14 +31,30 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
     let live = live(&old);
     let mut b = TirBuilder::like(&mut old);
     b.carry_states(&old);
-    let mut cx = Push { old: &old, constant, axes, b, new: vec![None; old.values.len()] };
+    let mut cx = Push {
+        old: &old,
+        constant,
+        axes,
+        b,
+        new: vec![None; old.values.len()],
+    };
     for (id, value) in old.values.iter().filter(|(id, _)| live.contains(*id)) {
         cx.b.set_origins(&value.origins);
-        let placed = if cx.constant.contains(id) { cx.constant(id)? } else { cx.place(id)? };
+        let placed = if cx.constant.contains(id) {
+            cx.constant(id)?
+        } else {
+            cx.place(id)?
+        };
         cx.new[id.index()] = Some(placed);
     }
     let mut ends = Vec::new();
-    for v in old.outputs.iter().chain(&old.inputs).map(|p| p.value).chain(old.states.values().map(|s| s.next)) {
+    for v in old
+        .outputs
+        .iter()
+        .chain(&old.inputs)
+        .map(|p| p.value)
+        .chain(old.states.values().map(|s| s.next))
+    {
         cx.b.set_origins(&old.values[v].origins);
         let is_input = old.values[v].op == Op::Input;
         let mut end = if is_input { cx.get(v)?.value } else { cx.end(v)? };
@@ -51,7 +68,9 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
     let b = cx.b;
     finish(ir, old, b, |v| {
         let found = ends.iter().find(|(old, _)| *old == v);
-        found.map(|e| e.1).ok_or_else(|| CompileError::internal("push-moves", format!("{v} was not rebuilt")))
+        found
+            .map(|e| e.1)
+            .ok_or_else(|| CompileError::internal("push-moves", format!("{v} was not rebuilt")))
     })
 }
 
@@ -101,12 +120,20 @@ impl<'a> Push<'a> {
 
     /// Factors of every axis of an old value that is no constant.
     fn factors(&self, v: ValueId) -> Vec<Vec<usize>> {
-        self.shape(v).iter().enumerate().map(|(d, &n)| self.axes.factors(v, d, n)).collect()
+        self.shape(v)
+            .iter()
+            .enumerate()
+            .map(|(d, &n)| self.axes.factors(v, d, n))
+            .collect()
     }
 
     /// All atoms in logical order.
     fn atoms(factors: &[Vec<usize>]) -> Vec<Slot> {
-        factors.iter().enumerate().flat_map(|(a, f)| (0..f.len()).map(move |j| Slot::Atom(a, j))).collect()
+        factors
+            .iter()
+            .enumerate()
+            .flat_map(|(a, f)| (0..f.len()).map(move |j| Slot::Atom(a, j)))
+            .collect()
     }
 
     /// A constant stays as it is; it is moved where it is used.
@@ -117,7 +144,10 @@ impl<'a> Push<'a> {
             inputs.push(self.get(v)?.value);
         }
         let value = self.b.push(value.op.clone(), &inputs, &value.ty)?;
-        Ok(Placed { value, axes: Vec::new() })
+        Ok(Placed {
+            value,
+            axes: Vec::new(),
+        })
     }
 
     /// The old value `v` with exactly these axes; `factors` are those of its axes (a constant takes its users').
@@ -141,7 +171,8 @@ impl<'a> Push<'a> {
             shape.push(n);
             strides.push(stride);
         }
-        self.b.move_one(placed.value, IndexMap::of(View::strided(shape, strides, 0)), 0)
+        self.b
+            .move_one(placed.value, IndexMap::of(View::strided(shape, strides, 0)), 0)
     }
 
     /// The old value with its factors in logical order.
@@ -157,7 +188,9 @@ impl<'a> Push<'a> {
     fn end(&mut self, v: ValueId) -> Result<ValueId, CompileError> {
         if !self.constant.contains(v) {
             let placed = self.get(v)?;
-            let order = self.order(v, &placed).map(|o| o.into_iter().filter(|s| *s != Slot::Unit).collect::<Vec<_>>());
+            let order = self
+                .order(v, &placed)
+                .map(|o| o.into_iter().filter(|s| *s != Slot::Unit).collect::<Vec<_>>());
             if order.is_some_and(|order| order == Self::atoms(&self.factors(v))) {
                 return Ok(placed.value);
             }
@@ -186,7 +219,11 @@ impl<'a> Push<'a> {
             let at = slots.iter().position(|&s| s == Slot::Atom(a, j));
             at.map_or(At::Broadcast, At::Axis)
         };
-        let axes = factors.iter().enumerate().map(|(a, f)| (0..f.len()).map(|j| place(a, j)).collect()).collect();
+        let axes = factors
+            .iter()
+            .enumerate()
+            .map(|(a, f)| (0..f.len()).map(|j| place(a, j)).collect())
+            .collect();
         Placed { value, axes }
     }
 
@@ -267,7 +304,11 @@ impl<'a> Push<'a> {
         let n_atoms: usize = factors.iter().map(Vec::len).sum();
         let mut orders: Vec<(Vec<Slot>, usize)> = Vec::new();
         let mut partial: Option<(Vec<Slot>, usize)> = None;
-        for &v in self.old.values[id].inputs.iter().filter(|v| !self.constant.contains(**v)) {
+        for &v in self.old.values[id]
+            .inputs
+            .iter()
+            .filter(|v| !self.constant.contains(**v))
+        {
             let placed = self.get(v)?;
             let Some(order) = self.order(v, &placed) else { continue };
             if order.iter().filter(|s| **s != Slot::Unit).count() == n_atoms && self.shape(v) == out {
@@ -287,7 +328,9 @@ impl<'a> Push<'a> {
             return Ok(order);
         }
         // Factors that the largest operand lacks come before the first of its factors that logically follows them.
-        let mut order: Vec<Slot> = partial.map_or(Vec::new(), |(order, _)| order.into_iter().filter(|s| *s != Slot::Unit).collect());
+        let mut order: Vec<Slot> = partial.map_or(Vec::new(), |(order, _)| {
+            order.into_iter().filter(|s| *s != Slot::Unit).collect()
+        });
         for slot in Self::atoms(factors) {
             if !order.contains(&slot) {
                 let key = |s: &Slot| if let Slot::Atom(a, j) = s { (*a, *j) } else { (0, 0) };
@@ -323,18 +366,35 @@ impl<'a> Push<'a> {
             placed.value = self.b.map_to(&shape, &[placed.value], |e, x| e.cvt(x[0], dtype))?;
             return Ok(placed);
         }
-        placed.value = self.b.push(Op::Reduce { op, axes: reduced }, &[placed.value], &Type::new(ty.dtype, &[]))?;
+        placed.value = self.b.push(
+            Op::Reduce { op, axes: reduced },
+            &[placed.value],
+            &Type::new(ty.dtype, &[]),
+        )?;
         Ok(placed)
     }
 
     fn contract(&mut self, id: ValueId, batch: &[(u8, u8)], contracted: &[(u8, u8)]) -> Result<Placed, CompileError> {
         let inputs = [self.old.values[id].inputs[0], self.old.values[id].inputs[1]];
         let ranks = inputs.map(|v| self.shape(v).len());
-        let frees = [free_axes(ranks[0], batch, contracted, true), free_axes(ranks[1], batch, contracted, false)];
-        let pairs: Vec<[usize; 2]> = batch.iter().chain(contracted).map(|&(l, r)| [usize::from(l), usize::from(r)]).collect();
+        let frees = [
+            free_axes(ranks[0], batch, contracted, true),
+            free_axes(ranks[1], batch, contracted, false),
+        ];
+        let pairs: Vec<[usize; 2]> = batch
+            .iter()
+            .chain(contracted)
+            .map(|&(l, r)| [usize::from(l), usize::from(r)])
+            .collect();
         let out_factors = self.factors(id);
         // Factors of both operands; a constant takes those of what it meets.
-        let mut factors = inputs.map(|v| if self.constant.contains(v) { Vec::new() } else { self.factors(v) });
+        let mut factors = inputs.map(|v| {
+            if self.constant.contains(v) {
+                Vec::new()
+            } else {
+                self.factors(v)
+            }
+        });
         for side in 0..2 {
             if self.constant.contains(inputs[side]) {
                 let mut own = vec![Vec::new(); ranks[side]];
@@ -354,10 +414,23 @@ impl<'a> Push<'a> {
         for side in 0..2 {
             let v = inputs[side];
             if self.constant.contains(v) {
-                let list = |axes: Vec<usize>| axes.into_iter().flat_map(|a| (0..factors[side][a].len()).map(move |j| Slot::Atom(a, j))).collect::<Vec<_>>();
+                let list = |axes: Vec<usize>| {
+                    axes.into_iter()
+                        .flat_map(|a| (0..factors[side][a].len()).map(move |j| Slot::Atom(a, j)))
+                        .collect::<Vec<_>>()
+                };
                 let paired: Vec<usize> = pairs.iter().map(|p| p[side]).collect();
                 let free = list(frees[side].clone());
-                orders[side] = if side == 0 { [list(paired[..batch.len()].to_vec()), free, list(paired[batch.len()..].to_vec())].concat() } else { [list(paired), free].concat() };
+                orders[side] = if side == 0 {
+                    [
+                        list(paired[..batch.len()].to_vec()),
+                        free,
+                        list(paired[batch.len()..].to_vec()),
+                    ]
+                    .concat()
+                } else {
+                    [list(paired), free].concat()
+                };
                 values[side] = self.with_axes(v, &factors[side], &orders[side].clone())?;
                 continue;
             }
@@ -409,10 +482,18 @@ impl<'a> Push<'a> {
                 }
                 out_axis += 1;
             }
-            of_side[side].extend((0..orders[side].len()).filter(|&p| orders[side][p] == Slot::Unit).map(|p| (p, Slot::Unit)));
+            of_side[side].extend(
+                (0..orders[side].len())
+                    .filter(|&p| orders[side][p] == Slot::Unit)
+                    .map(|p| (p, Slot::Unit)),
+            );
             of_side[side].sort_unstable_by_key(|f| f.0);
         }
-        let slots: Vec<Slot> = new_batch.iter().map(|b| b.2).chain(of_side.iter().flatten().map(|f| f.1)).collect();
+        let slots: Vec<Slot> = new_batch
+            .iter()
+            .map(|b| b.2)
+            .chain(of_side.iter().flatten().map(|f| f.1))
+            .collect();
         let pairs: Vec<(usize, usize)> = new_batch.iter().map(|b| (b.0, b.1)).collect();
         let v = self.b.contract(values[0], values[1], &pairs, &new_contracted)?;
         Ok(self.placed(v, &out_factors, &slots))
@@ -420,8 +501,12 @@ impl<'a> Push<'a> {
 
     /// Whether the left operand is broadcast along the batch factor that pairs with factor `j` of axis `a` of the right.
     fn lacks(&self, left: ValueId, pairs: &[[usize; 2]], a: usize, j: usize) -> bool {
-        let Some(pair) = pairs.iter().find(|p| p[1] == a) else { return false };
-        let Some(placed) = &self.new[left.index()] else { return false };
+        let Some(pair) = pairs.iter().find(|p| p[1] == a) else {
+            return false;
+        };
+        let Some(placed) = &self.new[left.index()] else {
+            return false;
+        };
         placed.axes.get(pair[0]).and_then(|places| places.get(j)) == Some(&At::Broadcast)
     }
 
@@ -429,14 +514,26 @@ impl<'a> Push<'a> {
         let (table, indices) = (self.old.values[id].inputs[0], self.old.values[id].inputs[1]);
         let n_idx = self.shape(indices).len();
         let out = self.factors(id);
-        let rest: Vec<Slot> = (1..self.shape(table).len()).flat_map(|a| (0..out[n_idx + a - 1].len()).map(move |j| Slot::Atom(a, j))).collect();
+        let rest: Vec<Slot> = (1..self.shape(table).len())
+            .flat_map(|a| (0..out[n_idx + a - 1].len()).map(move |j| Slot::Atom(a, j)))
+            .collect();
         let table_factors = self.table_factors(table, &out[n_idx..]);
-        let first = if table_factors[0].is_empty() { Slot::Unit } else { Slot::Atom(0, 0) };
+        let first = if table_factors[0].is_empty() {
+            Slot::Unit
+        } else {
+            Slot::Atom(0, 0)
+        };
         let t = self.with_axes(table, &table_factors, &[&[first], &rest[..]].concat())?;
         let idx_slots = Self::atoms(&out[..n_idx]);
         let i = self.with_axes(indices, &out[..n_idx], &idx_slots)?;
         let v = self.b.gather(t, i)?;
-        let moved = rest.iter().map(|&s| if let Slot::Atom(a, j) = s { Slot::Atom(n_idx + a - 1, j) } else { s });
+        let moved = rest.iter().map(|&s| {
+            if let Slot::Atom(a, j) = s {
+                Slot::Atom(n_idx + a - 1, j)
+            } else {
+                s
+            }
+        });
         let slots: Vec<Slot> = idx_slots.into_iter().chain(moved).collect();
         Ok(self.placed(v, &out, &slots))
     }
@@ -444,7 +541,9 @@ impl<'a> Push<'a> {
     /// Factors of a table whose row axis is whole and whose other axes are split as those of its rows.
     fn table_factors(&self, table: ValueId, rows: &[Vec<usize>]) -> Vec<Vec<usize>> {
         let n = self.shape(table)[0];
-        std::iter::once(if n == 1 { Vec::new() } else { vec![n] }).chain(rows.iter().cloned()).collect()
+        std::iter::once(if n == 1 { Vec::new() } else { vec![n] })
+            .chain(rows.iter().cloned())
+            .collect()
     }
 
     fn scatter(&mut self, id: ValueId, combiner: Combiner) -> Result<Placed, CompileError> {
@@ -452,8 +551,15 @@ impl<'a> Push<'a> {
         let (table, indices, updates) = (inputs[0], inputs[1], inputs[2]);
         let n_idx = self.shape(indices).len();
         let factors = self.factors(id);
-        let first = if factors[0].is_empty() { Slot::Unit } else { Slot::Atom(0, 0) };
-        let rest: Vec<Slot> = Self::atoms(&factors).into_iter().filter(|s| !matches!(s, Slot::Atom(0, _))).collect();
+        let first = if factors[0].is_empty() {
+            Slot::Unit
+        } else {
+            Slot::Atom(0, 0)
+        };
+        let rest: Vec<Slot> = Self::atoms(&factors)
+            .into_iter()
+            .filter(|s| !matches!(s, Slot::Atom(0, _)))
+            .collect();
         let slots = [&[first], &rest[..]].concat();
         let t = self.with_axes(table, &factors, &slots)?;
         let idx: Vec<Vec<usize>> = if !self.constant.contains(updates) {
@@ -461,7 +567,10 @@ impl<'a> Push<'a> {
         } else if !self.constant.contains(indices) {
             self.factors(indices)
         } else {
-            self.shape(indices).iter().map(|&n| if n == 1 { Vec::new() } else { vec![n] }).collect()
+            self.shape(indices)
+                .iter()
+                .map(|&n| if n == 1 { Vec::new() } else { vec![n] })
+                .collect()
         };
         let idx_slots = Self::atoms(&idx);
         let i = self.with_axes(indices, &idx, &idx_slots)?;
@@ -482,136 +591,6 @@ impl<'a> Push<'a> {
         let k = self.with_axes(key, &factors, &slots)?;
         let v = self.b.sort(at, descending, k, p)?;
         Ok(self.placed(v, &factors, &slots))
-    }
-
-    /// A move that only renumbers axes is its operand under other numbers.
-    fn renumber(&mut self, id: ValueId) -> Result<Option<Placed>, CompileError> {
-        let source = self.old.values[id].inputs[0];
-        let Some(axes) = self.axes.renumbering.get(&id) else { return Ok(None) };
-        let placed = self.get(source)?;
-        // Places of the operand's factors by their weight in its linear index.
-        let mut places: Vec<(usize, usize, At)> = Vec::new();
-        let logical = View::contiguous(self.shape(source)).strides;
-        for (a, factors) in self.factors(source).iter().enumerate() {
-            let mut weight = logical[a] as usize;
-            for (j, &n) in factors.iter().enumerate().rev() {
-                places.push((weight, n, placed.axes[a][j]));
-                weight *= n;
-            }
-        }
-        let mut result = Vec::new();
-        for (d, factors) in self.factors(id).iter().enumerate() {
-            let Some(&(_, _, stride)) = axes.iter().find(|a| a.0 == d) else {
-                result.push(vec![At::Broadcast; factors.len()]);
-                continue;
-            };
-            let mut weight = stride;
-            let mut own = Vec::new();
-            for &n in factors.iter().rev() {
-                let Some(place) = places.iter().find(|p| p.0 == weight && p.1 == n) else { return Ok(None) };
-                own.push(place.2);
-                weight *= n;
-            }
-            own.reverse();
-            result.push(own);
-        }
-        Ok(Some(Placed { value: placed.value, axes: result }))
-    }
-
-    /// Any other move: read through the placement of its operands, written in logical order or that of the first operand.
-    fn real_move(&mut self, id: ValueId, maps: &[IndexMap], fill: u32) -> Result<Placed, CompileError> {
-        let inputs = &self.old.values[id].inputs;
-        let factors = self.factors(id);
-        let mut candidates = vec![Self::atoms(&factors)];
-        candidates.extend(self.followed(id, &factors)?);
-        type Reordered = (Vec<Slot>, Vec<(ValueId, IndexMap)>);
-        let mut best: Option<(usize, Reordered)> = None;
-        for slots in candidates {
-            let out = self.reordered(id, &factors, &slots);
-            let mut parts = Vec::new();
-            let mut score = 0;
-            for (&v, map) in inputs.iter().zip(maps) {
-                let mut views = self.operand_views(v)?;
-                views.extend(map.views.iter().cloned());
-                views.push(out.clone());
-                let map = IndexMap { views }.simplified();
-                score += 2 * map.views.len() + usize::from(map.views.last().is_some_and(|w| w.strides.last().is_some_and(|&s| s > 1)));
-                score += if map.views.len() > MAX_VIEWS { 1000 } else { 0 };
-                parts.push((self.get(v)?.value, map));
-            }
-            if best.as_ref().is_none_or(|(least, _)| score < *least) {
-                best = Some((score, (slots, parts)));
-            }
-        }
-        let Some((_, (slots, parts))) = best.filter(|(score, _)| *score < 1000) else {
-            return self.plain_move(id, maps, fill, &factors);
-        };
-        let v = if let [(v, map)] = parts.as_slice() { self.b.move_one(*v, map.clone(), fill)? } else { self.b.moves(&parts, fill)? };
-        Ok(self.placed(v, &factors, &slots))
-    }
-
-    /// The move on operands in logical order, then split.
-    fn plain_move(&mut self, id: ValueId, maps: &[IndexMap], fill: u32, factors: &[Vec<usize>]) -> Result<Placed, CompileError> {
-        let mut parts = Vec::new();
-        for (&v, map) in self.old.values[id].inputs.iter().zip(maps) {
-            parts.push((self.in_order(v)?, map.clone()));
-        }
-        let v = self.b.moves(&parts, fill)?;
-        let slots = Self::atoms(factors);
-        let shape: Vec<usize> = slots.iter().map(|&s| extent(s, factors)).collect();
-        let v = self.b.moves(&[(v, IndexMap::reshape(&shape))], 0)?;
-        Ok(self.placed(v, factors, &slots))
-    }
-
-    /// The view that reads a placed operand in logical order.
-    fn operand_views(&self, v: ValueId) -> Result<Vec<View>, CompileError> {
-        if self.constant.contains(v) {
-            return Ok(Vec::new());
-        }
-        let placed = self.get(v)?;
-        let own = View::contiguous(self.b.shape(placed.value)).strides;
-        let (mut shape, mut strides) = (Vec::new(), Vec::new());
-        for (a, factors) in self.factors(v).iter().enumerate() {
-            for (j, &n) in factors.iter().enumerate() {
-                shape.push(n);
-                strides.push(if let At::Axis(p) = placed.axes[a][j] { own[p] } else { 0 });
-            }
-        }
-        Ok(vec![View::strided(shape, strides, 0).normalised()])
-    }
-
-    /// The view of an old value, in logical order, whose axes are these slots.
-    fn reordered(&self, id: ValueId, factors: &[Vec<usize>], slots: &[Slot]) -> View {
-        let logical = View::contiguous(self.shape(id)).strides;
-        let stride = |slot: &Slot| match *slot {
-            Slot::Atom(a, j) => logical[a] * factors[a][j + 1..].iter().product::<usize>() as i64,
-            Slot::Unit => 0,
-        };
-        let shape = slots.iter().map(|&s| extent(s, factors)).collect();
-        View::strided(shape, slots.iter().map(stride).collect(), 0).normalised()
-    }
-
-    /// The order of axes of the first operand that has the rank of the result, carried over axis by axis.
-    fn followed(&self, id: ValueId, factors: &[Vec<usize>]) -> Result<Option<Vec<Slot>>, CompileError> {
-        for &v in self.old.values[id].inputs.iter().filter(|v| !self.constant.contains(**v)) {
-            if self.shape(v).len() != self.shape(id).len() {
-                continue;
-            }
-            let placed = self.get(v)?;
-            // Axes by the place of their first factor; an axis without one stays behind its predecessor.
-            let mut last = 0;
-            let mut keyed: Vec<(usize, usize)> = Vec::new();
-            for (a, places) in placed.axes.iter().enumerate() {
-                if let Some(At::Axis(p)) = places.first() {
-                    last = *p;
-                }
-                keyed.push((last, a));
-            }
-            keyed.sort_unstable();
-            let slots = keyed.into_iter().flat_map(|(_, a)| (0..factors[a].len()).map(move |j| Slot::Atom(a, j)));
-            return Ok(Some(slots.collect()));
-        }
-        Ok(None)
     }
 }
 
@@ -638,7 +617,11 @@ fn renumber_iotas(nodes: &[MapNode], factors: &[Vec<usize>], slots: &[Slot]) -> 
                 let weight: usize = factors[axis][j + 1..].iter().product();
                 if let Some(at) = slots.iter().position(|&s| s == Slot::Atom(axis, j)) {
                     let place = e.iota(at);
-                    let term = if weight == 1 { place } else { e.mul(place, Ex::i32(weight as i32)) };
+                    let term = if weight == 1 {
+                        place
+                    } else {
+                        e.mul(place, Ex::i32(weight as i32))
+                    };
                     sum = Some(sum.map_or(term, |sum| e.add(sum, term)));
                 }
             }
@@ -673,7 +656,12 @@ fn renumber_iotas(nodes: &[MapNode], factors: &[Vec<usize>], slots: &[Slot]) -> 
     if matches!(index.last(), Some(Arg::Imm(_))) {
         // The whole expression is the number 0.
         let args = [Arg::Imm(0); 3];
-        out.push(MapNode { op: AluOp::Copy, dtype: lockstep_isa::DType::I32, args, axis: 0 });
+        out.push(MapNode {
+            op: AluOp::Copy,
+            dtype: lockstep_isa::DType::I32,
+            args,
+            axis: 0,
+        });
     }
     out
 }

@@ -8,7 +8,12 @@ use lockstep_graph::{EntityId, IdSet};
 /// The values that outputs and states need; inputs always.
 pub(super) fn live(ir: &TensorIr) -> IdSet<ValueId> {
     let mut live: IdSet<ValueId> = IdSet::new();
-    for root in ir.outputs.iter().map(|p| p.value).chain(ir.states.values().map(|s| s.next)) {
+    for root in ir
+        .outputs
+        .iter()
+        .map(|p| p.value)
+        .chain(ir.states.values().map(|s| s.next))
+    {
         live.insert(root);
     }
     for (id, value) in ir.values.iter().rev() {
@@ -29,13 +34,22 @@ pub(super) fn users(ir: &TensorIr) -> Vec<u32> {
     for (_, value) in ir.values.iter().filter(|(id, _)| live.contains(*id)) {
         value.inputs.iter().for_each(|v| users[v.index()] += 1);
     }
-    let roots = ir.outputs.iter().map(|p| p.value).chain(ir.states.values().map(|s| s.next));
+    let roots = ir
+        .outputs
+        .iter()
+        .map(|p| p.value)
+        .chain(ir.states.values().map(|s| s.next));
     roots.for_each(|v| users[v.index()] += 1);
     users
 }
 
 /// Appends an old value unchanged, with new operands.
-pub(super) fn keep(b: &mut TirBuilder, old: &TensorIr, id: ValueId, inputs: &[ValueId]) -> Result<ValueId, CompileError> {
+pub(super) fn keep(
+    b: &mut TirBuilder,
+    old: &TensorIr,
+    id: ValueId,
+    inputs: &[ValueId],
+) -> Result<ValueId, CompileError> {
     let value = &old.values[id];
     b.push(value.op.clone(), inputs, &value.ty)
 }
@@ -75,7 +89,15 @@ pub(super) fn finish(
     mut f: impl FnMut(ValueId) -> Result<ValueId, CompileError>,
 ) -> Result<Changed, CompileError> {
     let mut renamed = |ports: &[Port]| -> Result<Vec<Port>, CompileError> {
-        ports.iter().map(|p| Ok(Port { value: f(p.value)?, ..p.clone() })).collect()
+        ports
+            .iter()
+            .map(|p| {
+                Ok(Port {
+                    value: f(p.value)?,
+                    ..p.clone()
+                })
+            })
+            .collect()
     };
     let (inputs, outputs) = (renamed(&old.inputs)?, renamed(&old.outputs)?);
     let mut result = b.finish();
@@ -83,7 +105,11 @@ pub(super) fn finish(
     result.outputs = outputs;
     let next = old.states.values().map(|s| f(s.next)).collect::<Result<Vec<_>, _>>()?;
     let states: Vec<StateData> = result.states.values().cloned().collect();
-    result.states = states.into_iter().zip(next).map(|(s, next)| StateData { next, ..s }).collect();
+    result.states = states
+        .into_iter()
+        .zip(next)
+        .map(|(s, next)| StateData { next, ..s })
+        .collect();
     let changed = result.values != old.values;
     *ir = result;
     Ok(Changed(changed))

@@ -40,13 +40,7 @@ use lockstep_isa::{Place, Run, Target};
 pub use report::{Busy, ChainTiming, CriticalStep, Wait};
 
 /// Chains by which lifetimes are stretched when banks are chosen, and chains by which a chain may overtake (0: none).
-const ATTEMPTS: &[(usize, Option<usize>)] = &[
-    (16, None),
-    (16, Some(16)),
-    (4, Some(4)),
-    (1, Some(1)),
-    (0, Some(0)),
-];
+const ATTEMPTS: &[(usize, Option<usize>)] = &[(16, None), (16, Some(16)), (4, Some(4)), (1, Some(1)), (0, Some(0))];
 
 /// Options of the scheduler.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,11 +119,7 @@ pub struct SramUse {
 /// # Errors
 /// `DoesNotFit` where a chip's SRAM does not hold the program; `Internal` where a chain breaks the rules of
 /// [`crate::chain`].
-pub fn schedule(
-    program: &ChainProgram,
-    target: &Target,
-    options: &ScheduleOptions,
-) -> Result<Schedule, CompileError> {
+pub fn schedule(program: &ChainProgram, target: &Target, options: &ScheduleOptions) -> Result<Schedule, CompileError> {
     let mut schedules = schedule_entries(&[program], target, options)?;
     schedules
         .pop()
@@ -172,14 +162,10 @@ pub fn schedule_entries(
                     .into_iter()
                     .zip(homes)
                     .zip(programs)
-                    .map(|((timed, homes), program)| {
-                        report::finish(program.chains.len(), target, timed, homes)
-                    })
+                    .map(|((timed, homes), program)| report::finish(program.chains.len(), target, timed, homes))
                     .collect();
             }
-            Err(error) if matches!(error.kind, CompileErrorKind::DoesNotFit { .. }) => {
-                refused = Some(error)
-            }
+            Err(error) if matches!(error.kind, CompileErrorKind::DoesNotFit { .. }) => refused = Some(error),
             Err(error) => return Err(error),
         }
     }

@@ -30,12 +30,18 @@ impl Line {
     /// Where the next token is.
     pub fn span(&self) -> Span {
         let column = self.tokens.get(self.at).map_or(self.end, |t| t.0);
-        Span { line: self.number, column }
+        Span {
+            line: self.number,
+            column,
+        }
     }
 
     /// An error at the next token.
     pub fn error<T>(&self, message: impl Into<String>) -> Result<T, ParseError> {
-        Err(ParseError { at: self.span(), message: message.into() })
+        Err(ParseError {
+            at: self.span(),
+            message: message.into(),
+        })
     }
 
     /// The next token, without taking it.
@@ -71,7 +77,11 @@ impl Line {
 
     /// Takes a mark that must be next.
     pub fn expect(&mut self, mark: char) -> Result<(), ParseError> {
-        if self.eat(mark) { Ok(()) } else { self.error(format!("expected '{mark}'")) }
+        if self.eat(mark) {
+            Ok(())
+        } else {
+            self.error(format!("expected '{mark}'"))
+        }
     }
 
     /// Takes a word that must be next.
@@ -114,7 +124,11 @@ impl Line {
 
     /// That the line is at its end.
     pub fn finish(&self) -> Result<(), ParseError> {
-        if self.peek().is_none() { Ok(()) } else { self.error("expected the end of the line") }
+        if self.peek().is_none() {
+            Ok(())
+        } else {
+            self.error("expected the end of the line")
+        }
     }
 }
 
@@ -126,7 +140,12 @@ pub fn lex(text: &str) -> Result<Vec<Line>, ParseError> {
     let mut lines = Vec::new();
     for (index, source) in text.lines().enumerate() {
         let chars: Vec<char> = source.chars().collect();
-        let mut line = Line { number: index + 1, tokens: Vec::new(), at: 0, end: chars.len() + 1 };
+        let mut line = Line {
+            number: index + 1,
+            tokens: Vec::new(),
+            at: 0,
+            end: chars.len() + 1,
+        };
         let mut at = 0;
         while at < chars.len() {
             let start = at;
@@ -145,7 +164,9 @@ pub fn lex(text: &str) -> Result<Vec<Line>, ParseError> {
                 if chars.get(at) == Some(&'"') {
                     Token::Name(string(&chars, &mut at, index + 1)?)
                 } else {
-                    Token::Name(take(&chars, &mut at, |c| c.is_ascii_alphanumeric() || "._/:-".contains(c)))
+                    Token::Name(take(&chars, &mut at, |c| {
+                        c.is_ascii_alphanumeric() || "._/:-".contains(c)
+                    }))
                 }
             } else if c.is_ascii_digit() || (c == '-' && chars.get(at + 1).is_some_and(char::is_ascii_digit)) {
                 at += 1;
@@ -186,16 +207,23 @@ fn take(chars: &[char], at: &mut usize, keep: impl Fn(char) -> bool) -> String {
 /// A string in Rust's escapes, from its opening quote.
 fn string(chars: &[char], at: &mut usize, line: usize) -> Result<String, ParseError> {
     let open = Span { line, column: *at + 1 };
-    let bad = |message: &str| ParseError { at: open, message: message.to_string() };
+    let bad = |message: &str| ParseError {
+        at: open,
+        message: message.to_string(),
+    };
     *at += 1;
     let mut text = String::new();
     loop {
-        let c = *chars.get(*at).ok_or_else(|| bad("a string that does not end on its line"))?;
+        let c = *chars
+            .get(*at)
+            .ok_or_else(|| bad("a string that does not end on its line"))?;
         *at += 1;
         match c {
             '"' => return Ok(text),
             '\\' => {
-                let c = *chars.get(*at).ok_or_else(|| bad("a string that does not end on its line"))?;
+                let c = *chars
+                    .get(*at)
+                    .ok_or_else(|| bad("a string that does not end on its line"))?;
                 *at += 1;
                 match c {
                     'n' => text.push('\n'),

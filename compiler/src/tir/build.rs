@@ -3,9 +3,7 @@
 use super::compose::compose_simply;
 use super::expr::{Ex, Expr};
 use super::op::{Op, ReduceOp, infer};
-use super::{
-    ConstData, ConstId, IndexMap, MapId, Port, StateData, TensorIr, Type, ValueData, ValueId,
-};
+use super::{ConstData, ConstId, IndexMap, MapId, Port, StateData, TensorIr, Type, ValueData, ValueId};
 use crate::error::CompileError;
 use lockstep_graph::{IdSet, OriginId, Weights};
 use lockstep_isa::DType;
@@ -92,10 +90,7 @@ impl TirBuilder {
     pub fn push(&mut self, op: Op, inputs: &[ValueId], stored: &Type) -> Built {
         let types: Vec<&Type> = inputs.iter().map(|&v| &self.ir.values[v].ty).collect();
         let ty = infer(&op, &types, stored, &self.ir.maps).map_err(|message| {
-            CompileError::internal(
-                "build",
-                format!("{} ({:?}): {message}", op.name(), self.origins),
-            )
+            CompileError::internal("build", format!("{} ({:?}): {message}", op.name(), self.origins))
         })?;
         if matches!(op, Op::Input) {
             return Ok(self.append(op, inputs, ty));
@@ -138,13 +133,7 @@ impl TirBuilder {
     }
 
     /// An argument of the entry.
-    pub fn input(
-        &mut self,
-        name: &str,
-        host: HostDType,
-        host_shape: &[usize],
-        ty: Type,
-    ) -> ValueId {
+    pub fn input(&mut self, name: &str, host: HostDType, host_shape: &[usize], ty: Type) -> ValueId {
         let value = self.append(Op::Input, &[], ty);
         self.ir.inputs.push(Port {
             name: name.to_string(),
@@ -213,22 +202,12 @@ impl TirBuilder {
 
     /// A constant of f32 elements made by the compiler.
     pub fn const_f32(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Built {
-        self.constant(
-            name,
-            Type::new(DType::F32, shape),
-            HostDType::F32,
-            values.into(),
-        )
+        self.constant(name, Type::new(DType::F32, shape), HostDType::F32, values.into())
     }
 
     /// A constant of i32 elements made by the compiler.
     pub fn const_i32(&mut self, name: &str, shape: &[usize], values: &[i32]) -> Built {
-        self.constant(
-            name,
-            Type::new(DType::I32, shape),
-            HostDType::I32,
-            values.into(),
-        )
+        self.constant(name, Type::new(DType::I32, shape), HostDType::I32, values.into())
     }
 
     /// Interns a map.
@@ -239,10 +218,7 @@ impl TirBuilder {
     /// A move of several operands.
     pub fn moves(&mut self, parts: &[(ValueId, IndexMap)], fill: u32) -> Built {
         let inputs: Vec<ValueId> = parts.iter().map(|p| p.0).collect();
-        let parts = parts
-            .iter()
-            .map(|(_, map)| self.ir.maps.intern(map.clone()))
-            .collect();
+        let parts = parts.iter().map(|(_, map)| self.ir.maps.intern(map.clone())).collect();
         let stored = self.ty(inputs[0]).clone();
         self.push(Op::Move { parts, fill }, &inputs, &stored)
     }
@@ -252,9 +228,7 @@ impl TirBuilder {
         if map.is_identity(self.shape(x)) {
             return Ok(x);
         }
-        if let (Op::Move { parts, .. }, &[inner]) =
-            (&self.ir.values[x].op, self.ir.values[x].inputs.as_slice())
-        {
+        if let (Op::Move { parts, .. }, &[inner]) = (&self.ir.values[x].op, self.ir.values[x].inputs.as_slice()) {
             let first = self.ir.maps.get(parts[0]);
             if first.is_total()
                 && let Some(both) = compose_simply(&map, first)
@@ -339,12 +313,7 @@ impl TirBuilder {
     }
 
     /// An elementwise expression whose result has this shape.
-    pub fn map_to(
-        &mut self,
-        shape: &[usize],
-        operands: &[ValueId],
-        f: impl FnOnce(&Expr, &[Ex]) -> Ex,
-    ) -> Built {
+    pub fn map_to(&mut self, shape: &[usize], operands: &[ValueId], f: impl FnOnce(&Expr, &[Ex]) -> Ex) -> Built {
         let dtypes: Vec<DType> = operands.iter().map(|&v| self.dtype(v)).collect();
         let e = Expr::new(&dtypes);
         let args: Vec<Ex> = (0..operands.len()).map(|i| e.operand(i)).collect();
@@ -363,12 +332,7 @@ impl TirBuilder {
     }
 
     /// A map with these nodes; operands that no node uses are dropped and equal ones joined.
-    pub fn map_nodes(
-        &mut self,
-        shape: &[usize],
-        operands: &[ValueId],
-        mut nodes: Vec<super::MapNode>,
-    ) -> Built {
+    pub fn map_nodes(&mut self, shape: &[usize], operands: &[ValueId], mut nodes: Vec<super::MapNode>) -> Built {
         let mut kept: Vec<ValueId> = Vec::new();
         for node in &mut nodes {
             let arity = node.op.arity();
@@ -409,12 +373,7 @@ impl TirBuilder {
         batch: &[(usize, usize)],
         contracted: &[(usize, usize)],
     ) -> Built {
-        let narrow = |pairs: &[(usize, usize)]| {
-            pairs
-                .iter()
-                .map(|&(l, r)| (l as u8, r as u8))
-                .collect::<Vec<_>>()
-        };
+        let narrow = |pairs: &[(usize, usize)]| pairs.iter().map(|&(l, r)| (l as u8, r as u8)).collect::<Vec<_>>();
         let acc = self.dtype(a).widened();
         let op = Op::Contract {
             batch: narrow(batch),
@@ -432,13 +391,7 @@ impl TirBuilder {
     }
 
     /// Rows of a tensor replaced or combined.
-    pub fn scatter(
-        &mut self,
-        combiner: super::Combiner,
-        x: ValueId,
-        indices: ValueId,
-        updates: ValueId,
-    ) -> Built {
+    pub fn scatter(&mut self, combiner: super::Combiner, x: ValueId, indices: ValueId, updates: ValueId) -> Built {
         let stored = self.ty(x).clone();
         self.push(Op::Scatter { combiner }, &[x, indices, updates], &stored)
     }

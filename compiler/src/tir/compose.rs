@@ -58,8 +58,7 @@ impl IndexMap {
 /// One view that does what `outer` after `inner` does.
 fn merge(outer: &View, inner: &View) -> Option<View> {
     // Joining a clipped axis helps where outer axes run across it and hinders where they keep to it: try both.
-    merge_axes(outer, inner, joined(inner, false))
-        .or_else(|| merge_axes(outer, inner, joined(inner, true)))
+    merge_axes(outer, inner, joined(inner, false)).or_else(|| merge_axes(outer, inner, joined(inner, true)))
 }
 
 fn merge_axes(outer: &View, inner: &View, axes: Vec<Axis>) -> Option<View> {
@@ -84,10 +83,7 @@ fn merge_axes(outer: &View, inner: &View, axes: Vec<Axis>) -> Option<View> {
         }
         (rest == 0).then_some(out)
     };
-    let start = (0..rank)
-        .map(|d| outer.lo[d] as i64 * outer.strides[d])
-        .sum::<i64>()
-        + outer.offset;
+    let start = (0..rank).map(|d| outer.lo[d] as i64 * outer.strides[d]).sum::<i64>() + outer.offset;
     if start < 0 {
         return None;
     }
@@ -197,11 +193,7 @@ fn joined(view: &View, clipped: bool) -> Vec<Axis> {
         }
         let whole = axis.whole();
         match axes.last_mut() {
-            Some(last)
-                if whole
-                    && (clipped || last.whole())
-                    && last.stride == axis.stride * axis.extent =>
-            {
+            Some(last) if whole && (clipped || last.whole()) && last.stride == axis.stride * axis.extent => {
                 last.extent *= axis.extent;
                 last.lo *= axis.extent;
                 last.hi *= axis.extent;
@@ -295,9 +287,7 @@ mod tests {
     fn random_chains_agree() {
         let mut seed = 1u64;
         let mut next = move |n: usize| {
-            seed = seed
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (seed >> 33) as usize % n
         };
         for _ in 0..400 {
@@ -319,20 +309,11 @@ mod tests {
                             .unwrap_or(1);
                         IndexMap::reshape(&[f, n / f])
                     }
-                    2 => IndexMap::pad(
-                        &s,
-                        &s.iter().map(|_| (next(2), next(3))).collect::<Vec<_>>(),
-                    ),
+                    2 => IndexMap::pad(&s, &s.iter().map(|_| (next(2), next(3))).collect::<Vec<_>>()),
                     _ => {
                         let ranges: Vec<_> = s
                             .iter()
-                            .map(|&n| {
-                                if next(2) == 0 {
-                                    (n - 1, -1, n)
-                                } else {
-                                    (next(n), 1, 1)
-                                }
-                            })
+                            .map(|&n| if next(2) == 0 { (n - 1, -1, n) } else { (next(n), 1, 1) })
                             .collect();
                         IndexMap::narrow(&s, &ranges)
                     }

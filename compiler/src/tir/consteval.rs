@@ -75,12 +75,7 @@ fn bytes_of(ir: &TensorIr, v: ValueId) -> Result<Cow<'_, [u8]>, CompileError> {
                 .iter()
                 .map(|&i| tensor(ir, i))
                 .collect::<Result<Vec<_>, _>>()?;
-            let result = eval_op(
-                op,
-                &operands.iter().collect::<Vec<_>>(),
-                &value.ty,
-                &ir.maps,
-            );
+            let result = eval_op(op, &operands.iter().collect::<Vec<_>>(), &value.ty, &ir.maps);
             Ok(to_bytes(&result).into())
         }
     }
@@ -147,10 +142,7 @@ pub fn convert(data: &ConstData) -> Result<Cow<'_, [u8]>, CompileError> {
                 if sentinel {
                     Ok(end)
                 } else {
-                    Err(CompileError::unsupported(
-                        lockstep_graph::Origin::default(),
-                        message,
-                    ))
+                    Err(CompileError::unsupported(lockstep_graph::Origin::default(), message))
                 }
             })?;
             scalar::narrow_i32(int, to)
@@ -251,11 +243,7 @@ fn runs(view: &View, mut f: impl FnMut(usize, i64, i64, usize)) {
     let mut c: Vec<usize> = view.lo.clone();
     loop {
         let to: i64 = c.iter().zip(&own).map(|(&c, s)| c as i64 * s).sum();
-        let from: i64 = view.offset
-            + c.iter()
-                .zip(&view.strides)
-                .map(|(&c, s)| c as i64 * s)
-                .sum::<i64>();
+        let from: i64 = view.offset + c.iter().zip(&view.strides).map(|(&c, s)| c as i64 * s).sum::<i64>();
         f(to as usize, from, step, hi - lo);
         let mut d = rank - 1;
         loop {
@@ -303,14 +291,7 @@ fn copy(map: &IndexMap, source: &[u8], out: &mut [u8], size: usize) {
     });
 }
 
-fn copy_strided(
-    source: &[u8],
-    out: &mut [u8],
-    size: usize,
-    to: (usize, usize),
-    from: (i64, i64),
-    count: usize,
-) {
+fn copy_strided(source: &[u8], out: &mut [u8], size: usize, to: (usize, usize), from: (i64, i64), count: usize) {
     for i in 0..count {
         let at = (from.0 + i as i64 * from.1) as usize * size;
         let (target, element) = (&mut out[(to.0 + i * to.1) * size..], &source[at..]);
@@ -337,14 +318,7 @@ fn copy_blocked(view: &View, unit: usize, source: &[u8], out: &mut [u8], size: u
                 for r in r0..rows.min(r0 + BLOCK) {
                     let to = to + r * own[unit] as usize + c0;
                     let from = from + r as i64 + c0 as i64 * view.strides[last];
-                    copy_strided(
-                        source,
-                        out,
-                        size,
-                        (to, 1),
-                        (from, view.strides[last]),
-                        count,
-                    );
+                    copy_strided(source, out, size, (to, 1), (from, view.strides[last]), count);
                 }
             }
         }
@@ -365,26 +339,15 @@ mod tests {
         let cases = [
             b.transpose(w, &[0, 3, 2, 1]).unwrap(),
             b.transpose(w, &[1, 0, 2, 3]).unwrap(),
-            b.narrow(w, &[(1, -1, 2), (3, 2, 30), (0, 1, 3), (49, -7, 7)])
-                .unwrap(),
-            b.pad(w, &[(0, 1), (2, 0), (0, 0), (3, 1)], 7f32.to_bits())
-                .unwrap(),
+            b.narrow(w, &[(1, -1, 2), (3, 2, 30), (0, 1, 3), (49, -7, 7)]).unwrap(),
+            b.pad(w, &[(0, 1), (2, 0), (0, 0), (3, 1)], 7f32.to_bits()).unwrap(),
             b.concat(&[w, w], 2).unwrap(),
         ];
         for v in cases {
             let ir = b.ir();
             let value = &ir.values[v];
-            let operands: Vec<Tensor> = value
-                .inputs
-                .iter()
-                .map(|&i| tensor(ir, i).unwrap())
-                .collect();
-            let expected = eval_op(
-                &value.op,
-                &operands.iter().collect::<Vec<_>>(),
-                &value.ty,
-                &ir.maps,
-            );
+            let operands: Vec<Tensor> = value.inputs.iter().map(|&i| tensor(ir, i).unwrap()).collect();
+            let expected = eval_op(&value.op, &operands.iter().collect::<Vec<_>>(), &value.ty, &ir.maps);
             assert_eq!(materialise(ir, v).unwrap(), to_bytes(&expected));
         }
     }
@@ -394,20 +357,12 @@ mod tests {
         let mut b = TirBuilder::new("t");
         let ty = Type::new(DType::I32, &[2]);
         let ok = b
-            .constant(
-                "end",
-                ty.clone(),
-                HostDType::I64,
-                [i64::MAX, -3].as_slice().into(),
-            )
+            .constant("end", ty.clone(), HostDType::I64, [i64::MAX, -3].as_slice().into())
             .unwrap();
         let bad = b
             .constant("big", ty, HostDType::I64, [1i64 << 40, 0].as_slice().into())
             .unwrap();
-        assert_eq!(
-            tensor(b.ir(), ok).unwrap().data,
-            Data::I(vec![i32::MAX, -3])
-        );
+        assert_eq!(tensor(b.ir(), ok).unwrap().data, Data::I(vec![i32::MAX, -3]));
         let text = materialise(b.ir(), bad).unwrap_err().to_string();
         assert!(text.contains("constant big holds 1099511627776"), "{text}");
     }

@@ -82,21 +82,14 @@ impl Tensor {
 ///
 /// # Errors
 /// If inputs or states are not of the declared number and types, or the program is malformed.
-pub fn eval(
-    ir: &TensorIr,
-    inputs: &[Tensor],
-    states: &mut [Tensor],
-) -> Result<Vec<Tensor>, CompileError> {
+pub fn eval(ir: &TensorIr, inputs: &[Tensor], states: &mut [Tensor]) -> Result<Vec<Tensor>, CompileError> {
     let bad = |what: &str| CompileError::internal("eval", what.to_string());
     if inputs.len() != ir.inputs.len() || states.len() != ir.states.len() {
         return Err(bad("wrong number of inputs or states"));
     }
     let mut last_use = vec![0usize; ir.values.len()];
     for (id, value) in ir.values.iter() {
-        value
-            .inputs
-            .iter()
-            .for_each(|v| last_use[v.index()] = id.index());
+        value.inputs.iter().for_each(|v| last_use[v.index()] = id.index());
     }
     let kept = ir
         .outputs
@@ -114,24 +107,16 @@ pub fn eval(
                     .position(|p| p.value == id)
                     .ok_or_else(|| bad("an input without a port"))?;
                 let mut tensor = inputs[at].clone();
-                if tensor.ty.dtype != value.ty.dtype || tensor.ty.elements() != value.ty.elements()
-                {
+                if tensor.ty.dtype != value.ty.dtype || tensor.ty.elements() != value.ty.elements() {
                     return Err(bad("an input has another type"));
                 }
                 tensor.ty = value.ty.clone();
                 tensor
             }
-            Op::State(s) => states
-                .get(s.index())
-                .cloned()
-                .ok_or_else(|| bad("no such state"))?,
+            Op::State(s) => states.get(s.index()).cloned().ok_or_else(|| bad("no such state"))?,
             Op::Const(k) => super::consteval::read_const(&ir.consts[*k])?,
             op => {
-                let operands: Option<Vec<&Tensor>> = value
-                    .inputs
-                    .iter()
-                    .map(|v| values[v.index()].as_ref())
-                    .collect();
+                let operands: Option<Vec<&Tensor>> = value.inputs.iter().map(|v| values[v.index()].as_ref()).collect();
                 eval_op(
                     op,
                     &operands.ok_or_else(|| bad("an operand has no value"))?,
@@ -170,17 +155,12 @@ pub fn eval_op(op: &Op, operands: &[&Tensor], ty: &Type, maps: &MapTable) -> Ten
         }
         Op::Map { nodes } => eval_map(nodes, operands, ty),
         Op::Reduce { op, axes } => eval_reduce(*op, axes, operands[0], ty),
-        Op::Contract {
-            batch, contracted, ..
-        } => eval_contract(batch, contracted, operands[0], operands[1], ty),
+        Op::Contract { batch, contracted, .. } => eval_contract(batch, contracted, operands[0], operands[1], ty),
         Op::Gather => {
             let (n, row) = rows(&operands[0].ty);
             let table = operands[0].bits();
             let pick = |&i: &u32| table[row * clamp(i, n)..][..row].to_vec();
-            Tensor::from_bits(
-                ty.clone(),
-                operands[1].bits().iter().flat_map(pick).collect(),
-            )
+            Tensor::from_bits(ty.clone(), operands[1].bits().iter().flat_map(pick).collect())
         }
         Op::Scatter { combiner } => {
             let (n, row) = rows(&operands[0].ty);
@@ -197,13 +177,7 @@ pub fn eval_op(op: &Op, operands: &[&Tensor], ty: &Type, maps: &MapTable) -> Ten
             }
             Tensor::from_bits(ty.clone(), table)
         }
-        Op::Sort { axis, descending } => eval_sort(
-            usize::from(*axis),
-            *descending,
-            operands[0],
-            operands[1],
-            ty,
-        ),
+        Op::Sort { axis, descending } => eval_sort(usize::from(*axis), *descending, operands[0], operands[1], ty),
     }
 }
 
@@ -232,9 +206,7 @@ fn eval_map(nodes: &[MapNode], operands: &[&Tensor], ty: &Type) -> Tensor {
         .map(|t| broadcast_strides(&t.ty.shape, &ty.shape))
         .collect();
     let dtypes: Vec<DType> = operands.iter().map(|t| t.ty.dtype).collect();
-    let compute: Vec<DType> = (0..nodes.len())
-        .map(|at| compute_dtype(nodes, at, &dtypes))
-        .collect();
+    let compute: Vec<DType> = (0..nodes.len()).map(|at| compute_dtype(nodes, at, &dtypes)).collect();
     let mut results = vec![0u32; nodes.len()];
     let mut out = Vec::with_capacity(ty.elements());
     for_coordinates(&ty.shape, |c| {
@@ -329,21 +301,15 @@ fn eval_reduce(op: ReduceOp, axes: &[u8], x: &Tensor, ty: &Type) -> Tensor {
     };
     let mut result = Tensor::from_bits(wide, data);
     if let Data::F(values) = &mut result.data {
-        values.iter_mut().for_each(|v| {
-            *v = f32::from_bits(scalar::widen(scalar::narrow_f32(*v, ty.dtype), ty.dtype))
-        });
+        values
+            .iter_mut()
+            .for_each(|v| *v = f32::from_bits(scalar::widen(scalar::narrow_f32(*v, ty.dtype), ty.dtype)));
     }
     result.ty = ty.clone();
     result
 }
 
-fn eval_contract(
-    batch: &[(u8, u8)],
-    contracted: &[(u8, u8)],
-    a: &Tensor,
-    b: &Tensor,
-    ty: &Type,
-) -> Tensor {
+fn eval_contract(batch: &[(u8, u8)], contracted: &[(u8, u8)], a: &Tensor, b: &Tensor, ty: &Type) -> Tensor {
     // Linear offsets of every combination of the given axes, first axis slowest.
     let offsets = |ty: &Type, axes: &[usize]| -> Vec<usize> {
         let strides = broadcast_strides(&ty.shape, &ty.shape);
@@ -360,10 +326,7 @@ fn eval_contract(
             .map(|&(l, r)| usize::from(if left { l } else { r }))
             .collect()
     };
-    let (ba, bb) = (
-        offsets(&a.ty, &side(batch, true)),
-        offsets(&b.ty, &side(batch, false)),
-    );
+    let (ba, bb) = (offsets(&a.ty, &side(batch, true)), offsets(&b.ty, &side(batch, false)));
     let (ka, kb) = (
         offsets(&a.ty, &side(contracted, true)),
         offsets(&b.ty, &side(contracted, false)),
@@ -391,9 +354,9 @@ fn eval_contract(
                     let mut row = vec![0i32; n.len()];
                     for (&ka, &kb) in ka.iter().zip(&kb) {
                         let x = a[ba + m + ka];
-                        row.iter_mut().zip(&n).for_each(|(acc, &n)| {
-                            *acc = acc.wrapping_add(x.wrapping_mul(b[bb + kb + n]))
-                        });
+                        row.iter_mut()
+                            .zip(&n)
+                            .for_each(|(acc, &n)| *acc = acc.wrapping_add(x.wrapping_mul(b[bb + kb + n])));
                     }
                     out.extend(row);
                 }
@@ -401,10 +364,7 @@ fn eval_contract(
             }
         }
     }
-    Tensor {
-        ty: ty.clone(),
-        data,
-    }
+    Tensor { ty: ty.clone(), data }
 }
 
 /// Odd-even transposition: neighbours are exchanged where they are strictly out of order, so it is stable.

@@ -98,31 +98,17 @@ impl Expr {
     fn node_on(&self, op: AluOp, dtype: DType, args: &[Ex], axis: u8) -> Ex {
         let imm: Option<Vec<u32>> = args
             .iter()
-            .map(|ex| {
-                if let Arg::Imm(bits) = ex.arg {
-                    Some(bits)
-                } else {
-                    None
-                }
-            })
+            .map(|ex| if let Arg::Imm(bits) = ex.arg { Some(bits) } else { None })
             .collect();
         if let Some(bits) = imm
             && op != AluOp::Iota
         {
-            let compute = if op == AluOp::Select {
-                dtype
-            } else {
-                args[0].dtype
-            };
+            let compute = if op == AluOp::Select { dtype } else { args[0].dtype };
             let value = alu(
                 op,
                 compute.widened(),
                 dtype,
-                [
-                    bits[0],
-                    *bits.get(1).unwrap_or(&0),
-                    *bits.get(2).unwrap_or(&0),
-                ],
+                [bits[0], *bits.get(1).unwrap_or(&0), *bits.get(2).unwrap_or(&0)],
             );
             return Ex {
                 arg: Arg::Imm(value),
@@ -130,10 +116,7 @@ impl Expr {
             };
         }
         let mut slots = [Arg::Imm(0); 3];
-        slots
-            .iter_mut()
-            .zip(args)
-            .for_each(|(slot, ex)| *slot = ex.arg);
+        slots.iter_mut().zip(args).for_each(|(slot, ex)| *slot = ex.arg);
         let node = MapNode {
             op,
             dtype,

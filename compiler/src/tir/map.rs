@@ -164,21 +164,13 @@ impl IndexMap {
     /// Element i of output axis d is element `start + i * step` of the operand; `ranges` has (start, step, length) per axis.
     pub fn narrow(shape: &[usize], ranges: &[(usize, isize, usize)]) -> IndexMap {
         let whole = View::contiguous(shape);
-        let offset = ranges
-            .iter()
-            .zip(&whole.strides)
-            .map(|(r, &s)| r.0 as i64 * s)
-            .sum();
+        let offset = ranges.iter().zip(&whole.strides).map(|(r, &s)| r.0 as i64 * s).sum();
         let strides = ranges
             .iter()
             .zip(&whole.strides)
             .map(|(r, &s)| r.1 as i64 * s)
             .collect();
-        IndexMap::of(View::strided(
-            ranges.iter().map(|r| r.2).collect(),
-            strides,
-            offset,
-        ))
+        IndexMap::of(View::strided(ranges.iter().map(|r| r.2).collect(), strides, offset))
     }
 
     /// Numpy broadcast of an operand of shape `from` to `to`, aligned at the last axis.
@@ -271,8 +263,7 @@ impl IndexMap {
         let [view] = self.views.as_slice() else {
             return false;
         };
-        view.shape.iter().product::<usize>() == elements
-            && *view == View::contiguous(&view.shape).normalised()
+        view.shape.iter().product::<usize>() == elements && *view == View::contiguous(&view.shape).normalised()
     }
 
     /// Whether it reads a tensor of this shape as it is.
@@ -296,8 +287,7 @@ impl IndexMap {
         }
         let mut seen = perm.clone();
         seen.sort_unstable();
-        (seen == (0..shape.len()).collect::<Vec<_>>() && *self == IndexMap::transpose(shape, &perm))
-            .then_some(perm)
+        (seen == (0..shape.len()).collect::<Vec<_>>() && *self == IndexMap::transpose(shape, &perm)).then_some(perm)
     }
 
     /// Output shape.

@@ -161,12 +161,7 @@ impl ReduceOp {
 }
 
 /// Axes of an operand of rank `rank` that a contract neither batches nor contracts, ascending; `left` picks the side.
-pub fn free_axes(
-    rank: usize,
-    batch: &[(u8, u8)],
-    contracted: &[(u8, u8)],
-    left: bool,
-) -> Vec<usize> {
+pub fn free_axes(rank: usize, batch: &[(u8, u8)], contracted: &[(u8, u8)], left: bool) -> Vec<usize> {
     let used = |axis: usize| {
         batch
             .iter()
@@ -191,8 +186,8 @@ pub fn compute_dtype(nodes: &[MapNode], at: usize, operands: &[DType]) -> DType 
     match node.op {
         AluOp::Iota => DType::I32,
         AluOp::Select => node.dtype.widened(),
-        AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge | AluOp::Cvt => node
-            .args[..node.op.arity()]
+        AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge | AluOp::Cvt => node.args
+            [..node.op.arity()]
             .iter()
             .find_map(|&arg| arg_dtype(arg, nodes, operands))
             .unwrap_or(DType::I32),
@@ -229,13 +224,8 @@ pub fn infer(op: &Op, inputs: &[&Type], stored: &Type, maps: &MapTable) -> Resul
         Op::Reduce { axes, .. } => {
             arity(1)?;
             let mut ty = inputs[0].clone();
-            if axes.windows(2).any(|w| w[0] >= w[1])
-                || axes.iter().any(|&a| usize::from(a) >= ty.rank())
-            {
-                return Err(format!(
-                    "axes {axes:?} are not ascending axes of rank {}",
-                    ty.rank()
-                ));
+            if axes.windows(2).any(|w| w[0] >= w[1]) || axes.iter().any(|&a| usize::from(a) >= ty.rank()) {
+                return Err(format!("axes {axes:?} are not ascending axes of rank {}", ty.rank()));
             }
             axes.iter().for_each(|&a| ty.shape[usize::from(a)] = 1);
             if stored.dtype == ty.dtype.widened() {
@@ -243,11 +233,7 @@ pub fn infer(op: &Op, inputs: &[&Type], stored: &Type, maps: &MapTable) -> Resul
             }
             Ok(ty)
         }
-        Op::Contract {
-            batch,
-            contracted,
-            acc,
-        } => {
+        Op::Contract { batch, contracted, acc } => {
             arity(2)?;
             infer_contract(batch, contracted, *acc, inputs[0], inputs[1])
         }
@@ -267,14 +253,13 @@ pub fn infer(op: &Op, inputs: &[&Type], stored: &Type, maps: &MapTable) -> Resul
             arity(3)?;
             let (table, indices, updates) = (inputs[0], inputs[1], inputs[2]);
             if table.rank() == 0 || indices.dtype != DType::I32 || updates.dtype != table.dtype {
-                return Err("operands must be a tensor of rank 1 or more, i32 indices and updates of the tensor's dtype".into());
+                return Err(
+                    "operands must be a tensor of rank 1 or more, i32 indices and updates of the tensor's dtype".into(),
+                );
             }
             let shape = [&indices.shape[..], &table.shape[1..]].concat();
             if updates.shape != shape {
-                return Err(format!(
-                    "updates have shape {:?}, expected {shape:?}",
-                    updates.shape
-                ));
+                return Err(format!("updates have shape {:?}, expected {shape:?}", updates.shape));
             }
             Ok(table.clone())
         }
@@ -311,10 +296,7 @@ fn infer_move(parts: &[MapId], inputs: &[&Type], maps: &MapTable) -> Result<Type
         }
         let mut limit = ty.elements() as i64;
         for view in &map.views {
-            if view
-                .span()
-                .is_some_and(|(min, max)| min < 0 || max >= limit)
-            {
+            if view.span().is_some_and(|(min, max)| min < 0 || max >= limit) {
                 return Err("a map leaves its operand".into());
             }
             limit = view.shape.iter().product::<usize>() as i64;
@@ -331,12 +313,7 @@ fn infer_map(nodes: &[MapNode], inputs: &[&Type], stored: &Type) -> Result<Type,
         return Err("the expression is empty".into());
     };
     for ty in inputs {
-        let fits = ty.rank() == stored.rank()
-            && ty
-                .shape
-                .iter()
-                .zip(&stored.shape)
-                .all(|(&a, &b)| a == b || a == 1);
+        let fits = ty.rank() == stored.rank() && ty.shape.iter().zip(&stored.shape).all(|(&a, &b)| a == b || a == 1);
         if !fits {
             return Err(format!(
                 "operand of shape {:?} does not broadcast to {:?}",
@@ -374,16 +351,11 @@ fn infer_map(nodes: &[MapNode], inputs: &[&Type], stored: &Type) -> Result<Type,
             }
         }
         if !lockstep_isa::scalar::is_defined(node.op, compute) {
-            return Err(format!(
-                "node {at}: {} is not defined on {compute}",
-                node.op.name()
-            ));
+            return Err(format!("node {at}: {} is not defined on {compute}", node.op.name()));
         }
         let result = match node.op {
             AluOp::Cvt => node.dtype,
-            AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge | AluOp::Iota => {
-                DType::I32
-            }
+            AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge | AluOp::Iota => DType::I32,
             _ => compute,
         };
         if node.dtype != result {
@@ -394,11 +366,7 @@ fn infer_map(nodes: &[MapNode], inputs: &[&Type], stored: &Type) -> Result<Type,
             ));
         }
         if node.op == AluOp::Iota && usize::from(node.axis) >= stored.rank() {
-            return Err(format!(
-                "iota over axis {} of rank {}",
-                node.axis,
-                stored.rank()
-            ));
+            return Err(format!("iota over axis {} of rank {}", node.axis, stored.rank()));
         }
     }
     Ok(Type {
@@ -407,13 +375,7 @@ fn infer_map(nodes: &[MapNode], inputs: &[&Type], stored: &Type) -> Result<Type,
     })
 }
 
-fn infer_contract(
-    batch: &[(u8, u8)],
-    contracted: &[(u8, u8)],
-    acc: DType,
-    a: &Type,
-    b: &Type,
-) -> Result<Type, String> {
+fn infer_contract(batch: &[(u8, u8)], contracted: &[(u8, u8)], acc: DType, a: &Type, b: &Type) -> Result<Type, String> {
     if a.dtype != b.dtype || acc != a.dtype.widened() {
         return Err(format!(
             "operands {} and {} with accumulation in {acc} are not allowed",
@@ -427,15 +389,8 @@ fn infer_contract(
             .map(|&(l, r)| if side { l } else { r })
             .collect();
         axes.sort_unstable();
-        if axes.windows(2).any(|w| w[0] == w[1])
-            || axes
-                .last()
-                .is_some_and(|&axis| usize::from(axis) >= ty.rank())
-        {
-            return Err(format!(
-                "axis pairs name an axis twice or beyond rank {}",
-                ty.rank()
-            ));
+        if axes.windows(2).any(|w| w[0] == w[1]) || axes.last().is_some_and(|&axis| usize::from(axis) >= ty.rank()) {
+            return Err(format!("axis pairs name an axis twice or beyond rank {}", ty.rank()));
         }
     }
     for &(l, r) in batch.iter().chain(contracted) {
@@ -447,10 +402,7 @@ fn infer_contract(
             ));
         }
     }
-    let mut shape: Vec<usize> = batch
-        .iter()
-        .map(|&(l, _)| a.shape[usize::from(l)])
-        .collect();
+    let mut shape: Vec<usize> = batch.iter().map(|&(l, _)| a.shape[usize::from(l)]).collect();
     shape.extend(
         free_axes(a.rank(), batch, contracted, true)
             .iter()

@@ -94,15 +94,8 @@ pub fn op_text(ir: &TensorIr, id: ValueId) -> String {
         }
         Op::Map { nodes } => format!("map {}", expression(ir, nodes, &value.inputs)),
         Op::Reduce { op, axes } => format!("reduce.{} {inputs} over{}", op.name(), tuple(axes)),
-        Op::Contract {
-            batch, contracted, ..
-        } => {
-            let pairs = |p: &[(u8, u8)]| {
-                p.iter()
-                    .map(|(l, r)| format!("{l}:{r}"))
-                    .collect::<Vec<_>>()
-                    .join(",")
-            };
+        Op::Contract { batch, contracted, .. } => {
+            let pairs = |p: &[(u8, u8)]| p.iter().map(|(l, r)| format!("{l}:{r}")).collect::<Vec<_>>().join(",");
             let batch = if batch.is_empty() {
                 String::new()
             } else {
@@ -116,10 +109,7 @@ pub fn op_text(ir: &TensorIr, id: ValueId) -> String {
             Combiner::Reduce(r) => format!("scatter.{} {inputs}", r.name()),
         },
         Op::Sort { axis, descending } => {
-            format!(
-                "sort.{} {inputs} axis {axis}",
-                if *descending { "down" } else { "up" }
-            )
+            format!("sort.{} {inputs} axis {axis}", if *descending { "down" } else { "up" })
         }
         Op::Transfer => format!("transfer {inputs}"),
     }
@@ -174,20 +164,11 @@ fn map_text(map: &IndexMap, operand: &[usize]) -> String {
     if let Some(perm) = map.as_transpose(operand) {
         return format!("perm {}", join(&perm));
     }
-    map.views
-        .iter()
-        .map(view_text)
-        .collect::<Vec<_>>()
-        .join(" | ")
+    map.views.iter().map(view_text).collect::<Vec<_>>().join(" | ")
 }
 
 fn view_text(view: &View) -> String {
-    let mut text = format!(
-        "{}:{}+{}",
-        list(&view.shape),
-        tuple(&view.strides),
-        view.offset
-    );
+    let mut text = format!("{}:{}+{}", list(&view.shape), tuple(&view.strides), view.offset);
     if !view.is_total() {
         let boxes: Vec<String> = view
             .lo
@@ -224,9 +205,7 @@ fn expression(ir: &TensorIr, nodes: &[MapNode], inputs: &[ValueId]) -> String {
             .iter()
             .enumerate()
             .map(|(n, &arg)| match arg {
-                Arg::Operand(i) => inputs
-                    .get(i as usize)
-                    .map_or("?".into(), ToString::to_string),
+                Arg::Operand(i) => inputs.get(i as usize).map_or("?".into(), ToString::to_string),
                 Arg::Node(i) => texts.get(i as usize).cloned().unwrap_or("?".into()),
                 Arg::Imm(bits) if node.op == AluOp::Select && n == 0 => literal(bits, DType::I32),
                 Arg::Imm(bits) => literal(bits, arg_dtype(arg, nodes, &dtypes).unwrap_or(compute)),
@@ -274,11 +253,7 @@ fn quoted(text: &str) -> String {
 }
 
 fn join<T: fmt::Display>(items: &[T]) -> String {
-    items
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(",")
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn list<T: fmt::Display>(items: &[T]) -> String {

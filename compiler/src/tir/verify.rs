@@ -105,11 +105,7 @@ impl TensorIr {
         for (id, data) in self.consts.iter() {
             let needed = data.ty.elements() * data.stored.bytes();
             if data.bytes.len() != needed {
-                let message = format!(
-                    "{} has {} bytes, its type needs {needed}",
-                    data.name,
-                    data.bytes.len()
-                );
+                let message = format!("{} has {} bytes, its type needs {needed}", data.name, data.bytes.len());
                 errors.push("T3", id, "", message);
             }
         }
@@ -119,19 +115,10 @@ impl TensorIr {
                     "T4",
                     id,
                     "",
-                    format!(
-                        "{}: the next contents are not of type {}",
-                        state.name, state.ty
-                    ),
+                    format!("{}: the next contents are not of type {}", state.name, state.ty),
                 );
             }
-            if self
-                .values
-                .values()
-                .filter(|v| v.op == Op::State(id))
-                .count()
-                > 1
-            {
+            if self.values.values().filter(|v| v.op == Op::State(id)).count() > 1 {
                 errors.push(
                     "T4",
                     id,
@@ -152,17 +139,17 @@ impl TensorIr {
             }
         }
         let is_input = |v: ValueId| self.values.get(v).is_some_and(|d| d.op == Op::Input);
-        for port in self.inputs.iter().filter(|p| !is_input(p.value)).chain(
-            self.inputs.iter().chain(&self.outputs).filter(|p| {
-                self.values
-                    .get(p.value)
-                    .is_none_or(|v| v.ty.elements() != p.shape.iter().product::<usize>())
-            }),
-        ) {
-            let message = format!(
-                "port {} of shape {:?} does not fit its value",
-                port.name, port.shape
-            );
+        for port in
+            self.inputs
+                .iter()
+                .filter(|p| !is_input(p.value))
+                .chain(self.inputs.iter().chain(&self.outputs).filter(|p| {
+                    self.values
+                        .get(p.value)
+                        .is_none_or(|v| v.ty.elements() != p.shape.iter().product::<usize>())
+                }))
+        {
+            let message = format!("port {} of shape {:?} does not fit its value", port.name, port.shape);
             errors.push("T5", port.value, "", message);
         }
         if self.outputs.is_empty() {

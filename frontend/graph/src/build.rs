@@ -3,8 +3,8 @@
 use crate::infer::{check_size, infer};
 use crate::op::{Binary, Range, Reduce, Scalar, Unary};
 use crate::{
-    Const, DType, Graph, Input, Node, Op, OpError, Origin, OriginId, Output, Shape, State,
-    ValueData, ValueDef, ValueId, Weights,
+    Const, DType, Graph, Input, Node, Op, OpError, Origin, OriginId, Output, Shape, State, ValueData, ValueDef,
+    ValueId, Weights,
 };
 use half::{bf16, f16};
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,13 +88,7 @@ impl GraphBuilder {
     ///
     /// # Errors
     /// If the data is not as long as the type says.
-    pub fn constant(
-        &mut self,
-        name: &str,
-        dtype: DType,
-        shape: impl Into<Shape>,
-        data: Weights,
-    ) -> Built {
+    pub fn constant(&mut self, name: &str, dtype: DType, shape: impl Into<Shape>, data: Weights) -> Built {
         let shape = shape.into();
         let message = match check_size(&shape) {
             Err(message) => message,
@@ -106,12 +100,7 @@ impl GraphBuilder {
                 )
             }
             Ok(()) => {
-                let value = self.value(
-                    Some(name).filter(|n| !n.is_empty()),
-                    dtype,
-                    shape,
-                    ValueDef::Const,
-                );
+                let value = self.value(Some(name).filter(|n| !n.is_empty()), dtype, shape, ValueDef::Const);
                 self.graph.consts.insert(value, Const { data });
                 return Ok(value);
             }
@@ -143,18 +132,8 @@ impl GraphBuilder {
 
     /// A constant i64 vector.
     pub fn i64s(&mut self, values: &[i64]) -> ValueId {
-        let id = self.value(
-            None,
-            DType::I64,
-            Shape::from([values.len()]),
-            ValueDef::Const,
-        );
-        self.graph.consts.insert(
-            id,
-            Const {
-                data: values.into(),
-            },
-        );
+        let id = self.value(None, DType::I64, Shape::from([values.len()]), ValueDef::Const);
+        self.graph.consts.insert(id, Const { data: values.into() });
         id
     }
 
@@ -244,17 +223,11 @@ impl GraphBuilder {
 
     /// Permutes axes; nothing if the permutation is the identity.
     pub fn transpose(&mut self, x: ValueId, perm: &[usize]) -> Built {
-        let identity = perm.len() == self.shape(x).rank()
-            && perm.iter().enumerate().all(|(at, &axis)| at == axis);
+        let identity = perm.len() == self.shape(x).rank() && perm.iter().enumerate().all(|(at, &axis)| at == axis);
         if identity {
             Ok(x)
         } else {
-            self.op(
-                Op::Transpose {
-                    perm: perm.to_vec(),
-                },
-                &[x],
-            )
+            self.op(Op::Transpose { perm: perm.to_vec() }, &[x])
         }
     }
 
@@ -349,15 +322,9 @@ impl GraphBuilder {
     }
 
     /// The results' data if every operand is a constant and the folder takes the operator.
-    fn folded(
-        &self,
-        op: &Op,
-        inputs: &[ValueId],
-        types: &[(DType, Shape)],
-    ) -> Option<Vec<Weights>> {
+    fn folded(&self, op: &Op, inputs: &[ValueId], types: &[(DType, Shape)]) -> Option<Vec<Weights>> {
         let fold = self.fold?;
-        let operands: Option<Vec<ConstRef<'_>>> =
-            inputs.iter().map(|&value| self.const_ref(value)).collect();
+        let operands: Option<Vec<ConstRef<'_>>> = inputs.iter().map(|&value| self.const_ref(value)).collect();
         fold(op, &operands?, types).filter(|results| results.len() == types.len())
     }
 
@@ -445,11 +412,7 @@ impl Graph {
         for (at, id) in kept.iter().enumerate() {
             new_node[id] = Some(NodeId::from_index(at));
         }
-        let mut names: BTreeMap<String, usize> = self
-            .values
-            .values()
-            .map(|value| (value.name.clone(), 0))
-            .collect();
+        let mut names: BTreeMap<String, usize> = self.values.values().map(|value| (value.name.clone(), 0)).collect();
         let mut values = IdVec::new();
         let old_values = std::mem::take(&mut self.values);
         for (id, data) in old_values.iter().filter(|(id, _)| live.contains(*id)) {
@@ -460,11 +423,7 @@ impl Graph {
                 data.def = ValueDef::Node(node, index);
             }
             if data.name.is_empty() {
-                let prefix = if data.def == ValueDef::Const {
-                    "k"
-                } else {
-                    "v"
-                };
+                let prefix = if data.def == ValueDef::Const { "k" } else { "v" };
                 data.name = unique(&mut names, &format!("{prefix}{}", values.len()));
             }
             new_value[id] = Some(values.push(data));
@@ -482,17 +441,10 @@ impl Graph {
             .map(|(_, node)| node.clone())
             .collect();
         for (_, node) in self.nodes.iter_mut() {
-            node.inputs
-                .iter_mut()
-                .chain(&mut node.outputs)
-                .for_each(renumber);
+            node.inputs.iter_mut().chain(&mut node.outputs).for_each(renumber);
         }
-        self.inputs
-            .iter_mut()
-            .for_each(|input| renumber(&mut input.value));
-        self.outputs
-            .iter_mut()
-            .for_each(|output| renumber(&mut output.value));
+        self.inputs.iter_mut().for_each(|input| renumber(&mut input.value));
+        self.outputs.iter_mut().for_each(|output| renumber(&mut output.value));
         self.consts = std::mem::take(&mut self.consts)
             .into_iter()
             .filter_map(|(id, c)| Some((new_value[id]?, c)))

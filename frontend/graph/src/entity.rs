@@ -319,29 +319,17 @@ mod tests {
     fn arena_and_tables() {
         let mut arena: IdVec<TestId, &str> = IdVec::new();
         let (a, b) = (arena.push("a"), arena.push("b"));
-        assert_eq!(
-            (arena[a], arena[b], b.to_string().as_str()),
-            ("a", "b", "q1")
-        );
+        assert_eq!((arena[a], arena[b], b.to_string().as_str()), ("a", "b", "q1"));
         let mut table = SideTable::with_default(7);
         table[b] = 9;
-        assert_eq!(
-            (table[a], table[b], table[TestId::from_index(99)]),
-            (7, 9, 7)
-        );
+        assert_eq!((table[a], table[b], table[TestId::from_index(99)]), (7, 9, 7));
     }
 
     #[test]
     fn set_iterates_in_order() {
-        let mut set: IdSet<TestId> = [200usize, 3, 64, 3]
-            .into_iter()
-            .map(TestId::from_index)
-            .collect();
+        let mut set: IdSet<TestId> = [200usize, 3, 64, 3].into_iter().map(TestId::from_index).collect();
         assert_eq!(set.len(), 3);
         assert!(set.remove(TestId::from_index(64)) && !set.remove(TestId::from_index(64)));
-        assert_eq!(
-            set.iter().map(EntityId::index).collect::<Vec<_>>(),
-            [3, 200]
-        );
+        assert_eq!(set.iter().map(EntityId::index).collect::<Vec<_>>(), [3, 200]);
     }
 }

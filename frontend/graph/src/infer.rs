@@ -33,10 +33,7 @@ pub fn infer(op: &Op, inputs: &[(DType, &Shape)]) -> Result<Vec<Type>, OpError> 
         }
         Ok(types)
     });
-    results.map_err(|message| OpError {
-        op: op.name(),
-        message,
-    })
+    results.map_err(|message| OpError { op: op.name(), message })
 }
 
 /// Checks that a shape's element count is sane.
@@ -88,14 +85,7 @@ fn results(op: &Op, inputs: &[(DType, &Shape)]) -> Res<Vec<Type>> {
                 _ => dtype != DType::Bool,
             };
             legal_dtype(legal, dtype)?;
-            one(
-                if kind.is_compare() {
-                    DType::Bool
-                } else {
-                    dtype
-                },
-                broadcast(inputs)?,
-            )
+            one(if kind.is_compare() { DType::Bool } else { dtype }, broadcast(inputs)?)
         }
         Op::Where => {
             if dtype != DType::Bool {
@@ -186,10 +176,7 @@ fn results(op: &Op, inputs: &[(DType, &Shape)]) -> Res<Vec<Type>> {
             let mut sorted = perm.clone();
             sorted.sort_unstable();
             if sorted != (0..shape.rank()).collect::<Vec<_>>() {
-                return Err(format!(
-                    "{perm:?} is not a permutation of the {} axes",
-                    shape.rank()
-                ));
+                return Err(format!("{perm:?} is not a permutation of the {} axes", shape.rank()));
             }
             one(dtype, Shape(perm.iter().map(|&axis| shape[axis]).collect()))
         }
@@ -208,12 +195,10 @@ fn results(op: &Op, inputs: &[(DType, &Shape)]) -> Res<Vec<Type>> {
             let mut dims = shape.clone();
             dims.0[*axis] = 0;
             for (_, part) in inputs {
-                let fits = part.rank() == shape.rank()
-                    && (0..shape.rank()).all(|at| at == *axis || part[at] == shape[at]);
+                let fits =
+                    part.rank() == shape.rank() && (0..shape.rank()).all(|at| at == *axis || part[at] == shape[at]);
                 if !fits {
-                    return Err(format!(
-                        "parts {shape} and {part} differ outside of axis {axis}"
-                    ));
+                    return Err(format!("parts {shape} and {part} differ outside of axis {axis}"));
                 }
                 dims.0[*axis] = dims.0[*axis].saturating_add(part[*axis]);
             }
@@ -249,10 +234,7 @@ fn results(op: &Op, inputs: &[(DType, &Shape)]) -> Res<Vec<Type>> {
             if shape[*axis] == 0 && indices.n_elements() != 0 {
                 return Err("the indexed axis is empty".into());
             }
-            one(
-                dtype,
-                Shape([&shape[..*axis], indices, &shape[axis + 1..]].concat()),
-            )
+            one(dtype, Shape([&shape[..*axis], indices, &shape[axis + 1..]].concat()))
         }
         Op::GatherElements { axis } => {
             let indices = index_input(inputs)?;
@@ -298,8 +280,7 @@ fn results(op: &Op, inputs: &[(DType, &Shape)]) -> Res<Vec<Type>> {
         Op::Quantize { to } => {
             legal_dtype(dtype.is_float() && dtype != DType::F64, dtype)?;
             same_dtypes(&inputs[..2])?;
-            if !matches!(to, DType::I8 | DType::U8 | DType::I16 | DType::U16) || inputs[2].0 != *to
-            {
+            if !matches!(to, DType::I8 | DType::U8 | DType::I16 | DType::U16) || inputs[2].0 != *to {
                 return Err(format!(
                     "zero point is {}, result {to}, allowed: equal, i8, u8, i16 or u16",
                     inputs[2].0
@@ -310,10 +291,7 @@ fn results(op: &Op, inputs: &[(DType, &Shape)]) -> Res<Vec<Type>> {
         }
         Op::Dequantize => {
             legal_dtype(
-                matches!(
-                    dtype,
-                    DType::I8 | DType::U8 | DType::I16 | DType::U16 | DType::I32
-                ),
+                matches!(dtype, DType::I8 | DType::U8 | DType::I16 | DType::U16 | DType::I32),
                 dtype,
             )?;
             same_dtypes(&[inputs[0], inputs[2]])?;
@@ -327,16 +305,8 @@ fn results(op: &Op, inputs: &[(DType, &Shape)]) -> Res<Vec<Type>> {
 /// Fewest and most inputs of an operator.
 fn arity(op: &Op) -> (usize, usize) {
     match op {
-        Op::Binary(_)
-        | Op::MatMul
-        | Op::Gather { .. }
-        | Op::GatherElements { .. }
-        | Op::GatherNd { .. } => (2, 2),
-        Op::Where
-        | Op::ScatterElements { .. }
-        | Op::ScatterNd { .. }
-        | Op::Quantize { .. }
-        | Op::Dequantize => (3, 3),
+        Op::Binary(_) | Op::MatMul | Op::Gather { .. } | Op::GatherElements { .. } | Op::GatherNd { .. } => (2, 2),
+        Op::Where | Op::ScatterElements { .. } | Op::ScatterNd { .. } | Op::Quantize { .. } | Op::Dequantize => (3, 3),
         Op::Conv(_) | Op::ConvTranspose(_) => (2, 3),
         Op::LayerNorm { .. } => (1, 3),
         Op::RmsNorm { .. } => (1, 2),
@@ -353,10 +323,7 @@ fn arity(op: &Op) -> (usize, usize) {
 fn matmul(inputs: &[(DType, &Shape)]) -> Res<Vec<Type>> {
     let ((dtype, a), (_, b)) = (inputs[0], inputs[1]);
     let result = product_dtype(&inputs[..2])?;
-    legal_dtype(
-        dtype != DType::Bool && !matches!(dtype, DType::I16 | DType::U16),
-        dtype,
-    )?;
+    legal_dtype(dtype != DType::Bool && !matches!(dtype, DType::I16 | DType::U16), dtype)?;
     if a.rank() == 0 || b.rank() == 0 {
         return Err("an operand is a scalar, allowed: rank 1 or more".into());
     }
@@ -395,13 +362,7 @@ fn product_dtype(inputs: &[(DType, &Shape)]) -> Res<DType> {
 }
 
 /// Checks ranks, strides and dilations; returns the spatial rank.
-fn spatial(
-    x: &Shape,
-    kernel: usize,
-    strides: &[usize],
-    dilations: &[usize],
-    pads: usize,
-) -> Res<usize> {
+fn spatial(x: &Shape, kernel: usize, strides: &[usize], dilations: &[usize], pads: usize) -> Res<usize> {
     let rank = x.rank().saturating_sub(2);
     if !(1..=3).contains(&rank) {
         return Err(format!("input has rank {}, allowed: 3 to 5", x.rank()));
@@ -445,10 +406,7 @@ fn windows(dim: usize, pad: usize, kernel: usize, dilation: usize, stride: usize
 fn conv(attr: &Conv, inputs: &[(DType, &Shape)]) -> Res<Vec<Type>> {
     let ((dtype, x), (_, w)) = (inputs[0], inputs[1]);
     let result = product_dtype(&inputs[..2])?;
-    legal_dtype(
-        dtype.is_float() || dtype.is_int8() || dtype == DType::I32,
-        dtype,
-    )?;
+    legal_dtype(dtype.is_float() || dtype.is_int8() || dtype == DType::I32, dtype)?;
     let rank = spatial(
         x,
         w.rank().saturating_sub(2),
@@ -457,14 +415,8 @@ fn conv(attr: &Conv, inputs: &[(DType, &Shape)]) -> Res<Vec<Type>> {
         attr.pads.len(),
     )?;
     let groups = attr.groups;
-    if groups == 0
-        || !x[1].is_multiple_of(groups)
-        || !w[0].is_multiple_of(groups)
-        || w[1] != x[1] / groups
-    {
-        return Err(format!(
-            "input {x} and weight {w} do not fit with {groups} groups"
-        ));
+    if groups == 0 || !x[1].is_multiple_of(groups) || !w[0].is_multiple_of(groups) || w[1] != x[1] / groups {
+        return Err(format!("input {x} and weight {w} do not fit with {groups} groups"));
     }
     check_bias(inputs, result, w[0])?;
     let mut dims = vec![x[0], w[0]];
@@ -495,9 +447,7 @@ fn conv_transpose(attr: &ConvTranspose, inputs: &[(DType, &Shape)]) -> Res<Vec<T
     expect_len("output_padding", attr.output_padding.len(), rank)?;
     let groups = attr.groups;
     if groups == 0 || w[0] != x[1] || !x[1].is_multiple_of(groups) {
-        return Err(format!(
-            "input {x} and weight {w} do not fit with {groups} groups"
-        ));
+        return Err(format!("input {x} and weight {w} do not fit with {groups} groups"));
     }
     let channels = w[1].saturating_mul(groups);
     check_bias(inputs, dtype, channels)?;
@@ -534,13 +484,7 @@ fn pool(attr: &Pool, dtype: DType, x: &Shape) -> Res<Vec<Type>> {
         },
         dtype,
     )?;
-    let rank = spatial(
-        x,
-        attr.kernel.len(),
-        &attr.strides,
-        &attr.dilations,
-        attr.pads.len(),
-    )?;
+    let rank = spatial(x, attr.kernel.len(), &attr.strides, &attr.dilations, attr.pads.len())?;
     expect_len("ceil_extra", attr.ceil_extra.len(), rank)?;
     let mut dims = x[..2].to_vec();
     for i in 0..rank {
@@ -574,11 +518,7 @@ fn recurrent(attr: &Recurrent, inputs: &[(DType, &Shape)]) -> Res<Vec<Type>> {
         return Err(format!("input {x} has rank {}, allowed: 3", x.rank()));
     };
     let (d, h) = (attr.direction.count(), attr.hidden);
-    expect_len(
-        "activations",
-        attr.activations.len(),
-        d * attr.cell.n_activations(),
-    )?;
+    expect_len("activations", attr.activations.len(), d * attr.cell.n_activations())?;
     let gates = h
         .checked_mul(attr.cell.n_gates())
         .filter(|n| *n <= MAX_ELEMENTS)
@@ -634,10 +574,7 @@ fn broadcast_params(inputs: &[(DType, &Shape)]) -> Res<()> {
 
 fn same_dtypes(inputs: &[(DType, &Shape)]) -> Res<()> {
     match inputs.iter().find(|(dtype, _)| *dtype != inputs[0].0) {
-        Some((other, _)) => Err(format!(
-            "operands are {} and {other}, allowed: one dtype",
-            inputs[0].0
-        )),
+        Some((other, _)) => Err(format!("operands are {} and {other}, allowed: one dtype", inputs[0].0)),
         None => Ok(()),
     }
 }
@@ -659,14 +596,11 @@ fn check_axis(axis: usize, shape: &Shape) -> Res<()> {
 }
 
 fn check_element_indices(axis: usize, shape: &Shape, indices: &Shape) -> Res<()> {
-    let fits = indices.rank() == shape.rank()
-        && (0..shape.rank()).all(|at| at == axis || indices[at] <= shape[at]);
+    let fits = indices.rank() == shape.rank() && (0..shape.rank()).all(|at| at == axis || indices[at] <= shape[at]);
     if fits && (shape[axis] != 0 || indices.n_elements() == 0) {
         Ok(())
     } else {
-        Err(format!(
-            "indices {indices} do not fit {shape} at axis {axis}"
-        ))
+        Err(format!("indices {indices} do not fit {shape} at axis {axis}"))
     }
 }
 
@@ -691,10 +625,7 @@ fn expect_shape(what: &str, found: &Shape, expected: &[usize]) -> Res<()> {
     if found.0 == expected {
         Ok(())
     } else {
-        Err(format!(
-            "{what} has shape {found}, expected {}",
-            Shape::from(expected)
-        ))
+        Err(format!("{what} has shape {found}, expected {}", Shape::from(expected)))
     }
 }
 
@@ -721,10 +652,7 @@ mod tests {
 
     #[test]
     fn matmul_shapes() {
-        assert_eq!(
-            of(Op::MatMul, &[&[2, 1, 3, 4], &[5, 4, 6]]),
-            Ok(vec![vec![2, 5, 3, 6]])
-        );
+        assert_eq!(of(Op::MatMul, &[&[2, 1, 3, 4], &[5, 4, 6]]), Ok(vec![vec![2, 5, 3, 6]]));
         assert_eq!(of(Op::MatMul, &[&[4], &[4, 6]]), Ok(vec![vec![6]]));
         assert_eq!(of(Op::MatMul, &[&[3, 4], &[4]]), Ok(vec![vec![3]]));
         assert_eq!(
@@ -789,16 +717,7 @@ mod tests {
             )
             .is_err()
         );
-        assert!(
-            of(
-                Op::Softmax {
-                    axis: 2,
-                    log: false
-                },
-                &[&[4]]
-            )
-            .is_err()
-        );
+        assert!(of(Op::Softmax { axis: 2, log: false }, &[&[4]]).is_err());
         assert!(of(Op::Where, &[&[4], &[4], &[4]]).is_err());
     }
 }

@@ -638,10 +638,9 @@ impl fmt::Display for Op {
                     put("count_pads", "true".into());
                 }
             }
-            Op::Softmax { axis, .. }
-            | Op::Concat { axis }
-            | Op::Gather { axis }
-            | Op::GatherElements { axis } => put("axis", axis.to_string()),
+            Op::Softmax { axis, .. } | Op::Concat { axis } | Op::Gather { axis } | Op::GatherElements { axis } => {
+                put("axis", axis.to_string())
+            }
             Op::LayerNorm { axis, eps } | Op::RmsNorm { axis, eps } => {
                 put("axis", axis.to_string());
                 put("eps", format!("{eps:?}"));
@@ -652,10 +651,7 @@ impl fmt::Display for Op {
                 put("keepdims", keepdims.to_string());
             }
             Op::Arg {
-                axis,
-                keepdims,
-                last,
-                ..
+                axis, keepdims, last, ..
             } => {
                 put("axis", axis.to_string());
                 put("keepdims", keepdims.to_string());
@@ -720,9 +716,7 @@ impl fmt::Display for Op {
                     other => put("mode", format!("{other:?}").to_lowercase()),
                 }
             }
-            Op::GatherNd { batch_dims } if *batch_dims != 0 => {
-                put("batch_dims", batch_dims.to_string())
-            }
+            Op::GatherNd { batch_dims } if *batch_dims != 0 => put("batch_dims", batch_dims.to_string()),
             Op::ScatterElements { axis, combine } => {
                 put("axis", axis.to_string());
                 put("combine", format!("{combine:?}").to_lowercase());
@@ -730,12 +724,7 @@ impl fmt::Display for Op {
             Op::ScatterNd { combine } => put("combine", format!("{combine:?}").to_lowercase()),
             // The shape of these two is the type of the result.
             Op::Reshape { .. } | Op::Expand { .. } => {}
-            Op::Unary(_)
-            | Op::Binary(_)
-            | Op::Where
-            | Op::MatMul
-            | Op::GatherNd { .. }
-            | Op::Dequantize => {}
+            Op::Unary(_) | Op::Binary(_) | Op::Where | Op::MatMul | Op::GatherNd { .. } | Op::Dequantize => {}
         }
         f.write_str(&self.name())?;
         if attrs.is_empty() {
@@ -783,10 +772,7 @@ fn put_window<P: fmt::Display + PartialEq + Default>(
 }
 
 fn list<T: fmt::Display>(items: &[T]) -> String {
-    format!(
-        "[{}]",
-        items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
-    )
+    format!("[{}]", items.iter().map(T::to_string).collect::<Vec<_>>().join(","))
 }
 
 fn pair_list<P: fmt::Display>(items: &[(usize, P)]) -> String {

@@ -34,12 +34,7 @@ pub fn print(graph: &Graph) -> String {
         );
     }
     for (&id, constant) in &graph.consts {
-        let _ = write!(
-            out,
-            "w   {} : {} ",
-            value_text(graph, id),
-            type_text(graph, id)
-        );
+        let _ = write!(out, "w   {} : {} ", value_text(graph, id), type_text(graph, id));
         match graph.values.get(id) {
             Some(data) if data.shape.n_elements() <= INLINE_ELEMENTS => {
                 let _ = writeln!(out, "= {}", elements(data.dtype, constant.data.bytes()));
@@ -77,11 +72,7 @@ pub fn print(graph: &Graph) -> String {
 pub fn node_text(graph: &Graph, id: NodeId) -> String {
     let node = &graph.nodes[id];
     let list = |values: &[ValueId], text: &dyn Fn(ValueId) -> String| {
-        values
-            .iter()
-            .map(|&v| text(v))
-            .collect::<Vec<_>>()
-            .join(", ")
+        values.iter().map(|&v| text(v)).collect::<Vec<_>>().join(", ")
     };
     let mut out = format!(
         "{} = {}({}) : {}  ; {id}",
@@ -108,11 +99,7 @@ pub fn value_text(graph: &Graph, value: ValueId) -> String {
     match graph.values.get(value) {
         Some(data) => format!(
             "{}{}",
-            if data.def == ValueDef::Const {
-                '@'
-            } else {
-                '%'
-            },
+            if data.def == ValueDef::Const { '@' } else { '%' },
             word(&data.name)
         ),
         None => format!("%?{}", value.index()),

@@ -39,11 +39,7 @@ impl Shape {
     /// The shape that numpy gives to an elementwise operation on `self` and `other`; `None` if they do not fit.
     pub fn broadcast(&self, other: &Shape) -> Option<Shape> {
         let rank = self.rank().max(other.rank());
-        let dim = |shape: &Shape, axis: usize| {
-            (axis + shape.rank())
-                .checked_sub(rank)
-                .map_or(1, |at| shape.0[at])
-        };
+        let dim = |shape: &Shape, axis: usize| (axis + shape.rank()).checked_sub(rank).map_or(1, |at| shape.0[at]);
         let dims = (0..rank).map(|axis| match (dim(self, axis), dim(other, axis)) {
             (a, b) if a == b => Some(a),
             (1, b) => Some(b),

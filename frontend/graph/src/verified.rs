@@ -104,11 +104,7 @@ impl<T> Verified<T> {
     {
         let mut errors = VerifyErrors::new();
         ir.verify(cx, &mut errors);
-        if errors.is_empty() {
-            Ok(Self(ir))
-        } else {
-            Err(errors)
-        }
+        if errors.is_empty() { Ok(Self(ir)) } else { Err(errors) }
     }
 
     /// Gives the IR back for changes; the proof is gone.

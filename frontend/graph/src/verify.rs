@@ -20,12 +20,7 @@ impl Verify<()> for Graph {
         definitions(self, errors);
         for (id, node) in self.nodes.iter() {
             if self.origins.get(node.origin).is_none() {
-                errors.push(
-                    "G8",
-                    id,
-                    "",
-                    format!("origin {} is not in the table", node.origin),
-                );
+                errors.push("G8", id, "", format!("origin {} is not in the table", node.origin));
             }
             let mut known = true;
             for &input in &node.inputs {
@@ -46,10 +41,7 @@ impl Verify<()> for Graph {
                     );
                 }
             }
-            known &= node
-                .outputs
-                .iter()
-                .all(|&value| self.values.get(value).is_some());
+            known &= node.outputs.iter().all(|&value| self.values.get(value).is_some());
             if !known {
                 continue;
             }
@@ -79,11 +71,7 @@ impl Verify<()> for Graph {
 }
 
 fn line(graph: &Graph, id: crate::NodeId, known: bool) -> String {
-    if known {
-        node_text(graph, id)
-    } else {
-        String::new()
-    }
+    if known { node_text(graph, id) } else { String::new() }
 }
 
 fn names(graph: &Graph, errors: &mut VerifyErrors) {
@@ -104,19 +92,13 @@ fn names(graph: &Graph, errors: &mut VerifyErrors) {
     };
     check("value", &mut graph.values.values().map(|value| &value.name));
     check("input", &mut graph.inputs.iter().map(|input| &input.name));
-    check(
-        "output",
-        &mut graph.outputs.iter().map(|output| &output.name),
-    );
+    check("output", &mut graph.outputs.iter().map(|output| &output.name));
 }
 
 fn definitions(graph: &Graph, errors: &mut VerifyErrors) {
     for (id, data) in graph.values.iter() {
         let defined = match data.def {
-            ValueDef::Input(index) => graph
-                .inputs
-                .get(index)
-                .is_some_and(|input| input.value == id),
+            ValueDef::Input(index) => graph.inputs.get(index).is_some_and(|input| input.value == id),
             ValueDef::Const => graph.consts.contains_key(&id),
             ValueDef::Node(node, index) => graph
                 .nodes
@@ -142,10 +124,7 @@ fn definitions(graph: &Graph, errors: &mut VerifyErrors) {
         .iter()
         .enumerate()
         .for_each(|(index, input)| expect(input.value, ValueDef::Input(index)));
-    graph
-        .consts
-        .keys()
-        .for_each(|&value| expect(value, ValueDef::Const));
+    graph.consts.keys().for_each(|&value| expect(value, ValueDef::Const));
     for (id, node) in graph.nodes.iter() {
         node.outputs
             .iter()
@@ -160,11 +139,7 @@ fn definitions(graph: &Graph, errors: &mut VerifyErrors) {
                     "G5",
                     id,
                     value_text(graph, id),
-                    format!(
-                        "{} has {} bytes of data",
-                        graph.type_text(id),
-                        constant.data.len()
-                    ),
+                    format!("{} has {} bytes of data", graph.type_text(id), constant.data.len()),
                 );
             }
         }
@@ -187,32 +162,16 @@ fn ends(graph: &Graph, errors: &mut VerifyErrors) {
     }
     let mut fed = BTreeSet::new();
     for state in &graph.states {
-        let types = graph
-            .outputs
-            .get(state.output)
-            .zip(graph.inputs.get(state.input));
-        let types = types.and_then(|(output, input)| {
-            graph
-                .values
-                .get(output.value)
-                .zip(graph.values.get(input.value))
-        });
+        let types = graph.outputs.get(state.output).zip(graph.inputs.get(state.input));
+        let types = types.and_then(|(output, input)| graph.values.get(output.value).zip(graph.values.get(input.value)));
         match types {
-            None => errors.push(
-                "G7",
-                "state",
-                "",
-                format!("{state:?} names no output or input"),
-            ),
+            None => errors.push("G7", "state", "", format!("{state:?} names no output or input")),
             Some((from, to)) if (from.dtype, &from.shape) != (to.dtype, &to.shape) => {
                 errors.push(
                     "G7",
                     "state",
                     "",
-                    format!(
-                        "{}{} cannot feed {}{}",
-                        from.dtype, from.shape, to.dtype, to.shape
-                    ),
+                    format!("{}{} cannot feed {}{}", from.dtype, from.shape, to.dtype, to.shape),
                 );
             }
             Some((_, to)) if !fed.insert(state.input) => errors.push(
@@ -235,12 +194,7 @@ mod tests {
         let mut b = GraphBuilder::new("t", "main");
         let x = b.input("x", DType::F32, [2, 3]).unwrap();
         let w = b
-            .constant(
-                "w",
-                DType::F32,
-                [3, 1],
-                [1.0f32, 2.0, 3.0].as_slice().into(),
-            )
+            .constant("w", DType::F32, [3, 1], [1.0f32, 2.0, 3.0].as_slice().into())
             .unwrap();
         let h = b.matmul(x, w).unwrap();
         let y = b.unary(Unary::Relu, h).unwrap();
@@ -276,28 +230,13 @@ mod tests {
         assert_eq!(broken(|g| g.outputs[0].name.clear()), ["G1"]);
         assert_eq!(broken(|g| g.nodes[n(0)].inputs[0] = v(2)), ["G2", "G4"]);
         assert_eq!(broken(|g| g.nodes[n(0)].inputs[0] = v(9)), ["G2"]);
-        assert_eq!(
-            broken(|g| g.values[v(3)].def = ValueDef::Node(n(0), 0)),
-            ["G3", "G3"]
-        );
+        assert_eq!(broken(|g| g.values[v(3)].def = ValueDef::Node(n(0), 0)), ["G3", "G3"]);
         assert_eq!(broken(|g| g.values[v(3)].shape = Shape::from([3])), ["G4"]);
-        assert_eq!(
-            broken(|g| g.values[v(1)].shape = Shape::from([3, 2]))[0],
-            "G5"
-        );
+        assert_eq!(broken(|g| g.values[v(1)].shape = Shape::from([3, 2]))[0], "G5");
         assert_eq!(broken(|g| g.outputs.clear()), ["G6"]);
         assert_eq!(broken(|g| g.outputs[0].value = v(9)), ["G6"]);
-        assert_eq!(
-            broken(|g| g.states.push(State {
-                output: 0,
-                input: 0
-            })),
-            ["G7"]
-        );
-        assert_eq!(
-            broken(|g| g.nodes[n(0)].origin = OriginId::from_index(7)),
-            ["G8"]
-        );
+        assert_eq!(broken(|g| g.states.push(State { output: 0, input: 0 })), ["G7"]);
+        assert_eq!(broken(|g| g.nodes[n(0)].origin = OriginId::from_index(7)), ["G8"]);
     }
 
     #[test]

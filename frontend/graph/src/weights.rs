@@ -47,31 +47,19 @@ impl From<Vec<u8>> for Weights {
 
 impl From<&[f32]> for Weights {
     fn from(values: &[f32]) -> Self {
-        values
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect::<Vec<u8>>()
-            .into()
+        values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into()
     }
 }
 
 impl From<&[i64]> for Weights {
     fn from(values: &[i64]) -> Self {
-        values
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect::<Vec<u8>>()
-            .into()
+        values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into()
     }
 }
 
 impl From<&[i32]> for Weights {
     fn from(values: &[i32]) -> Self {
-        values
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect::<Vec<u8>>()
-            .into()
+        values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into()
     }
 }
 

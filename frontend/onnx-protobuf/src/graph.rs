@@ -1,8 +1,8 @@
 //! Graphs, nodes, attributes and functions.
 
 use crate::{
-    NodeDeviceConfigurationProto, OperatorSetIdProto, SparseTensorProto, StringStringEntryProto,
-    TensorProto, TypeProto, ValueInfoProto,
+    NodeDeviceConfigurationProto, OperatorSetIdProto, SparseTensorProto, StringStringEntryProto, TensorProto,
+    TypeProto, ValueInfoProto,
 };
 use bytes::Bytes;
 

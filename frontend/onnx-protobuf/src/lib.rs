@@ -8,18 +8,16 @@ mod model;
 mod tensor;
 
 pub use graph::{
-    AttributeProto, AttributeType, FunctionProto, GraphProto, NodeProto, TensorAnnotation,
-    TrainingInfoProto,
+    AttributeProto, AttributeType, FunctionProto, GraphProto, NodeProto, TensorAnnotation, TrainingInfoProto,
 };
 pub use model::{
-    DeviceConfigurationProto, IntIntListEntryProto, ModelProto, NodeDeviceConfigurationProto,
-    OperatorSetIdProto, ShardedDimProto, ShardingSpecProto, SimpleShardedDimProto,
-    StringStringEntryProto, simple_sharded_dim,
+    DeviceConfigurationProto, IntIntListEntryProto, ModelProto, NodeDeviceConfigurationProto, OperatorSetIdProto,
+    ShardedDimProto, ShardingSpecProto, SimpleShardedDimProto, StringStringEntryProto, simple_sharded_dim,
 };
 pub use prost::Message;
 pub use tensor::{
-    DataLocation, DataType, Dimension, MapType, Segment, SequenceType, SparseTensorProto,
-    TensorProto, TensorShapeProto, TensorType, TypeProto, ValueInfoProto, dimension, type_proto,
+    DataLocation, DataType, Dimension, MapType, Segment, SequenceType, SparseTensorProto, TensorProto,
+    TensorShapeProto, TensorType, TypeProto, ValueInfoProto, dimension, type_proto,
 };
 
 use bytes::Bytes;
@@ -81,11 +79,7 @@ mod tests {
     fn nested(depth: usize) -> Vec<u8> {
         fn wrap(field: u32, body: &[u8]) -> Vec<u8> {
             let mut out = Vec::new();
-            prost::encoding::encode_key(
-                field,
-                prost::encoding::WireType::LengthDelimited,
-                &mut out,
-            );
+            prost::encoding::encode_key(field, prost::encoding::WireType::LengthDelimited, &mut out);
             prost::encoding::encode_varint(body.len() as u64, &mut out);
             out.extend_from_slice(body);
             out
@@ -101,10 +95,7 @@ mod tests {
     fn deep_nesting_is_a_short_error() {
         assert!(decode_model(nested(5).into()).is_ok());
         let error = decode_model(nested(3000).into()).unwrap_err().to_string();
-        assert!(
-            error.contains("recursion limit") && error.len() < 250,
-            "{error}"
-        );
+        assert!(error.contains("recursion limit") && error.len() < 250, "{error}");
     }
 
     #[test]

@@ -62,8 +62,7 @@ fn fetched_files() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
     let (mut todo, mut models, mut tensors) = (vec![root], 0, 0);
     while let Some(directory) = todo.pop() {
-        let entries = std::fs::read_dir(&directory)
-            .unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+        let entries = std::fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
             let name = path.display().to_string();
             let read = || std::fs::read(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -81,10 +80,7 @@ fn fetched_files() {
             }
         }
     }
-    assert!(
-        models > 1000 && tensors > 3000,
-        "{models} models and {tensors} tensors"
-    );
+    assert!(models > 1000 && tensors > 3000, "{models} models and {tensors} tensors");
 }
 
 /// Files of sequence and optional operators hold other messages than tensors.

@@ -58,14 +58,10 @@ pub(super) fn import(
     options: &ImportOptions,
 ) -> Result<Graph, ImportError> {
     let mut net = Net::new(name, options, tensors, "bert.");
-    let malformed =
-        |net: &Net, message: String| Err(net.error(ImportErrorKind::Malformed(message)));
+    let malformed = |net: &Net, message: String| Err(net.error(ImportErrorKind::Malformed(message)));
     let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
     if heads == 0 || !hidden.is_multiple_of(heads) || hidden == 0 {
-        return malformed(
-            &net,
-            format!("hidden_size {hidden} does not split into {heads} heads"),
-        );
+        return malformed(&net, format!("hidden_size {hidden} does not split into {heads} heads"));
     }
     match config.position_embedding_type.as_deref() {
         None | Some("absolute") => {}
@@ -97,21 +93,13 @@ pub(super) fn import(
         }
     };
 
-    let dims = || {
-        Some(vec![
-            Dim::Symbol("batch".into()),
-            Dim::Symbol("sequence".into()),
-        ])
-    };
+    let dims = || Some(vec![Dim::Symbol("batch".into()), Dim::Symbol("sequence".into())]);
     let declare = |name: &str| Declared {
         name: name.into(),
         dtype: DType::I64,
         dims: dims(),
     };
-    let inputs = net.inputs(
-        &["input_ids", "attention_mask", "token_type_ids"].map(declare),
-        options,
-    )?;
+    let inputs = net.inputs(&["input_ids", "attention_mask", "token_type_ids"].map(declare), options)?;
     let &[ids, mask, types] = inputs.as_slice() else {
         return malformed(&net, "an input is missing".into());
     };
@@ -128,10 +116,7 @@ pub(super) fn import(
     }
 
     net.at("embeddings", "BertEmbeddings");
-    let words = net.weight(
-        "embeddings.word_embeddings.weight",
-        &[config.vocab_size, hidden],
-    )?;
+    let words = net.weight("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?;
     let positions = net.weight(
         "embeddings.position_embeddings.weight",
         &[config.max_position_embeddings, hidden],
@@ -152,8 +137,7 @@ pub(super) fn import(
 
     net.at("attention_mask", "BertModel");
     let dtype = net.b.dtype(x);
-    let bias =
-        mask_bias(&mut net.b, mask, dtype, [batch, sequence]).map_err(|error| net.fail(error))?;
+    let bias = mask_bias(&mut net.b, mask, dtype, [batch, sequence]).map_err(|error| net.fail(error))?;
     for layer in 0..config.num_hidden_layers {
         let at = |part: &str| format!("encoder.layer.{layer}.{part}");
         let split = |net: &mut Net, name: &str, x: ValueId| -> Result<ValueId, ImportError> {
@@ -173,50 +157,25 @@ pub(super) fn import(
         let attend = |b: &mut GraphBuilder| {
             let turned = b.transpose(key, &[0, 1, 3, 2])?;
             let scores = b.matmul(query, turned)?;
-            let scaled =
-                b.binary_scalar(Binary::Mul, scores, 1.0 / ((hidden / heads) as f64).sqrt())?;
+            let scaled = b.binary_scalar(Binary::Mul, scores, 1.0 / ((hidden / heads) as f64).sqrt())?;
             let masked = b.binary(Binary::Add, scaled, bias)?;
-            let weights = b.op(
-                Op::Softmax {
-                    axis: 3,
-                    log: false,
-                },
-                &[masked],
-            )?;
+            let weights = b.op(Op::Softmax { axis: 3, log: false }, &[masked])?;
             let mixed = b.matmul(weights, value)?;
             let joined = b.transpose(mixed, &[0, 2, 1, 3])?;
             b.reshape(joined, [batch, sequence, hidden])
         };
         let mixed = attend(&mut net.b).map_err(|error| net.fail(error))?;
         let out = net.linear(mixed, &at("attention.output.dense"), hidden, hidden)?;
-        let sum = net
-            .b
-            .binary(Binary::Add, out, x)
-            .map_err(|error| net.fail(error))?;
-        let middle = net.layer_norm(
-            sum,
-            &at("attention.output.LayerNorm"),
-            hidden,
-            config.layer_norm_eps,
-        )?;
-        let wide = net.linear(
-            middle,
-            &at("intermediate.dense"),
-            hidden,
-            config.intermediate_size,
-        )?;
+        let sum = net.b.binary(Binary::Add, out, x).map_err(|error| net.fail(error))?;
+        let middle = net.layer_norm(sum, &at("attention.output.LayerNorm"), hidden, config.layer_norm_eps)?;
+        let wide = net.linear(middle, &at("intermediate.dense"), hidden, config.intermediate_size)?;
         net.at(&at("intermediate"), "BertIntermediate");
         let active = match act {
             Act::Gelu { tanh } => gelu(&mut net.b, wide, tanh),
             Act::Relu => net.b.unary(Unary::Relu, wide),
         };
         let active = active.map_err(|error| net.fail(error))?;
-        let out = net.linear(
-            active,
-            &at("output.dense"),
-            config.intermediate_size,
-            hidden,
-        )?;
+        let out = net.linear(active, &at("output.dense"), config.intermediate_size, hidden)?;
         let sum = net
             .b
             .binary(Binary::Add, out, middle)

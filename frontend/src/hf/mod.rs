@@ -19,30 +19,15 @@ struct Kind {
 ///
 /// # Errors
 /// See [`ImportErrorKind`].
-pub fn import(
-    source: &dyn Source,
-    files: &[String],
-    options: &ImportOptions,
-) -> Result<Graph, ImportError> {
+pub fn import(source: &dyn Source, files: &[String], options: &ImportOptions) -> Result<Graph, ImportError> {
     const CONFIG: &str = "config.json";
-    let config = source
-        .read(CONFIG)
-        .map_err(|error| read_error(CONFIG, &error))?;
-    let malformed = |message: String| {
-        ImportError::new(ImportErrorKind::Malformed(message), Origin::file(CONFIG))
-    };
-    let kind: Kind =
-        serde_json::from_slice(&config).map_err(|error| malformed(error.to_string()))?;
+    let config = source.read(CONFIG).map_err(|error| read_error(CONFIG, &error))?;
+    let malformed = |message: String| ImportError::new(ImportErrorKind::Malformed(message), Origin::file(CONFIG));
+    let kind: Kind = serde_json::from_slice(&config).map_err(|error| malformed(error.to_string()))?;
     match kind.model_type.as_deref() {
         Some("bert") => {
-            let config: bert::Config =
-                serde_json::from_slice(&config).map_err(|error| malformed(error.to_string()))?;
-            bert::import(
-                source.name(),
-                &config,
-                safetensors::read_all(source, files)?,
-                options,
-            )
+            let config: bert::Config = serde_json::from_slice(&config).map_err(|error| malformed(error.to_string()))?;
+            bert::import(source.name(), &config, safetensors::read_all(source, files)?, options)
         }
         Some(other) => {
             let kind = ImportErrorKind::UnknownArchitecture {

@@ -29,11 +29,7 @@ impl Net {
         } else {
             &options.entry
         };
-        let stem = name
-            .trim_end_matches('/')
-            .rsplit('/')
-            .next()
-            .unwrap_or("model");
+        let stem = name.trim_end_matches('/').rsplit('/').next().unwrap_or("model");
         let prefix = if tensors.keys().any(|key| key.starts_with(prefix)) {
             prefix
         } else {
@@ -62,11 +58,7 @@ impl Net {
     }
 
     /// Adds the model's inputs.
-    pub fn inputs(
-        &mut self,
-        declared: &[Declared],
-        options: &ImportOptions,
-    ) -> Result<Vec<ValueId>, ImportError> {
+    pub fn inputs(&mut self, declared: &[Declared], options: &ImportOptions) -> Result<Vec<ValueId>, ImportError> {
         let mut values = Vec::new();
         for input in resolve(declared, options, &self.file)? {
             let value = match input {
@@ -108,10 +100,7 @@ impl Net {
         }
         let malformed = |message: String| ImportErrorKind::Malformed(message);
         let Some(stored) = self.tensors.get(&full) else {
-            return Err(self.error(malformed(format!(
-                "the weight \"{}\" is missing",
-                full.escape_debug()
-            ))));
+            return Err(self.error(malformed(format!("the weight \"{}\" is missing", full.escape_debug()))));
         };
         let Some(dtype) = stored.dtype else {
             return Err(self.error(malformed(format!(
@@ -138,13 +127,7 @@ impl Net {
     }
 
     /// x · weightᵀ + bias, with the weight stored as [outputs, inputs].
-    pub fn linear(
-        &mut self,
-        x: ValueId,
-        name: &str,
-        inputs: usize,
-        outputs: usize,
-    ) -> Result<ValueId, ImportError> {
+    pub fn linear(&mut self, x: ValueId, name: &str, inputs: usize, outputs: usize) -> Result<ValueId, ImportError> {
         self.at(name, "Linear");
         let weight = self.weight(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias = self.weight(&format!("{name}.bias"), &[outputs])?;
@@ -157,13 +140,7 @@ impl Net {
     }
 
     /// Layer normalisation over the last axis.
-    pub fn layer_norm(
-        &mut self,
-        x: ValueId,
-        name: &str,
-        size: usize,
-        eps: f32,
-    ) -> Result<ValueId, ImportError> {
+    pub fn layer_norm(&mut self, x: ValueId, name: &str, size: usize, eps: f32) -> Result<ValueId, ImportError> {
         self.at(name, "LayerNorm");
         let scale = self.weight(&format!("{name}.weight"), &[size])?;
         let bias = self.weight(&format!("{name}.bias"), &[size])?;

@@ -21,11 +21,7 @@ pub(super) fn is_control(domain: &str, op_type: &str) -> bool {
 }
 
 /// Imports a control node.
-pub(super) fn import(
-    walk: &mut Walk<'_>,
-    node: &NodeProto,
-    operands: &[Option<ValueId>],
-) -> Results {
+pub(super) fn import(walk: &mut Walk<'_>, node: &NodeProto, operands: &[Option<ValueId>]) -> Results {
     match node.op_type.as_str() {
         "If" => branch(walk, node, operands),
         "Loop" => iterate(walk, node, operands),
@@ -61,9 +57,7 @@ fn inline(walk: &mut Walk<'_>, graph: &GraphProto, bound: &[ValueId]) -> Results
         .map(|(info, &value)| (info.name.clone(), Some(value)))
         .collect();
     walk.scopes.push(scope);
-    let done = walk
-        .initializers(graph)
-        .and_then(|()| walk.nodes(&graph.node));
+    let done = walk.initializers(graph).and_then(|()| walk.nodes(&graph.node));
     let outputs: Result<Option<Vec<ValueId>>, Fail> = graph
         .output
         .iter()
@@ -90,10 +84,7 @@ fn branch(walk: &mut Walk<'_>, node: &NodeProto, operands: &[Option<ValueId>]) -
     match known.as_deref() {
         Some([value]) => return inline(walk, if *value != 0.0 { then } else { other }, &[]),
         Some(many) => {
-            return malformed(format!(
-                "the condition has {} elements, allowed: 1",
-                many.len()
-            ));
+            return malformed(format!("the condition has {} elements, allowed: 1", many.len()));
         }
         None => {}
     }
@@ -101,27 +92,20 @@ fn branch(walk: &mut Walk<'_>, node: &NodeProto, operands: &[Option<ValueId>]) -
     let (Some(a), Some(b)) = (a, b) else {
         return Ok(None);
     };
-    let types = |walk: &Walk<'_>, values: &[ValueId]| {
-        values
-            .iter()
-            .map(|&v| walk.b.graph().type_text(v))
-            .collect::<Vec<_>>()
-    };
+    let types =
+        |walk: &Walk<'_>, values: &[ValueId]| values.iter().map(|&v| walk.b.graph().type_text(v)).collect::<Vec<_>>();
     if types(walk, &a) != types(walk, &b) {
         let Fail::Unsupported { help, .. } =
             Cx::new(walk, node, operands.to_vec(), 0).data_dependent(cond, "the condition")
         else {
             return Ok(None);
         };
-        let reason = "the condition is computed at run time and the branches have results of different types".to_string();
+        let reason =
+            "the condition is computed at run time and the branches have results of different types".to_string();
         return Err(Fail::Unsupported { reason, help });
     }
     let scalar = walk.b.reshape(cond, Vec::new())?;
-    let selected: Result<Vec<ValueId>, _> = a
-        .into_iter()
-        .zip(b)
-        .map(|(a, b)| walk.b.select(scalar, a, b))
-        .collect();
+    let selected: Result<Vec<ValueId>, _> = a.into_iter().zip(b).map(|(a, b)| walk.b.select(scalar, a, b)).collect();
     Ok(Some(selected?))
 }
 
@@ -138,9 +122,7 @@ fn iterate(walk: &mut Walk<'_>, node: &NodeProto, operands: &[Option<ValueId>]) 
     } else {
         true
     };
-    let mut carried = (2..operands.len())
-        .map(|at| cx.x(at))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut carried = (2..operands.len()).map(|at| cx.x(at)).collect::<Result<Vec<_>, _>>()?;
     let Some(n_scans) = graph.output.len().checked_sub(1 + carried.len()) else {
         return malformed("the body has too few outputs");
     };
@@ -148,20 +130,11 @@ fn iterate(walk: &mut Walk<'_>, node: &NodeProto, operands: &[Option<ValueId>]) 
     let mut trip = 0;
     while go && trips.is_none_or(|trips| trip < trips) {
         if trip as usize >= MAX_TRIPS {
-            return unsupported(format!(
-                "the loop runs for more than {MAX_TRIPS} iterations"
-            ));
+            return unsupported(format!("the loop runs for more than {MAX_TRIPS} iterations"));
         }
-        let count = walk
-            .b
-            .scalar(DType::I64, lockstep_graph::op::Scalar::Int(trip.into()));
-        let cond = walk
-            .b
-            .scalar(DType::Bool, lockstep_graph::op::Scalar::Int(1));
-        let bound: Vec<ValueId> = [count, cond]
-            .into_iter()
-            .chain(carried.iter().copied())
-            .collect();
+        let count = walk.b.scalar(DType::I64, lockstep_graph::op::Scalar::Int(trip.into()));
+        let cond = walk.b.scalar(DType::Bool, lockstep_graph::op::Scalar::Int(1));
+        let bound: Vec<ValueId> = [count, cond].into_iter().chain(carried.iter().copied()).collect();
         let Some(results) = inline(walk, graph, &bound)? else {
             return Ok(None);
         };
@@ -210,9 +183,7 @@ fn scan(walk: &mut Walk<'_>, node: &NodeProto, operands: &[Option<ValueId>]) -> 
     }
     let trips = trips.unwrap_or(0);
     if trips > MAX_TRIPS {
-        return unsupported(format!(
-            "the scan runs for more than {MAX_TRIPS} iterations"
-        ));
+        return unsupported(format!("the scan runs for more than {MAX_TRIPS} iterations"));
     }
     let mut carried = all[..n_states].to_vec();
     let Some(n_outputs) = graph.output.len().checked_sub(n_states) else {
@@ -249,12 +220,7 @@ fn scan(walk: &mut Walk<'_>, node: &NodeProto, operands: &[Option<ValueId>]) -> 
 }
 
 /// Joins the per-iteration values along a new axis.
-fn stack(
-    walk: &mut Walk<'_>,
-    parts: &[ValueId],
-    axis: i64,
-    reverse: bool,
-) -> Result<ValueId, Fail> {
+fn stack(walk: &mut Walk<'_>, parts: &[ValueId], axis: i64, reverse: bool) -> Result<ValueId, Fail> {
     let Some(&first) = parts.first() else {
         return unsupported("a loop without iterations has scan outputs of unknown shape");
     };
@@ -352,11 +318,7 @@ pub(super) fn expand_function(
 }
 
 /// A node of a function body with attribute references resolved and absent parameters removed; also in the bodies it holds.
-fn substitute(
-    node: &NodeProto,
-    attrs: &BTreeMap<&str, &AttributeProto>,
-    absent: &BTreeSet<&str>,
-) -> NodeProto {
+fn substitute(node: &NodeProto, attrs: &BTreeMap<&str, &AttributeProto>, absent: &BTreeSet<&str>) -> NodeProto {
     let mut node = node.clone();
     for input in &mut node.input {
         if absent.contains(input.as_str()) {

@@ -58,12 +58,7 @@ pub(crate) struct Cx<'w, 'a> {
 }
 
 impl<'w, 'a> Cx<'w, 'a> {
-    pub(super) fn new(
-        walk: &'w mut Walk<'a>,
-        node: &'w NodeProto,
-        operands: Vec<Option<ValueId>>,
-        opset: i64,
-    ) -> Self {
+    pub(super) fn new(walk: &'w mut Walk<'a>, node: &'w NodeProto, operands: Vec<Option<ValueId>>, opset: i64) -> Self {
         Self {
             walk,
             node,
@@ -107,9 +102,7 @@ impl<'w, 'a> Cx<'w, 'a> {
         if self.operands.is_empty() {
             return malformed("there is no operand");
         }
-        (0..self.operands.len())
-            .map(|index| self.x(index))
-            .collect()
+        (0..self.operands.len()).map(|index| self.x(index)).collect()
     }
 
     pub fn dtype(&self, value: ValueId) -> DType {
@@ -138,8 +131,7 @@ impl<'w, 'a> Cx<'w, 'a> {
     /// The elements of an operand that must be known now; `what` names it in the message.
     pub fn need(&self, index: usize, what: &str) -> Result<Tensor, Fail> {
         let value = self.x(index)?;
-        self.known_value(value)
-            .ok_or_else(|| self.data_dependent(value, what))
+        self.known_value(value).ok_or_else(|| self.data_dependent(value, what))
     }
 
     /// The integers of an operand that must be known now.
@@ -149,10 +141,7 @@ impl<'w, 'a> Cx<'w, 'a> {
             return malformed(format!("{what} is {}, allowed: integers", tensor.dtype));
         };
         ints.iter()
-            .map(|&v| {
-                i64::try_from(v)
-                    .or_else(|_| malformed(format!("{what} holds {v}, which is too large")))
-            })
+            .map(|&v| i64::try_from(v).or_else(|_| malformed(format!("{what} holds {v}, which is too large"))))
             .collect()
     }
 
@@ -309,12 +298,7 @@ impl<'w, 'a> Cx<'w, 'a> {
     }
 
     /// A constant whose elements are all this number, converted to the dtype.
-    pub fn filled(
-        &mut self,
-        dtype: DType,
-        shape: impl Into<Shape>,
-        value: f64,
-    ) -> Result<ValueId, Fail> {
+    pub fn filled(&mut self, dtype: DType, shape: impl Into<Shape>, value: f64) -> Result<ValueId, Fail> {
         let scalar = if dtype.is_float() {
             lockstep_graph::op::Scalar::Float(value)
         } else {

@@ -7,11 +7,7 @@ use lockstep_graph::{Origin, Weights};
 use lockstep_onnx_protobuf::TensorProto;
 
 /// The `bytes` bytes of a tensor's external data, not copied.
-pub(super) fn read(
-    walk: &mut Walk<'_>,
-    proto: &TensorProto,
-    bytes: usize,
-) -> Result<Weights, Fail> {
+pub(super) fn read(walk: &mut Walk<'_>, proto: &TensorProto, bytes: usize) -> Result<Weights, Fail> {
     let entry = |key: &str| {
         proto
             .external_data
@@ -50,12 +46,10 @@ pub(super) fn read(
     };
     let length = length.unwrap_or(file.len().saturating_sub(offset).min(bytes));
     match offset.checked_add(length) {
-        Some(end) if end <= file.len() && length == bytes => {
-            Ok(Weights::new(file.slice(offset..end)))
+        Some(end) if end <= file.len() && length == bytes => Ok(Weights::new(file.slice(offset..end))),
+        Some(end) if end <= file.len() => {
+            malformed(format!("its external data has {length} bytes, its type needs {bytes}"))
         }
-        Some(end) if end <= file.len() => malformed(format!(
-            "its external data has {length} bytes, its type needs {bytes}"
-        )),
         _ => malformed(format!(
             "its external data is {length} bytes at offset {offset}, but \"{}\" has {} bytes",
             location.escape_debug(),

@@ -9,16 +9,8 @@ use lockstep_onnx_protobuf::{GraphProto, ValueInfoProto, dimension, type_proto};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Adds the graph's inputs to the builder, in order.
-pub(super) fn bind(
-    walk: &mut Walk<'_>,
-    graph: &GraphProto,
-    options: &ImportOptions,
-) -> Result<(), ImportError> {
-    let initialized: BTreeSet<&str> = graph
-        .initializer
-        .iter()
-        .map(|tensor| tensor.name.as_str())
-        .collect();
+pub(super) fn bind(walk: &mut Walk<'_>, graph: &GraphProto, options: &ImportOptions) -> Result<(), ImportError> {
+    let initialized: BTreeSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
     let mut declared = Vec::new();
     for info in graph
         .input
@@ -32,9 +24,7 @@ pub(super) fn bind(
                 walk.bind(&info.name, None);
             }
             Err(Fail::Malformed(message)) => {
-                return Err(
-                    walk.malformed(format!("input \"{}\": {message}", info.name.escape_debug()))
-                );
+                return Err(walk.malformed(format!("input \"{}\": {message}", info.name.escape_debug())));
             }
             Err(Fail::Import(error)) => return Err(*error),
         }
@@ -58,10 +48,7 @@ pub(super) fn bind(
         };
         let value = value.map_err(|error| walk.malformed(error.to_string()))?;
         if walk.lookup(&name).is_some() {
-            return Err(walk.malformed(format!(
-                "the input name \"{}\" is taken twice",
-                name.escape_debug()
-            )));
+            return Err(walk.malformed(format!("the input name \"{}\" is taken twice", name.escape_debug())));
         }
         if let Some(&bits) = packed.get(&name) {
             walk.packed.insert(value, bits);
@@ -93,16 +80,11 @@ fn declaration(info: &ValueInfoProto) -> Result<Declared, Fail> {
         }
     };
     let dim = |dim: &lockstep_onnx_protobuf::Dimension| match &dim.value {
-        Some(dimension::Value::DimValue(size)) => {
-            usize::try_from(*size).map_or(Dim::Unnamed, Dim::Size)
-        }
+        Some(dimension::Value::DimValue(size)) => usize::try_from(*size).map_or(Dim::Unnamed, Dim::Size),
         Some(dimension::Value::DimParam(symbol)) if usable(symbol) => Dim::Symbol(symbol.clone()),
         _ => Dim::Unnamed,
     };
-    let dims = tensor
-        .shape
-        .as_ref()
-        .map(|shape| shape.dim.iter().map(dim).collect());
+    let dims = tensor.shape.as_ref().map(|shape| shape.dim.iter().map(dim).collect());
     Ok(Declared {
         name: info.name.clone(),
         dtype: super::tensor::dtype(tensor.elem_type)?,
@@ -112,7 +94,5 @@ fn declaration(info: &ValueInfoProto) -> Result<Declared, Fail> {
 
 /// Whether a symbol can be given on a command line and means one dimension.
 fn usable(symbol: &str) -> bool {
-    symbol.chars().any(char::is_alphanumeric)
-        && !symbol.contains('=')
-        && symbol.parse::<i64>().is_err()
+    symbol.chars().any(char::is_alphanumeric) && !symbol.contains('=') && symbol.parse::<i64>().is_err()
 }

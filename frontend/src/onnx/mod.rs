@@ -30,29 +30,17 @@ pub const MAX_OPSET: i64 = 27;
 ///
 /// # Errors
 /// See [`ImportErrorKind`].
-pub fn import(
-    source: &dyn Source,
-    file: &str,
-    options: &ImportOptions,
-) -> Result<Graph, ImportError> {
+pub fn import(source: &dyn Source, file: &str, options: &ImportOptions) -> Result<Graph, ImportError> {
     let at = || Origin::file(file);
     let malformed = |message: String| ImportError::new(ImportErrorKind::Malformed(message), at());
-    let bytes = source
-        .read(file)
-        .map_err(|error| read_error(file, &error))?;
+    let bytes = source.read(file).map_err(|error| read_error(file, &error))?;
     let model = decode_model(bytes).map_err(|error| malformed(error.to_string()))?;
     let Some(graph) = &model.graph else {
-        return Err(malformed(
-            "the file holds no graph; an ONNX model is expected".into(),
-        ));
+        return Err(malformed("the file holds no graph; an ONNX model is expected".into()));
     };
     let mut opsets: BTreeMap<String, i64> = BTreeMap::new();
     for import in &model.opset_import {
-        let domain = if import.domain == "ai.onnx" {
-            ""
-        } else {
-            &import.domain
-        };
+        let domain = if import.domain == "ai.onnx" { "" } else { &import.domain };
         opsets.insert(domain.into(), import.version);
     }
     let version = *opsets.entry(String::new()).or_insert(1);

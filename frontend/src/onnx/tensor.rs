@@ -39,10 +39,7 @@ pub(super) fn packed_bits(data_type: i32) -> Option<usize> {
 }
 
 /// Dtype, shape and data of a tensor.
-pub(super) fn import(
-    walk: &mut Walk<'_>,
-    proto: &TensorProto,
-) -> Result<(DType, Shape, Weights), Fail> {
+pub(super) fn import(walk: &mut Walk<'_>, proto: &TensorProto) -> Result<(DType, Shape, Weights), Fail> {
     if proto.data_location == DataLocation::External as i32 {
         let (dtype, shape, bytes) = header(proto)?;
         let data = external::read(walk, proto, bytes)?;
@@ -64,33 +61,13 @@ pub(crate) fn decode(proto: &TensorProto) -> Result<(DType, Shape, Weights), Fai
                 proto.raw_data.len()
             ));
         }
-        return Ok((
-            dtype,
-            shape,
-            unpack(proto, Weights::new(proto.raw_data.clone()))?,
-        ));
+        return Ok((dtype, shape, unpack(proto, Weights::new(proto.raw_data.clone()))?));
     }
     let data: Vec<u8> = match DataType::try_from(proto.data_type) {
-        Ok(DataType::Float) => proto
-            .float_data
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect(),
-        Ok(DataType::Double) => proto
-            .double_data
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect(),
-        Ok(DataType::Int64) => proto
-            .int64_data
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect(),
-        Ok(DataType::Uint64) => proto
-            .uint64_data
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect(),
+        Ok(DataType::Float) => proto.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Ok(DataType::Double) => proto.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Ok(DataType::Int64) => proto.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Ok(DataType::Uint64) => proto.uint64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         Ok(DataType::Uint32) => proto
             .uint64_data
             .iter()
@@ -144,10 +121,7 @@ fn unpack(proto: &TensorProto, data: Weights) -> Result<Weights, Fail> {
     let Some(bits) = packed_bits(proto.data_type) else {
         return Ok(data);
     };
-    let signed = matches!(
-        DataType::try_from(proto.data_type),
-        Ok(DataType::Int4 | DataType::Int2)
-    );
+    let signed = matches!(DataType::try_from(proto.data_type), Ok(DataType::Int4 | DataType::Int2));
     let (_, shape, _) = header(proto)?;
     let (per_byte, shift) = (8 / bits, 8 - bits);
     let element = |at: usize| {
@@ -158,23 +132,14 @@ fn unpack(proto: &TensorProto, data: Weights) -> Result<Weights, Fail> {
             byte >> shift
         }
     };
-    Ok((0..shape.n_elements())
-        .map(element)
-        .collect::<Vec<u8>>()
-        .into())
+    Ok((0..shape.n_elements()).map(element).collect::<Vec<u8>>().into())
 }
 
 /// A value attribute that is no tensor: floats and half floats by dtype.
 pub(super) fn encode_floats(dtype: DType, values: &[f32]) -> Weights {
     let bytes: Vec<u8> = match dtype {
-        DType::F16 => values
-            .iter()
-            .flat_map(|&v| f16::from_f32(v).to_le_bytes())
-            .collect(),
-        DType::Bf16 => values
-            .iter()
-            .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
-            .collect(),
+        DType::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+        DType::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
         _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
     };
     bytes.into()
@@ -193,10 +158,7 @@ mod tests {
             ..TensorProto::default()
         };
         assert_eq!(decode(&raw(DataType::Uint4)).unwrap().2.bytes(), [1, 15, 8]);
-        assert_eq!(
-            decode(&raw(DataType::Int4)).unwrap().2.bytes(),
-            [1, 0xff, 0xf8]
-        );
+        assert_eq!(decode(&raw(DataType::Int4)).unwrap().2.bytes(), [1, 0xff, 0xf8]);
     }
 
     #[test]

@@ -61,11 +61,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Imports the main graph.
-    pub(super) fn graph(
-        mut self,
-        graph: &'a GraphProto,
-        options: &ImportOptions,
-    ) -> Result<Graph, ImportError> {
+    pub(super) fn graph(mut self, graph: &'a GraphProto, options: &ImportOptions) -> Result<Graph, ImportError> {
         let file = self.file.clone();
         self.initializers(graph)?;
         inputs::bind(&mut self, graph, options)?;
@@ -76,10 +72,7 @@ impl<'a> Walk<'a> {
                 Some(Some(value)) => outputs.push((&output.name, value)),
                 Some(None) => {}
                 None => {
-                    return Err(self.malformed(format!(
-                        "output \"{}\" is defined nowhere",
-                        output.name.escape_debug()
-                    )));
+                    return Err(self.malformed(format!("output \"{}\" is defined nowhere", output.name.escape_debug())));
                 }
             }
         }
@@ -132,10 +125,7 @@ impl<'a> Walk<'a> {
                     None
                 }
                 Err(Fail::Malformed(message)) => {
-                    return Err(self.malformed(format!(
-                        "tensor \"{}\": {message}",
-                        proto.name.escape_debug()
-                    )));
+                    return Err(self.malformed(format!("tensor \"{}\": {message}", proto.name.escape_debug())));
                 }
                 Err(Fail::Import(error)) => return Err(*error),
             };
@@ -159,28 +149,16 @@ impl<'a> Walk<'a> {
             };
             if self.visited > MAX_NODES {
                 let message = format!("more than {MAX_NODES} nodes after inlining and unrolling");
-                return Err(ImportError::new(
-                    ImportErrorKind::Malformed(message),
-                    origin,
-                ));
+                return Err(ImportError::new(ImportErrorKind::Malformed(message), origin));
             }
             let results = match self.node(node, &origin) {
                 Ok(results) => results,
                 Err(Fail::Malformed(message)) => {
-                    return Err(ImportError::new(
-                        ImportErrorKind::Malformed(message),
-                        origin,
-                    ));
+                    return Err(ImportError::new(ImportErrorKind::Malformed(message), origin));
                 }
                 Err(Fail::Import(error)) => return Err(*error),
                 Err(Fail::Unsupported { reason, help }) => {
-                    self.note(
-                        &node.op_type,
-                        &node.domain,
-                        &node_label(node, index),
-                        reason,
-                        help,
-                    );
+                    self.note(&node.op_type, &node.domain, &node_label(node, index), reason, help);
                     None
                 }
             };
@@ -188,12 +166,7 @@ impl<'a> Walk<'a> {
                 Some(results) => results.into_iter().map(Some).collect(),
                 None => vec![None; node.output.len()],
             };
-            for (at, name) in node
-                .output
-                .iter()
-                .enumerate()
-                .filter(|(_, name)| !name.is_empty())
-            {
+            for (at, name) in node.output.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
                 let Some(&value) = results.get(at) else {
                     let reason = format!("its result number {at} is not supported");
                     self.note(
@@ -240,15 +213,9 @@ impl<'a> Walk<'a> {
         } else {
             node.domain.as_str()
         };
-        let function = self
-            .functions
-            .get(&(domain.to_string(), node.op_type.clone()))
-            .copied();
+        let function = self.functions.get(&(domain.to_string(), node.op_type.clone())).copied();
         let entry = ops::lookup(domain, &node.op_type);
-        if function.is_none()
-            && entry.is_none()
-            && !super::control::is_control(domain, &node.op_type)
-        {
+        if function.is_none() && entry.is_none() && !super::control::is_control(domain, &node.op_type) {
             return Err(ops::unknown(domain, &node.op_type));
         }
         if !known {
@@ -286,33 +253,16 @@ impl<'a> Walk<'a> {
                 || self
                     .functions
                     .contains_key(&(domain.to_string(), inner.op_type.clone()));
-            if let (false, Fail::Unsupported { reason, help }) =
-                (known, ops::unknown(domain, &inner.op_type))
-            {
-                self.note(
-                    &inner.op_type,
-                    &inner.domain,
-                    &node_label(inner, index),
-                    reason,
-                    help,
-                );
+            if let (false, Fail::Unsupported { reason, help }) = (known, ops::unknown(domain, &inner.op_type)) {
+                self.note(&inner.op_type, &inner.domain, &node_label(inner, index), reason, help);
             }
             self.note_unknown_below(inner);
         }
     }
 
     /// Notes what cannot be imported, grouped by operator and reason.
-    pub(super) fn note(
-        &mut self,
-        op: &str,
-        domain: &str,
-        node: &str,
-        reason: String,
-        help: String,
-    ) {
-        let same = |item: &&mut UnsupportedOp| {
-            item.op == op && item.domain == domain && item.reason == reason
-        };
+    pub(super) fn note(&mut self, op: &str, domain: &str, node: &str, reason: String, help: String) {
+        let same = |item: &&mut UnsupportedOp| item.op == op && item.domain == domain && item.reason == reason;
         if let Some(item) = self.unsupported.iter_mut().find(same) {
             item.nodes.push(node.into());
             return;
@@ -331,10 +281,7 @@ impl<'a> Walk<'a> {
 
     /// The value of a name: outer `None` if nothing defines it, inner `None` if it is unknown.
     pub(super) fn lookup(&self, name: &str) -> Option<Option<ValueId>> {
-        self.scopes
-            .iter()
-            .rev()
-            .find_map(|scope| scope.get(name).copied())
+        self.scopes.iter().rev().find_map(|scope| scope.get(name).copied())
     }
 
     /// Binds a name in the innermost scope.
@@ -345,10 +292,7 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn malformed(&self, message: String) -> ImportError {
-        ImportError::new(
-            ImportErrorKind::Malformed(message),
-            Origin::file(self.file.clone()),
-        )
+        ImportError::new(ImportErrorKind::Malformed(message), Origin::file(self.file.clone()))
     }
 
     /// Names of the graph inputs that a value is computed from, ascending.
@@ -363,9 +307,7 @@ impl<'a> Walk<'a> {
                 ValueDef::Input(_) => {
                     inputs.insert(graph.values[value].name.clone());
                 }
-                ValueDef::Node(node, _) => {
-                    todo.extend(graph.nodes[node].inputs.iter().filter(|&&v| seen.insert(v)))
-                }
+                ValueDef::Node(node, _) => todo.extend(graph.nodes[node].inputs.iter().filter(|&&v| seen.insert(v))),
             }
         }
         inputs.into_iter().collect()

@@ -350,14 +350,11 @@ impl Artifact {
     pub fn weight_bytes(&self) -> &[u8] {
         let (offset, length) = self.weights_range;
         let all: &[u8] = (*self.weights).as_ref();
-        all.get(offset as usize..(offset + length) as usize)
-            .unwrap_or(&[])
+        all.get(offset as usize..(offset + length) as usize).unwrap_or(&[])
     }
 
     /// Number of chains in an entry, as chain ids go.
     pub fn n_chains(&self, entry: usize) -> ChainId {
-        self.entries
-            .get(entry)
-            .map_or(0, |e| e.chains.len() as ChainId)
+        self.entries.get(entry).map_or(0, |e| e.chains.len() as ChainId)
     }
 }

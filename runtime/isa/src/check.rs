@@ -117,12 +117,7 @@ impl Run {
         n
     }
 
-    fn error<T>(
-        &self,
-        field: &'static str,
-        found: impl Debug,
-        allowed: &str,
-    ) -> Result<T, RunError> {
+    fn error<T>(&self, field: &'static str, found: impl Debug, allowed: &str) -> Result<T, RunError> {
         Err(RunError {
             op: self.op.mnemonic(),
             field,
@@ -137,11 +132,7 @@ impl Run {
     /// The first field that is not as its opcode demands.
     pub fn check_shape(&self) -> Checked {
         if self.queue.unit() != self.op.unit() {
-            return self.error(
-                "queue",
-                self.queue,
-                "a queue of the unit that issues this opcode",
-            );
+            return self.error("queue", self.queue, "a queue of the unit that issues this opcode");
         }
         self.check_dims()?;
         if self.lo >= self.hi {
@@ -387,11 +378,7 @@ impl Run {
             }
             Opcode::Gather | Opcode::Scatter => {
                 if !self.row_stride.is_multiple_of(dtype_words) {
-                    return self.error(
-                        "row_stride",
-                        self.row_stride,
-                        "a multiple of the dtype's words",
-                    );
+                    return self.error("row_stride", self.row_stride, "a multiple of the dtype's words");
                 }
                 let extra = self.row_stride as u64 * (self.limit as u64 - 1);
                 self.check_addr("addr", self.addr, target.bank_words(), dtype_words, extra)
@@ -447,21 +434,10 @@ impl Run {
     }
 
     fn alu_cost(&self) -> u8 {
-        if self.op == Opcode::Alu {
-            self.alu.cost()
-        } else {
-            1
-        }
+        if self.op == Opcode::Alu { self.alu.cost() } else { 1 }
     }
 
-    fn check_stream(
-        &self,
-        t: &Target,
-        field: &'static str,
-        s: Stream,
-        words: u16,
-        groups: u16,
-    ) -> Checked {
+    fn check_stream(&self, t: &Target, field: &'static str, s: Stream, words: u16, groups: u16) -> Checked {
         let (index, end) = (s.index as u16, s.index as u16 + words * groups);
         if !index.is_multiple_of(words) || end > t.streams as u16 {
             let allowed = format!(
@@ -475,14 +451,7 @@ impl Run {
     }
 
     /// Checks that all addresses of the run, plus `extra`, lie in `0 .. size` and are aligned to `words`.
-    fn check_addr(
-        &self,
-        field: &'static str,
-        addr: Addr,
-        size: u32,
-        words: u16,
-        extra: u64,
-    ) -> Checked {
+    fn check_addr(&self, field: &'static str, addr: Addr, size: u32, words: u16, extra: u64) -> Checked {
         let (mut low, mut high) = (addr.base as i64, addr.base as i64 + extra as i64);
         for (dim, &stride) in self.dims.iter().zip(&addr.strides) {
             let reach = (dim.count as i64 - 1) * stride as i64;
@@ -499,11 +468,7 @@ impl Run {
         }
         if low < 0 || high + words as i64 > size as i64 {
             let allowed = format!("0..{size}");
-            return self.error(
-                field,
-                format_args!("{low}..{}", high + words as i64),
-                &allowed,
-            );
+            return self.error(field, format_args!("{low}..{}", high + words as i64), &allowed);
         }
         Ok(())
     }

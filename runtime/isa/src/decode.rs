@@ -2,8 +2,7 @@
 
 use crate::check::RunError;
 use crate::encode::{
-    EXTENDED, Extension, RECORD_BYTES, Record, SRC_ALU, SRC_IMM, SRC_NONE, SRC_STREAM,
-    mul_holds_addr2, records,
+    EXTENDED, Extension, RECORD_BYTES, Record, SRC_ALU, SRC_IMM, SRC_NONE, SRC_STREAM, mul_holds_addr2, records,
 };
 use crate::id::{DType, Dir, Place, Stream};
 use crate::op::{AluOp, Opcode, UnitKind};
@@ -66,18 +65,9 @@ pub fn decode_run(bytes: &[u8]) -> Result<(Run, usize), DecodeError> {
     run.check_shape()?;
     let (r2, x2) = records(&run);
     let again = r2.as_bytes().iter().chain(x2.as_bytes());
-    if let Some((at, (&allowed, &found))) = again
-        .zip(&bytes[..len])
-        .enumerate()
-        .find(|(_, (a, b))| a != b)
-    {
+    if let Some((at, (&allowed, &found))) = again.zip(&bytes[..len]).enumerate().find(|(_, (a, b))| a != b) {
         let op = run.op.mnemonic();
-        return Err(DecodeError::NotCanonical {
-            at,
-            op,
-            found,
-            allowed,
-        });
+        return Err(DecodeError::NotCanonical { at, op, found, allowed });
     }
     Ok((run, len))
 }

@@ -129,11 +129,7 @@ impl Text<'_> {
         if matches!(r.op, Opcode::Alu | Opcode::Fold | Opcode::Reduce) {
             write!(self.out, ".{}", r.alu.name())?;
         }
-        let acc = if r.dtype.is_float() {
-            DType::F32
-        } else {
-            DType::I32
-        };
+        let acc = if r.dtype.is_float() { DType::F32 } else { DType::I32 };
         let mut sep = Separator(" ");
         match r.op {
             Opcode::Read => self.address(" ", r.addr)?,
@@ -207,11 +203,7 @@ impl Text<'_> {
             }
             Opcode::LoadRow | Opcode::LoadCol => {
                 let w = r.window;
-                write!(
-                    out,
-                    " belts={} cols={}:{} rows={}:{}",
-                    r.belts, w.n0, w.n1, w.k0, w.k1
-                )
+                write!(out, " belts={} cols={}:{} rows={}:{}", r.belts, w.n0, w.n1, w.k0, w.k1)
             }
             Opcode::Mul if r.swap => write!(out, " swap"),
             Opcode::Fold => {

@@ -101,19 +101,8 @@ pub const NO_SOURCE: &str = "no source given";
 /// The table, in the order of the file. Ranges are inclusive; energies are picojoules.
 pub(crate) fn rows(t: &mut Target) -> Vec<Row<'_>> {
     use Slot::{F64, Rate, U8, U16, U64};
-    let row = |field, slot, min, max| Row {
-        field,
-        slot,
-        min,
-        max,
-    };
-    let (l, m, p, c, e) = (
-        &mut t.latency,
-        &mut t.mxm,
-        &mut t.position,
-        &mut t.c2c,
-        &mut t.energy,
-    );
+    let row = |field, slot, min, max| Row { field, slot, min, max };
+    let (l, m, p, c, e) = (&mut t.latency, &mut t.mxm, &mut t.position, &mut t.c2c, &mut t.energy);
     vec![
         row("clock_hz", U64(&mut t.clock_hz), 1, 1_000_000_000_000),
         row("lanes", U16(&mut t.lanes), 16, 4096),
@@ -123,19 +112,9 @@ pub(crate) fn rows(t: &mut Target) -> Vec<Row<'_>> {
         row("mem.slices", U8(&mut t.slices), 4, 64),
         row("mem.banks", U8(&mut t.banks), 1, 8),
         row("mem.rows", U16(&mut t.rows), 1, 16_384),
-        row(
-            "mxm.planes_per_hemisphere",
-            U8(&mut m.planes_per_hemisphere),
-            1,
-            16,
-        ),
+        row("mxm.planes_per_hemisphere", U8(&mut m.planes_per_hemisphere), 1, 16),
         row("mxm.acc_rows", U16(&mut m.acc_rows), 1, 65_535),
-        row(
-            "mxm.load_words_per_cycle",
-            U8(&mut m.load_words_per_cycle),
-            4,
-            64,
-        ),
+        row("mxm.load_words_per_cycle", U8(&mut m.load_words_per_cycle), 4, 64),
         row("mxm.f32", Rate(&mut m.f32), 1, 1024),
         row("mxm.f16", Rate(&mut m.f16), 1, 1024),
         row("mxm.bf16", Rate(&mut m.bf16), 1, 1024),
@@ -187,10 +166,7 @@ impl Row<'_> {
             Slot::Rate(None) => Vec::new(),
             Slot::Rate(Some(r)) => vec![
                 (format!("{f}.planes"), r.planes.to_string()),
-                (
-                    format!("{f}.cycles_per_vector"),
-                    r.cycles_per_vector.to_string(),
-                ),
+                (format!("{f}.cycles_per_vector"), r.cycles_per_vector.to_string()),
             ],
             Slot::Topology(Topology::Ring) => vec![(format!("{f}.kind"), "\"ring\"".to_string())],
             Slot::Topology(Topology::Nodes { node }) => vec![
@@ -297,10 +273,7 @@ impl Target {
                 bf16: None,
                 i8: None,
             },
-            vxm: Vxm {
-                alus: 0,
-                max_delay: 0,
-            },
+            vxm: Vxm { alus: 0, max_delay: 0 },
             latency: Latencies {
                 read: 0,
                 write: 0,
@@ -389,33 +362,17 @@ impl Target {
             return bad("lanes", self.lanes.to_string(), "a multiple of 16".into());
         }
         if !self.streams.is_multiple_of(4) {
-            return bad(
-                "streams",
-                self.streams.to_string(),
-                "a multiple of 4".into(),
-            );
+            return bad("streams", self.streams.to_string(), "a multiple of 4".into());
         }
         if !self.slices.is_multiple_of(4) {
-            return bad(
-                "mem.slices",
-                self.slices.to_string(),
-                "a multiple of 4".into(),
-            );
+            return bad("mem.slices", self.slices.to_string(), "a multiple of 4".into());
         }
         if self.bank_words() > 65_536 {
-            let allowed = format!(
-                "at most {} with {} slices",
-                65_536 / self.slices as u32,
-                self.slices
-            );
+            let allowed = format!("at most {} with {} slices", 65_536 / self.slices as u32, self.slices);
             return bad("mem.rows", self.rows.to_string(), allowed);
         }
         if !self.vxm.alus.is_multiple_of(4) {
-            return bad(
-                "vxm.alus",
-                self.vxm.alus.to_string(),
-                "a multiple of 4".into(),
-            );
+            return bad("vxm.alus", self.vxm.alus.to_string(), "a multiple of 4".into());
         }
         let planes = self.mxm.planes_per_hemisphere;
         for (name, rate) in [

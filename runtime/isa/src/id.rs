@@ -83,11 +83,7 @@ impl DType {
 
     /// The type in which the VXM computes on this dtype: F32 for floats, I32 for integers.
     pub const fn widened(self) -> DType {
-        if self.is_float() {
-            DType::F32
-        } else {
-            DType::I32
-        }
+        if self.is_float() { DType::F32 } else { DType::I32 }
     }
 
     /// Decodes the `repr(u8)` value.
@@ -194,8 +190,7 @@ impl Place {
     /// Dense index over all banks of a chip: `((hemi * groups) + group) * banks + bank`; the number printed as
     /// `memG` is `hemi * groups + group`.
     pub fn dense(self, groups_per_hemisphere: u8, banks: u8) -> usize {
-        ((self.hemi as usize * groups_per_hemisphere as usize) + self.group as usize)
-            * banks as usize
+        ((self.hemi as usize * groups_per_hemisphere as usize) + self.group as usize) * banks as usize
             + self.bank as usize
     }
 
@@ -207,11 +202,7 @@ impl Place {
         }
         let bank = (dense % banks) as u8;
         let g = dense / banks;
-        let hemi = if g / groups == 0 {
-            Dir::East
-        } else {
-            Dir::West
-        };
+        let hemi = if g / groups == 0 { Dir::East } else { Dir::West };
         Some(Place {
             hemi,
             group: (g % groups) as u8,

@@ -97,10 +97,7 @@ fn instructions(out: &mut String) {
     for op in Opcode::ALL {
         let (code, name, unit) = (*op as u8, op.mnemonic(), unit_name(op.unit()));
         let (operands, semantics) = (op.operands(), op.semantics());
-        let _ = writeln!(
-            out,
-            "| {code} | `{name}` | {unit} | {operands} | {semantics} |"
-        );
+        let _ = writeln!(out, "| {code} | `{name}` | {unit} | {operands} | {semantics} |");
     }
 }
 
@@ -136,9 +133,7 @@ fn timing(out: &mut String, targets: &[Target]) {
         ("write (until the row is readable)", |t| t.latency.write),
         ("gather", |t| t.latency.read + t.latency.index),
         ("scatter", |t| t.latency.write + t.latency.index),
-        ("load.row, load.col (last issue to first mul)", |t| {
-            t.latency.load
-        }),
+        ("load.row, load.col (last issue to first mul)", |t| t.latency.load),
         ("mul", |t| t.latency.mul),
         ("alu_simple", |t| t.latency.alu_simple),
         ("alu_mul", |t| t.latency.alu_mul),
@@ -146,15 +141,11 @@ fn timing(out: &mut String, targets: &[Target]) {
         ("alu_exp", |t| t.latency.alu_exp),
         ("fold (last folded vector to result)", |t| t.latency.fold),
         ("permute", |t| t.latency.permute),
-        ("transpose (last vector in to first out)", |t| {
-            t.latency.transpose
-        }),
+        ("transpose (last vector in to first out)", |t| t.latency.transpose),
         ("reduce", |t| t.latency.reduce),
         ("send to recv", |t| t.c2c.latency),
         ("send, recv: occupancy", |t| t.c2c.cycles_per_word),
-        ("longest operand delay of the VXM", |t| {
-            t.vxm.max_delay as u16
-        }),
+        ("longest operand delay of the VXM", |t| t.vxm.max_delay as u16),
     ];
     for (label, latency) in latencies {
         row(out, label, targets, |t| latency(t).to_string());
@@ -173,11 +164,7 @@ fn figures(out: &mut String, targets: &[Target]) {
     out.push_str("\n## Targets\n");
     for t in targets {
         let mib = t.sram_bytes() as f64 / (1 << 20) as f64;
-        let _ = write!(
-            out,
-            "\n### {}\n\n{mib:.1} MiB of SRAM per chip.\n\n",
-            t.name
-        );
+        let _ = write!(out, "\n### {}\n\n{mib:.1} MiB of SRAM per chip.\n\n", t.name);
         out.push_str("| figure | value | source |\n|---|---|---|\n");
         for f in t.figures() {
             let note = if f.note == NO_SOURCE { "" } else { &f.note };

@@ -58,10 +58,7 @@ pub struct Dim {
 
 impl Dim {
     /// The dimension that does nothing.
-    pub const ONE: Dim = Dim {
-        count: 1,
-        stride: 0,
-    };
+    pub const ONE: Dim = Dim { count: 1, stride: 0 };
 }
 
 /// Source of an operand.
@@ -111,10 +108,7 @@ pub struct Addr {
 impl Addr {
     /// The address of the issue with these dimension indices, unchecked against any bank size.
     pub fn at(&self, i: [u32; 3]) -> i64 {
-        self.base as i64
-            + (0..3)
-                .map(|d| i[d] as i64 * self.strides[d] as i64)
-                .sum::<i64>()
+        self.base as i64 + (0..3).map(|d| i[d] as i64 * self.strides[d] as i64).sum::<i64>()
     }
 }
 
@@ -149,8 +143,7 @@ impl Window {
     pub fn may_join(&self, other: &Window) -> bool {
         let apart = |a0: u16, a1: u16, b0: u16, b1: u16| a1 <= b0 || b1 <= a0;
         apart(self.n0, self.n1, other.n0, other.n1)
-            || ((self.n0, self.n1) == (other.n0, other.n1)
-                && apart(self.k0, self.k1, other.k0, other.k1))
+            || ((self.n0, self.n1) == (other.n0, other.n1) && apart(self.k0, self.k1, other.k0, other.k1))
     }
 }
 
@@ -280,10 +273,7 @@ impl Run {
 
     /// Cycle offset of the last issue from the first issue.
     pub fn last_offset(&self) -> u32 {
-        self.dims
-            .iter()
-            .map(|d| (d.count as u32 - 1) * d.stride as u32)
-            .sum()
+        self.dims.iter().map(|d| (d.count as u32 - 1) * d.stride as u32).sum()
     }
 
     /// Number of result vectors: one per issue, except for folds that emit at the end and for transposes; 0 for

@@ -117,8 +117,7 @@ pub fn div_i32(a: i32, b: i32) -> i32 {
 pub const fn is_defined(op: AluOp, ty: DType) -> bool {
     use AluOp::*;
     match op {
-        Add | Sub | Mul | Fma | Div | Min | Max | Eq | Ne | Lt | Le | Gt | Ge | Select | Abs
-        | Neg | Cvt | Copy => {
+        Add | Sub | Mul | Fma | Div | Min | Max | Eq | Ne | Lt | Le | Gt | Ge | Select | Abs | Neg | Cvt | Copy => {
             matches!(ty, DType::F32 | DType::I32)
         }
         And | Or | Xor | Shl | Shr | Shra | Iota => matches!(ty, DType::I32),
@@ -155,9 +154,7 @@ pub fn alu(op: AluOp, ty: DType, a: u32, b: u32, c: u32) -> u32 {
         }
         AluOp::Cvt | AluOp::Copy => a,
         AluOp::Iota => a.wrapping_add(b),
-        _ if matches!(ty, DType::F32) => {
-            alu_f32(op, f32::from_bits(a), f32::from_bits(b), f32::from_bits(c))
-        }
+        _ if matches!(ty, DType::F32) => alu_f32(op, f32::from_bits(a), f32::from_bits(b), f32::from_bits(c)),
         _ => alu_i32(op, a as i32, b as i32, c as i32),
     }
 }
@@ -338,13 +335,7 @@ mod tests {
 
     #[test]
     fn round_is_half_to_even() {
-        for (x, y) in [
-            (0.5, 0.0),
-            (1.5, 2.0),
-            (2.5, 2.0),
-            (-0.5, -0.0),
-            (-1.5, -2.0f32),
-        ] {
+        for (x, y) in [(0.5, 0.0), (1.5, 2.0), (2.5, 2.0), (-0.5, -0.0), (-1.5, -2.0f32)] {
             assert_eq!(f(AluOp::Round, x, 0.0).to_bits(), f32::to_bits(y));
         }
     }
@@ -407,10 +398,7 @@ mod tests {
             assert_eq!(got, s[0].map_or(0, f32::to_bits), "n={n}");
         }
         let minus_zero = [(-0.0f32).to_bits(); 5];
-        assert_eq!(
-            reduce(AluOp::Add, DType::F32, &minus_zero),
-            (-0.0f32).to_bits()
-        );
+        assert_eq!(reduce(AluOp::Add, DType::F32, &minus_zero), (-0.0f32).to_bits());
         let ints: Vec<u32> = [3i32, -9, 4].iter().map(|&v| v as u32).collect();
         assert_eq!(reduce(AluOp::Min, DType::I32, &ints) as i32, -9);
         assert_eq!(reduce(AluOp::Max, DType::I32, &ints) as i32, 4);

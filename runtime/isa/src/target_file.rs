@@ -110,12 +110,7 @@ fn names_below(row: &Row<'_>) -> Vec<String> {
 }
 
 /// Fills one row from the file. A row that the file does not state keeps the base's value.
-fn fill(
-    row: Row<'_>,
-    has_base: bool,
-    flat: &mut Flat,
-    set: &mut BTreeSet<String>,
-) -> Result<(), TargetErrorKind> {
+fn fill(row: Row<'_>, has_base: bool, flat: &mut Flat, set: &mut BTreeSet<String>) -> Result<(), TargetErrorKind> {
     let (field, min, max) = (row.field, row.min, row.max);
     let range = format!("{min}..={max}");
     match row.slot {
@@ -146,10 +141,7 @@ fn fill(
                     return Err(wrong(field, &other, allowed));
                 }
             }
-            let (planes, cycles) = (
-                format!("{field}.planes"),
-                format!("{field}.cycles_per_vector"),
-            );
+            let (planes, cycles) = (format!("{field}.planes"), format!("{field}.cycles_per_vector"));
             if flat.contains_key(&planes) || flat.contains_key(&cycles) {
                 let (had, mut rate) = (
                     v.is_some(),
@@ -275,10 +267,7 @@ fn missing(field: &str, allowed: &str) -> TargetErrorKind {
 
 /// An unknown field, with the fields of the table in which it stands.
 fn unknown(field: &str, known: &[String]) -> TargetErrorKind {
-    let parent = |f: &str| {
-        f.rsplit_once('.')
-            .map_or(String::new(), |(p, _)| p.to_string())
-    };
+    let parent = |f: &str| f.rsplit_once('.').map_or(String::new(), |(p, _)| p.to_string());
     let mut table = parent(field);
     let allowed = loop {
         let prefix = if table.is_empty() {
@@ -381,11 +370,7 @@ mod tests {
                 "lanes = 320000",
                 "field \"lanes\": found 320000, allowed is 16..=4096",
             ),
-            (
-                "lanes = 32",
-                "",
-                "field \"lanes\" is missing; allowed is 16..=4096",
-            ),
+            ("lanes = 32", "", "field \"lanes\" is missing; allowed is 16..=4096"),
             (
                 "lanes = 32",
                 "lanes = -1",
@@ -458,10 +443,7 @@ mod tests {
             let e = Target::parse_toml("toy", &toy.replacen(old, new, 1)).unwrap_err();
             let text = e.to_string();
             assert!(text.contains(expect), "{old} -> {new}: {text}");
-            assert!(
-                !text.contains('\n') && text.starts_with("target \"toy\": "),
-                "{text}"
-            );
+            assert!(!text.contains('\n') && text.starts_with("target \"toy\": "), "{text}");
         }
     }
 }

@@ -81,14 +81,7 @@ impl Topology {
     }
 
     /// Links of `from` that lead directly to `to`, in ascending order.
-    pub fn links_between(
-        &self,
-        from: u16,
-        to: u16,
-        local: u8,
-        n_links: u8,
-        n_chips: u16,
-    ) -> Vec<u8> {
+    pub fn links_between(&self, from: u16, to: u16, local: u8, n_links: u8, n_chips: u16) -> Vec<u8> {
         (0..n_links)
             .filter(|&l| {
                 self.peer(from, l, local, n_chips)
@@ -114,11 +107,7 @@ mod tests {
                     for link in 0..links {
                         if let Some(p) = topology.peer(chip, link, local, n) {
                             let back = topology.peer(p.chip, p.link, local, n);
-                            assert_eq!(
-                                back,
-                                Some(Peer { chip, link }),
-                                "{topology:?} n={n} c{chip} l{link}"
-                            );
+                            assert_eq!(back, Some(Peer { chip, link }), "{topology:?} n={n} c{chip} l{link}");
                         }
                     }
                 }

@@ -21,13 +21,9 @@ const ROW: usize = 64;
 fn reseal(bytes: &mut [u8]) {
     for i in 0..Section::ALL.len() {
         let at = HEADER_BYTES + i * ROW;
-        let word =
-            |b: &[u8], at: usize| u64::from_le_bytes(b[at..at + 8].try_into().unwrap()) as usize;
+        let word = |b: &[u8], at: usize| u64::from_le_bytes(b[at..at + 8].try_into().unwrap()) as usize;
         let (offset, length) = (word(bytes, at + 8), word(bytes, at + 16));
-        let Some(body) = offset
-            .checked_add(length)
-            .and_then(|end| bytes.get(offset..end))
-        else {
+        let Some(body) = offset.checked_add(length).and_then(|end| bytes.get(offset..end)) else {
             continue;
         };
         let (crc, hash) = (crc32fast::hash(body), *blake3::hash(body).as_bytes());
@@ -47,10 +43,7 @@ fn round_trip() {
         let bytes = a.to_bytes().unwrap();
         let b = load(&bytes).unwrap();
         assert_eq!(b.to_bytes().unwrap(), bytes);
-        assert_eq!(
-            (&a.name, a.n_chips, &a.report),
-            (&b.name, b.n_chips, &b.report)
-        );
+        assert_eq!((&a.name, a.n_chips, &a.report), (&b.name, b.n_chips, &b.report));
         assert_eq!(a.target, b.target);
         assert_eq!(a.programs, b.programs);
         assert_eq!(a.entries, b.entries);
@@ -78,10 +71,7 @@ fn the_golden_file_is_read() {
     let bytes = std::fs::read(&path).unwrap();
     let a = load(&bytes).unwrap();
     assert!(a.to_bytes().unwrap() == bytes);
-    assert_eq!(
-        (a.name.as_str(), a.entries.len(), a.n_chips),
-        ("sample", 2, 2)
-    );
+    assert_eq!((a.name.as_str(), a.entries.len(), a.n_chips), ("sample", 2, 2));
     check_hashes(&bytes).unwrap();
 }
 
@@ -92,10 +82,7 @@ fn every_truncation_is_an_error() {
         let e = load(&bytes[..len]).err().unwrap();
         assert!(!e.to_string().contains('\n'));
         if len >= HEADER_BYTES {
-            assert!(
-                matches!(e.kind, ArtifactErrorKind::Length { .. }),
-                "{len}: {e}"
-            );
+            assert!(matches!(e.kind, ArtifactErrorKind::Length { .. }), "{len}: {e}");
         }
     }
     let mut longer = bytes.clone();
@@ -191,10 +178,7 @@ fn damage_is_named() {
             message(&|b| b[range(Section::Weights).start as usize - 1] = 1),
         ),
     ];
-    for (expect, found) in starts
-        .iter()
-        .filter(|(e, _)| !e.contains("header: checksum"))
-    {
+    for (expect, found) in starts.iter().filter(|(e, _)| !e.contains("header: checksum")) {
         assert!(found.starts_with(expect), "{found}");
     }
     let resealed = |s: Section, at: usize, value: u8| {
@@ -230,18 +214,12 @@ fn damage_is_named() {
         ),
     ];
     for (expect, found) in cases {
-        assert!(
-            found.starts_with(expect),
-            "expected {expect}\n   found {found}"
-        );
+        assert!(found.starts_with(expect), "expected {expect}\n   found {found}");
     }
     let mut b = bytes.clone();
     let at = range(Section::Report).start as usize;
     b[at + 3] ^= 1;
-    assert!(matches!(
-        check_hashes(&b).unwrap_err().kind,
-        ArtifactErrorKind::Hash
-    ));
+    assert!(matches!(check_hashes(&b).unwrap_err().kind, ArtifactErrorKind::Hash));
 }
 
 #[test]
@@ -252,9 +230,7 @@ fn a_wrong_artifact_is_not_written() {
             a.entries[0].chips[1].claims[0].chain = 2
         }),
         ("program 0, run r1: ", |a| a.programs[0].runs.swap(0, 1)),
-        ("number of claims is", |a| {
-            drop(a.entries[0].chips[0].claims.pop())
-        }),
+        ("number of claims is", |a| drop(a.entries[0].chips[0].claims.pop())),
         ("number of chips is 0", |a| a.n_chips = 0),
         ("value v1: last row of the tile is 8", |a| {
             a.consts[1].form = lockstep_isa::artifact::ConstForm::Tile {
@@ -269,9 +245,7 @@ fn a_wrong_artifact_is_not_written() {
         ("output \"y\": elements taken is 16, allowed is 32", |a| {
             a.entries[0].outputs[0].nests[0].dims[0].count = 1
         }),
-        ("entry name is \"a\" twice", |a| {
-            a.entries[1].name = "a".into()
-        }),
+        ("entry name is \"a\" twice", |a| a.entries[1].name = "a".into()),
     ];
     for (expect, change) in cases {
         let mut a = support::artifact(7);
@@ -293,15 +267,11 @@ fn hand_written_programs_survive() {
             continue;
         }
         let text = std::fs::read_to_string(&path).unwrap();
-        let a = lockstep_testkit::asm::assemble(&text, &toy)
-            .unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        let a = lockstep_testkit::asm::assemble(&text, &toy).unwrap_or_else(|e| panic!("{path:?}: {e}"));
         let bytes = a.to_bytes().unwrap_or_else(|e| panic!("{path:?}: {e}"));
         let b = load(&bytes).unwrap();
         assert_eq!((&a.programs, &a.entries), (&b.programs, &b.entries));
-        assert_eq!(
-            a.weight_bytes(),
-            &b.weight_bytes()[..a.weight_bytes().len()]
-        );
+        assert_eq!(a.weight_bytes(), &b.weight_bytes()[..a.weight_bytes().len()]);
         n += 1;
     }
     assert!(n >= 10);

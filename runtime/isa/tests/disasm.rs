@@ -42,17 +42,7 @@ fn looks() {
     (read.words, read.out) = (4, Some(st(4, Dir::East)));
     read.addr.base = 0x40;
     assert_eq!(disasm_run(&read), "read 0x0040 -> st4.e f32 lanes=0:32");
-    read.dims = [
-        Dim {
-            count: 16,
-            stride: 1,
-        },
-        Dim::ONE,
-        Dim {
-            count: 2,
-            stride: 40,
-        },
-    ];
+    read.dims = [Dim { count: 16, stride: 1 }, Dim::ONE, Dim { count: 2, stride: 40 }];
     read.addr.strides = [4, 0, -64];
     read.words = 1;
     let text = "read 0x0040[4/0/-64] -> st4.e f32 x16:1*1:0*2:40 lanes=0:32 word";
@@ -68,10 +58,7 @@ fn looks() {
         base: 7,
         strides: [1, 0, 0],
     };
-    mul.dims[0] = Dim {
-        count: 8,
-        stride: 2,
-    };
+    mul.dims[0] = Dim { count: 8, stride: 2 };
     let text = "mul st2.w, zero -> acc[7;1] bf16 x8:2 lanes=0:32 swap";
     assert_eq!(disasm_run(&mul), text);
     mul.acc_in = AccIn::Row;
@@ -95,15 +82,9 @@ fn looks() {
         ..Operand::default()
     };
     alu.imm[0] = 0.5f32.to_bits();
-    assert_eq!(
-        disasm_run(&alu),
-        "alu.fma st6.w+5:f16, 0.5, a2 f32 lanes=0:32"
-    );
+    assert_eq!(disasm_run(&alu), "alu.fma st6.w+5:f16, 0.5, a2 f32 lanes=0:32");
     alu.b.src = Src::Imm(1);
-    assert_eq!(
-        disasm_run(&alu),
-        "alu.fma st6.w+5:f16, imm1=0.0, a2 f32 lanes=0:32"
-    );
+    assert_eq!(disasm_run(&alu), "alu.fma st6.w+5:f16, imm1=0.0, a2 f32 lanes=0:32");
 
     let mut load = new(Opcode::LoadCol, DType::I8, Queue::MxmLoad(Dir::East, 1));
     (load.a, load.belts) = (
@@ -136,14 +117,7 @@ fn looks() {
     let names: Vec<String> = names.iter().map(|q| queue_name(&toy(), 2, *q)).collect();
     assert_eq!(
         names,
-        [
-            "c2.mem7.b1",
-            "c2.mxm1",
-            "c2.mxm2",
-            "c2.vxm3",
-            "c2.sxm1",
-            "c2.c2c1"
-        ]
+        ["c2.mem7.b1", "c2.mxm1", "c2.mxm2", "c2.vxm3", "c2.sxm1", "c2.c2c1"]
     );
 }
 
@@ -152,12 +126,7 @@ fn different_runs_print_differently() {
     let t = toy();
     let mut seen: BTreeMap<String, Run> = BTreeMap::new();
     let mut add = |run: Run| {
-        let text = format!(
-            "{} @{} {}",
-            queue_name(&t, 0, run.queue),
-            run.cycle,
-            disasm_run(&run)
-        );
+        let text = format!("{} @{} {}", queue_name(&t, 0, run.queue), run.cycle, disasm_run(&run));
         if let Some(old) = seen.insert(text.clone(), run) {
             assert_eq!(old, run, "{text}");
         }
@@ -191,10 +160,7 @@ fn an_entry_is_a_header_and_its_runs_in_order() {
     let mut text = String::new();
     disassemble(&a, 1, &mut text).unwrap();
     let first = text.lines().next().unwrap();
-    assert_eq!(
-        first,
-        "sched v1 @sample entry=\"b\" chips=2 makespan=4194304"
-    );
+    assert_eq!(first, "sched v1 @sample entry=\"b\" chips=2 makespan=4194304");
     let n: usize = a.programs.iter().map(|p| p.runs.len()).sum();
     assert_eq!((text.lines().count(), lines(&a, 1).count()), (n + 1, n));
     assert_eq!(lines(&a, 9).count(), 0);

@@ -21,8 +21,7 @@ fn random_runs_survive() {
         let (mut short, mut long) = (0, 0);
         for seed in 0..400 {
             let run = support::run(&mut Rng::new(seed * 31 + op as u64), op, &t);
-            run.check(&t)
-                .unwrap_or_else(|e| panic!("{op:?} {seed}: {e}\n{run:?}"));
+            run.check(&t).unwrap_or_else(|e| panic!("{op:?} {seed}: {e}\n{run:?}"));
             let mut bytes = Vec::new();
             encode_run(&run, &mut bytes).unwrap();
             assert_eq!(bytes.len(), run.encoded_len());
@@ -33,10 +32,7 @@ fn random_runs_survive() {
                 n => panic!("{n} bytes"),
             }
             for len in 0..bytes.len() {
-                assert!(matches!(
-                    decode_run(&bytes[..len]),
-                    Err(DecodeError::Truncated { .. })
-                ));
+                assert!(matches!(decode_run(&bytes[..len]), Err(DecodeError::Truncated { .. })));
             }
         }
         let load = matches!(op, Opcode::LoadRow | Opcode::LoadCol | Opcode::Transpose);
@@ -84,10 +80,7 @@ fn unused_bytes_are_zero() {
         (Opcode::Transpose, &[26, 27, 28, 29, 30, 31]),
         (Opcode::Reduce, &[26, 27, 28, 29, 31]),
         (Opcode::Send, &[3, 23, 24, 25, 26, 27, 28, 29, 30, 31]),
-        (
-            Opcode::Recv,
-            &[3, 20, 21, 22, 24, 25, 26, 27, 28, 29, 30, 31],
-        ),
+        (Opcode::Recv, &[3, 20, 21, 22, 24, 25, 26, 27, 28, 29, 30, 31]),
     ];
     for (op, at) in unused {
         let run = support::run(&mut Rng::new(5), op, &t);
@@ -149,10 +142,7 @@ fn shapes_are_refused_by_name() {
         (
             "read field \"addr\": found 4092..4100, allowed is 0..4096",
             broken(&|r| {
-                r.dims[1] = lockstep_isa::Dim {
-                    count: 2,
-                    stride: 1,
-                };
+                r.dims[1] = lockstep_isa::Dim { count: 2, stride: 1 };
                 r.addr = Addr {
                     base: 4092,
                     strides: [0, 4, 0],

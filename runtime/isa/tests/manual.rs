@@ -10,10 +10,7 @@ fn the_committed_manual_is_current() {
         std::fs::write(&path, &text).unwrap();
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    let differs = committed
-        .lines()
-        .zip(text.lines())
-        .position(|(a, b)| a != b);
+    let differs = committed.lines().zip(text.lines()).position(|(a, b)| a != b);
     assert!(
         committed == text,
         "docs/ISA.md differs from line {} on; bless it",

@@ -39,11 +39,7 @@ impl Rng {
     }
 
     fn stream(&mut self) -> Stream {
-        let dir = if self.next() & 1 == 0 {
-            Dir::East
-        } else {
-            Dir::West
-        };
+        let dir = if self.next() & 1 == 0 { Dir::East } else { Dir::West };
         Stream {
             dir,
             index: self.number() as u8,
@@ -51,11 +47,7 @@ impl Rng {
     }
 
     fn queue(&mut self) -> Queue {
-        let hemi = if self.next() & 1 == 0 {
-            Dir::East
-        } else {
-            Dir::West
-        };
+        let hemi = if self.next() & 1 == 0 { Dir::East } else { Dir::West };
         let n = self.number() as u8;
         match self.next() % 7 {
             0 => Queue::Mem(Place {
@@ -247,10 +239,7 @@ fn repeated(text: &str, copies: u32) -> Artifact {
             claim.operands.iter_mut().for_each(|p| p.run += copy * n);
             claim.blocks.iter_mut().for_each(|b| b.load += copy * n);
             claim.acc.iter_mut().for_each(|p| p.run += copy * n);
-            claim
-                .mem
-                .iter_mut()
-                .for_each(|m| m.value = fresh[m.value as usize]);
+            claim.mem.iter_mut().for_each(|m| m.value = fresh[m.value as usize]);
             let chip = &mut a.entries[0].chips[0];
             chip.claims.push(claim);
             chip.origins.push(0);
@@ -277,10 +266,7 @@ fn a_large_program_takes_a_fraction_of_a_second() {
     let summary = verify(&a).unwrap_or_else(|e| panic!("{e}"));
     let seconds = begin.elapsed().as_secs_f64();
     let events = summary.entries[0].events;
-    println!(
-        "{events} issues in {seconds:.3} s, {} runs",
-        summary.entries[0].runs
-    );
+    println!("{events} issues in {seconds:.3} s, {} runs", summary.entries[0].runs);
     assert!(events > 100_000);
     assert!(seconds < 5.0, "{events} issues took {seconds} s");
 }

@@ -157,11 +157,7 @@ impl<'a> Builder<'a> {
         if fused {
             chain.check_memory(&accesses)?;
         }
-        let mut plan = if fused {
-            chain.fuse()?
-        } else {
-            chain.by_issue()?
-        };
+        let mut plan = if fused { chain.fuse()? } else { chain.by_issue()? };
         plan.accesses = accesses.iter().map(|a| (a.0, a.1, a.2)).collect();
         let scratch = chain.scratch;
         self.plan.scratch = self.plan.scratch.max(scratch);
@@ -297,8 +293,7 @@ impl<'b, 'a> Chain<'b, 'a> {
             return Ok(false);
         }
         let n = r.run.issues();
-        let earlier =
-            (0..n).all(|i| r.cycle + (r.run.offset(i) as u64) < w.cycle + w.run.offset(i) as u64);
+        let earlier = (0..n).all(|i| r.cycle + (r.run.offset(i) as u64) < w.cycle + w.run.offset(i) as u64);
         let (from, to) = (linked.memory_rows(read)?, linked.memory_rows(write)?);
         let same = (0..n).all(|i| from.at(i) == to.at(i));
         let distinct: BTreeSet<i64> = (0..n).map(|i| to.at(i)).collect();
@@ -406,9 +401,7 @@ impl<'b, 'a> Chain<'b, 'a> {
                 }
                 self.choose_direct(id, p, first, width);
             }
-            if matches!(linked.nodes[id].run.op, Opcode::LoadRow | Opcode::LoadCol)
-                && !self.is_static_load(id)
-            {
+            if matches!(linked.nodes[id].run.op, Opcode::LoadRow | Opcode::LoadCol) && !self.is_static_load(id) {
                 for (source, _) in self.belt_sources(id)? {
                     if let Source::Node(p, _) = source {
                         crossing.push((id, p));
@@ -480,8 +473,7 @@ impl<'b, 'a> Chain<'b, 'a> {
         }
         let mut order: Vec<usize> = Vec::new();
         let mut done = BTreeSet::new();
-        let rank: BTreeMap<usize, usize> =
-            self.ids.iter().enumerate().map(|(i, &n)| (n, i)).collect();
+        let rank: BTreeMap<usize, usize> = self.ids.iter().enumerate().map(|(i, &n)| (n, i)).collect();
         let mut pending: Vec<usize> = units.keys().copied().collect();
         pending.sort_by_key(|u| units[u].iter().map(|n| rank[n]).min());
         while !pending.is_empty() {
@@ -503,10 +495,7 @@ impl<'b, 'a> Chain<'b, 'a> {
         }
         let steps = std::mem::take(&mut self.steps);
         Ok(ChainPlan {
-            steps: steps
-                .into_iter()
-                .map(|(s, _)| (s, Split::Whole, false))
-                .collect(),
+            steps: steps.into_iter().map(|(s, _)| (s, Split::Whole, false)).collect(),
             ..ChainPlan::default()
         })
     }
@@ -535,18 +524,12 @@ impl<'b, 'a> Chain<'b, 'a> {
             return Err(linked.error(id, "no operand").into());
         };
         if width != run.dtype.bytes() {
-            return Err(linked
-                .error(id, format!("operand of {width} bytes per lane"))
-                .into());
+            return Err(linked.error(id, format!("operand of {width} bytes per lane")).into());
         }
         let a = self.rows_of(source)?;
         let out = self.reserve(run.results())?;
         self.place.insert(id, out);
-        self.b.plan.pointers = self
-            .b
-            .plan
-            .pointers
-            .max(run.issues().max(run.n_out as u32) as usize);
+        self.b.plan.pointers = self.b.plan.pointers.max(run.issues().max(run.n_out as u32) as usize);
         let step = Transpose {
             a,
             rows: run.issues(),
@@ -596,10 +579,7 @@ impl<'b, 'a> Chain<'b, 'a> {
         events.sort_unstable();
         let steps = std::mem::take(&mut self.steps);
         Ok(ChainPlan {
-            steps: steps
-                .into_iter()
-                .map(|(s, _)| (s, Split::Whole, false))
-                .collect(),
+            steps: steps.into_iter().map(|(s, _)| (s, Split::Whole, false)).collect(),
             events: events.into_iter().map(|e| (e.3, e.4)).collect(),
             ..ChainPlan::default()
         })

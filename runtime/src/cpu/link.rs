@@ -101,9 +101,8 @@ impl<'a> Linked<'a> {
             }
             linked.first.push(linked.nodes.len());
             for (index, (run, claims)) in program.runs.iter().zip(&chip.claims).enumerate() {
-                run.check(&artifact.target).map_err(|e| {
-                    ExecError::artifact(format!("{} r{index}", at()), e.to_string())
-                })?;
+                run.check(&artifact.target)
+                    .map_err(|e| ExecError::artifact(format!("{} r{index}", at()), e.to_string()))?;
                 let Some(chain) = linked.chains.get_mut(claims.chain as usize) else {
                     let what = format!("chain h{} of {}", claims.chain, entry.chains.len());
                     return Err(ExecError::artifact(format!("{} r{index}", at()), what));
@@ -129,10 +128,7 @@ impl<'a> Linked<'a> {
     pub fn at(&self, node: usize) -> String {
         let n = &self.nodes[node];
         let op = n.run.op.mnemonic();
-        format!(
-            "entry {:?} c{} r{} ({op})",
-            self.entry.name, n.chip, n.index
-        )
+        format!("entry {:?} c{} r{} ({op})", self.entry.name, n.chip, n.index)
     }
 
     /// An artifact error at a node.
@@ -164,10 +160,7 @@ impl<'a> Linked<'a> {
             Queue::Recv(link) => {
                 let target = &self.artifact.target;
                 let local = target.c2c.local_links;
-                match target
-                    .topology
-                    .peer(n.chip, link, local, self.artifact.n_chips)
-                {
+                match target.topology.peer(n.chip, link, local, self.artifact.n_chips) {
                     Some(peer) => peer.chip,
                     None => return Err(self.error(node, "a link that leads nowhere")),
                 }
@@ -181,10 +174,7 @@ impl<'a> Linked<'a> {
         };
         let results = self.results(id);
         if p.first.checked_add(count).is_none_or(|end| end > results) {
-            let what = format!(
-                "takes results {}..+{count} of {results} of r{}",
-                p.first, p.run
-            );
+            let what = format!("takes results {}..+{count} of {results} of r{}", p.first, p.run);
             return Err(self.error(node, what));
         }
         Ok((id, p.first))
@@ -224,13 +214,7 @@ impl<'a> Linked<'a> {
 
     /// What operand `i` in claim order is, for `count` issues, and the bytes per lane of its vectors. With `reads` false
     /// a read is a node like any other, unless nothing ever writes what it reads.
-    pub fn source(
-        &self,
-        node: usize,
-        i: usize,
-        count: u32,
-        reads: bool,
-    ) -> Linking<(Source, usize)> {
+    pub fn source(&self, node: usize, i: usize, count: u32, reads: bool) -> Linking<(Source, usize)> {
         let (mut id, mut first) = self.producer(node, i, count)?;
         let mut word = self.word_of(node, id);
         let mut width = self.width(id);
@@ -309,10 +293,7 @@ impl<'a> Linked<'a> {
             if !self.tile_rows && self.tile_claim(node).is_some() {
                 return Err(LinkError::NeedsTileRows);
             }
-            let what = format!(
-                "words 0x{low:04x}..0x{:04x} belong to no value",
-                high + words
-            );
+            let what = format!("words 0x{low:04x}..0x{:04x} belong to no value", high + words);
             return Err(self.error(node, what));
         };
         let lanes = self.memory.lanes() as i64;
@@ -343,9 +324,8 @@ impl<'a> Linked<'a> {
         let words = value.dtype.words() as i64;
         let same_place = value.chip == n.chip && run.queue == Queue::Mem(value.place);
         let same_base = value.base as i64 + claim.base as i64 * words == run.addr.base as i64;
-        let same_strides = (0..3).all(|d| {
-            run.dims[d].count == 1 || claim.strides[d] as i64 * words == run.addr.strides[d] as i64
-        });
+        let same_strides =
+            (0..3).all(|d| run.dims[d].count == 1 || claim.strides[d] as i64 * words == run.addr.strides[d] as i64);
         if !(same_place && same_base && same_strides && run.dtype == value.dtype) {
             return None;
         }
@@ -353,15 +333,10 @@ impl<'a> Linked<'a> {
         let mut rows = Vec::with_capacity(run.issues() as usize);
         for i in 0..run.issues() {
             let d = run.index(i);
-            let element = claim.base as i64
-                + (0..3)
-                    .map(|k| d[k] as i64 * claim.strides[k] as i64)
-                    .sum::<i64>();
+            let element = claim.base as i64 + (0..3).map(|k| d[k] as i64 * claim.strides[k] as i64).sum::<i64>();
             let row = first as i64 + element * step as i64;
             let last = match run.op {
-                Opcode::Gather => {
-                    row + (run.limit as i64 - 1) * (run.row_stride as i64 / words) * step as i64
-                }
+                Opcode::Gather => row + (run.limit as i64 - 1) * (run.row_stride as i64 / words) * step as i64,
                 _ => row,
             };
             if element < 0 || row < 0 || last >= image.rows as i64 {
@@ -375,10 +350,7 @@ impl<'a> Linked<'a> {
     /// Whether a read takes rows that no run ever writes.
     pub fn is_constant(&self, node: usize) -> bool {
         let n = &self.nodes[node];
-        let value = n
-            .claims
-            .mem
-            .and_then(|m| self.entry.values.get(m.value as usize));
+        let value = n.claims.mem.and_then(|m| self.entry.values.get(m.value as usize));
         n.run.op == Opcode::Read && value.is_some_and(|v| matches!(v.kind, ValueKind::Const(_)))
     }
 }

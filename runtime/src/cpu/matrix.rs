@@ -90,9 +90,7 @@ impl Chain<'_, '_> {
         let image = linked.artifact.tiles[tile as usize];
         let columns = run.window.n0.checked_sub(image.lo);
         let inside = run.window.n1 <= image.lo.saturating_add(image.columns);
-        let Some(column) =
-            columns.filter(|c| (*c as usize).is_multiple_of(PANEL_COLUMNS) && inside)
-        else {
+        let Some(column) = columns.filter(|c| (*c as usize).is_multiple_of(PANEL_COLUMNS) && inside) else {
             return Ok(None);
         };
         if image.dtype != run.dtype || tile_bytes(linked, tile).is_none() {
@@ -280,9 +278,7 @@ impl Chain<'_, '_> {
             AccIn::Stream => match sources.get(1) {
                 Some(&(s, 4)) => s,
                 _ => {
-                    return Err(linked
-                        .error(id, "no accumulator of 4 bytes per lane")
-                        .into());
+                    return Err(linked.error(id, "no accumulator of 4 bytes per lane").into());
                 }
             },
         };

@@ -65,10 +65,7 @@ impl Rows {
         }
         let (i0, rest) = (n % self.counts[0], n / self.counts[0]);
         let (i1, i2) = (rest % self.counts[1], rest / self.counts[1]);
-        self.offset
-            + i0 as i64 * self.strides[0]
-            + i1 as i64 * self.strides[1]
-            + i2 as i64 * self.strides[2]
+        self.offset + i0 as i64 * self.strides[0] + i1 as i64 * self.strides[1] + i2 as i64 * self.strides[2]
     }
 
     /// Bytes from each row to the next among the first `n`, where they are equidistant.
@@ -77,8 +74,7 @@ impl Rows {
             return Some(0);
         }
         let step = self.at(1) - self.at(0);
-        let even =
-            self.counts[0] == u32::MAX || (1..n).all(|i| self.at(i) - self.at(i - 1) == step);
+        let even = self.counts[0] == u32::MAX || (1..n).all(|i| self.at(i) - self.at(i - 1) == step);
         even.then_some(step)
     }
 }

@@ -5,9 +5,7 @@
 //! chains that touch the same rows go to the same thread, or the threads meet between them. None of it changes a bit of
 //! a result: every output element is computed in one go by one thread.
 
-use crate::cpu::plan::{
-    Arg, BlockStep, ChainPlan, Multiply, OpKind, Plan, Rows, Space, Split, Step, Tape,
-};
+use crate::cpu::plan::{Arg, BlockStep, ChainPlan, Multiply, OpKind, Plan, Rows, Space, Split, Step, Tape};
 use lockstep_isa::AluOp;
 use std::collections::BTreeSet;
 
@@ -42,10 +40,7 @@ pub fn split(plan: &mut Plan, threads: usize, row_bytes: usize) {
         let work: f64 = chain.steps.iter().map(|s| work(&s.0)).sum();
         let splits = work >= SPLIT_NS
             && chain.events.is_empty()
-            && chain
-                .steps
-                .iter()
-                .any(|s| choose(&s.0, threads) != Split::Whole);
+            && chain.steps.iter().any(|s| choose(&s.0, threads) != Split::Whole);
         if splits {
             chain.wait = after_split || busy.iter().any(|&b| b > 0.0);
             split_chain(chain, threads, row_bytes);
@@ -65,9 +60,7 @@ pub fn split(plan: &mut Plan, threads: usize, row_bytes: usize) {
         chain.owner = match conflicts.first() {
             Some(&t) if !chain.wait => t,
             _ if work < HAND_OVER_NS => 0,
-            _ => (0..threads)
-                .min_by(|&a, &b| busy[a].total_cmp(&busy[b]))
-                .unwrap_or(0),
+            _ => (0..threads).min_by(|&a, &b| busy[a].total_cmp(&busy[b])).unwrap_or(0),
         };
         touched[chain.owner].extend(&chain.accesses);
         busy[chain.owner] += work.max(1.0);
@@ -164,8 +157,7 @@ fn independent(a: &Step, split_a: Split, b: &Step, split_b: Split, row_bytes: us
 
 /// Whether row n of a step uses of scratch no other row than n, apart from panels packed before.
 fn by_row(step: &Step, row_bytes: usize) -> bool {
-    let own =
-        |r: &Rows| r.space != Space::Scratch || (r.first == 0 && r.strides[0] == row_bytes as i64);
+    let own = |r: &Rows| r.space != Space::Scratch || (r.first == 0 && r.strides[0] == row_bytes as i64);
     let arg = |a: &Arg| match a {
         Arg::Rows(r) => own(r),
         _ => true,
@@ -175,9 +167,7 @@ fn by_row(step: &Step, row_bytes: usize) -> bool {
             .ops
             .iter()
             .all(|o| arg(&o.a) && arg(&o.b) && arg(&o.c) && arg(&o.out) && !emits_less(t, &o.kind)),
-        Step::Multiply(m) => {
-            own(&m.x) && own(&m.acc) && m.copy.as_ref().is_none_or(|(r, ..)| own(r))
-        }
+        Step::Multiply(m) => own(&m.x) && own(&m.acc) && m.copy.as_ref().is_none_or(|(r, ..)| own(r)),
         _ => false,
     }
 }
@@ -190,8 +180,7 @@ fn emits_less(tape: &Tape, kind: &OpKind) -> bool {
 /// Whether both products, split by columns, give each thread the same columns, and the second needs of the first
 /// nothing else.
 fn same_columns(a: &Multiply, b: &Multiply) -> bool {
-    let columns =
-        |m: &Multiply| -> Vec<(u32, u32)> { m.blocks.iter().map(|b| (b.n0, b.n)).collect() };
+    let columns = |m: &Multiply| -> Vec<(u32, u32)> { m.blocks.iter().map(|b| (b.n0, b.n)).collect() };
     let scratch_x = |m: &Multiply| m.x.space == Space::Scratch;
     columns(a) == columns(b) && !scratch_x(b) && b.copy.is_none()
 }
@@ -213,12 +202,7 @@ fn work(step: &Step) -> f64 {
                     o.kind,
                     OpKind::Permute { .. }
                         | OpKind::Map {
-                            op: AluOp::Exp
-                                | AluOp::Log
-                                | AluOp::Tanh
-                                | AluOp::Erf
-                                | AluOp::Sin
-                                | AluOp::Cos,
+                            op: AluOp::Exp | AluOp::Log | AluOp::Tanh | AluOp::Erf | AluOp::Sin | AluOp::Cos,
                             ..
                         }
                 );

@@ -81,13 +81,7 @@ impl Chain<'_, '_> {
     }
 
     /// The rows of a source at the dtype stated, not widened.
-    fn narrow_arg(
-        &self,
-        w: &Writer,
-        id: usize,
-        (s, width): (Source, usize),
-        want: usize,
-    ) -> Building<Arg> {
+    fn narrow_arg(&self, w: &Writer, id: usize, (s, width): (Source, usize), want: usize) -> Building<Arg> {
         if width != want {
             let what = format!("an operand of {width} bytes per lane, {want} are needed");
             return Err(self.b.linked.error(id, what).into());
@@ -99,13 +93,7 @@ impl Chain<'_, '_> {
     }
 
     /// The operand as f32 or i32.
-    fn wide_arg(
-        &mut self,
-        w: &mut Writer,
-        id: usize,
-        s: (Source, usize),
-        dtype: DType,
-    ) -> Building<Arg> {
+    fn wide_arg(&mut self, w: &mut Writer, id: usize, s: (Source, usize), dtype: DType) -> Building<Arg> {
         let a = self.narrow_arg(w, id, s, dtype.bytes())?;
         if dtype.bytes() == 4 {
             return Ok(a);
@@ -193,11 +181,7 @@ impl Chain<'_, '_> {
                         ..self.reserve(1)?
                     })
                 };
-                let grain = if w.grain == 1 || w.grain == len {
-                    len
-                } else {
-                    w.rows
-                };
+                let grain = if w.grain == 1 || w.grain == len { len } else { w.rows };
                 w.grain = w.grain.max(grain);
                 let out = self.result(w, id)?;
                 let (op, every) = (run.alu, run.emit_every);
@@ -305,12 +289,7 @@ impl Chain<'_, '_> {
         (run.lo as u32 * size, (run.hi - run.lo) as u32 * size)
     }
 
-    fn alu(
-        &mut self,
-        w: &mut Writer,
-        id: usize,
-        sources: &mut impl Iterator<Item = (Source, usize)>,
-    ) -> Building<()> {
+    fn alu(&mut self, w: &mut Writer, id: usize, sources: &mut impl Iterator<Item = (Source, usize)>) -> Building<()> {
         let linked = self.b.linked;
         let run = linked.nodes[id].run;
         if run.alu == AluOp::Iota {
@@ -331,10 +310,7 @@ impl Chain<'_, '_> {
         let out = self.result(w, id)?;
         if run.alu == AluOp::Cvt {
             let kind = match (ty, run.dtype) {
-                (DType::F32, DType::F32) | (DType::I32, DType::I32) => OpKind::Map {
-                    op: AluOp::Copy,
-                    ty,
-                },
+                (DType::F32, DType::F32) | (DType::I32, DType::I32) => OpKind::Map { op: AluOp::Copy, ty },
                 (_, DType::F32 | DType::I32) => OpKind::Map { op: AluOp::Cvt, ty },
                 (_, dtype) => OpKind::Narrow { ty, dtype },
             };
@@ -363,11 +339,8 @@ impl Chain<'_, '_> {
             let image = linked.artifact.tiles[t as usize];
             let step = linked.tile_claim(id).map_or(0, |c| c.2 as u32);
             let inside = run.lo >= image.lo && run.hi <= image.lo.saturating_add(image.columns);
-            if !inside || image.dtype != run.dtype || super::matrix::tile_bytes(linked, t).is_none()
-            {
-                return Err(linked
-                    .error(id, format!("lanes outside weight tile {t}"))
-                    .into());
+            if !inside || image.dtype != run.dtype || super::matrix::tile_bytes(linked, t).is_none() {
+                return Err(linked.error(id, format!("lanes outside weight tile {t}")).into());
             }
             let plan = &mut self.b.plan;
             let kind = OpKind::GatherTile {
@@ -401,14 +374,7 @@ impl Chain<'_, '_> {
     }
 
     /// Adds a tape that converts `rows` rows of a narrow dtype, lanes `[lo, hi)`, to f32 in scratch.
-    pub fn to_float(
-        &mut self,
-        id: usize,
-        from: Rows,
-        rows: u32,
-        dtype: DType,
-        (lo, hi): (u16, u16),
-    ) -> Building<Rows> {
+    pub fn to_float(&mut self, id: usize, from: Rows, rows: u32, dtype: DType, (lo, hi): (u16, u16)) -> Building<Rows> {
         let out = self.reserve(rows)?;
         let lanes = self.lanes(lo, hi);
         let mut w = Writer {

@@ -13,9 +13,7 @@ macro_rules! x {
     ($e:expr) => {
         // SAFETY: values of this type exist only after the instruction set was detected (see `Simd`), and pointers
         // are those that the caller of an unsafe method vouches for.
-        unsafe {
-            $e
-        }
+        unsafe { $e }
     };
 }
 
@@ -203,23 +201,14 @@ impl Simd for X8 {
     }
     #[inline(always)]
     fn int_shlv(a: __m256i, b: __m256i) -> __m256i {
-        x!(_mm256_sllv_epi32(
-            a,
-            _mm256_and_si256(b, _mm256_set1_epi32(31))
-        ))
+        x!(_mm256_sllv_epi32(a, _mm256_and_si256(b, _mm256_set1_epi32(31))))
     }
     #[inline(always)]
     fn int_shrv(a: __m256i, b: __m256i) -> __m256i {
-        x!(_mm256_srlv_epi32(
-            a,
-            _mm256_and_si256(b, _mm256_set1_epi32(31))
-        ))
+        x!(_mm256_srlv_epi32(a, _mm256_and_si256(b, _mm256_set1_epi32(31))))
     }
     #[inline(always)]
     fn int_shrav(a: __m256i, b: __m256i) -> __m256i {
-        x!(_mm256_srav_epi32(
-            a,
-            _mm256_and_si256(b, _mm256_set1_epi32(31))
-        ))
+        x!(_mm256_srav_epi32(a, _mm256_and_si256(b, _mm256_set1_epi32(31))))
     }
 }

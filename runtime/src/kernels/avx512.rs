@@ -13,9 +13,7 @@ macro_rules! x {
     ($e:expr) => {
         // SAFETY: values of this type exist only after the instruction set was detected (see `Simd`), and pointers
         // are those that the caller of an unsafe method vouches for.
-        unsafe {
-            $e
-        }
+        unsafe { $e }
     };
 }
 
@@ -201,23 +199,14 @@ impl Simd for X16 {
     }
     #[inline(always)]
     fn int_shlv(a: __m512i, b: __m512i) -> __m512i {
-        x!(_mm512_sllv_epi32(
-            a,
-            _mm512_and_si512(b, _mm512_set1_epi32(31))
-        ))
+        x!(_mm512_sllv_epi32(a, _mm512_and_si512(b, _mm512_set1_epi32(31))))
     }
     #[inline(always)]
     fn int_shrv(a: __m512i, b: __m512i) -> __m512i {
-        x!(_mm512_srlv_epi32(
-            a,
-            _mm512_and_si512(b, _mm512_set1_epi32(31))
-        ))
+        x!(_mm512_srlv_epi32(a, _mm512_and_si512(b, _mm512_set1_epi32(31))))
     }
     #[inline(always)]
     fn int_shrav(a: __m512i, b: __m512i) -> __m512i {
-        x!(_mm512_srav_epi32(
-            a,
-            _mm512_and_si512(b, _mm512_set1_epi32(31))
-        ))
+        x!(_mm512_srav_epi32(a, _mm512_and_si512(b, _mm512_set1_epi32(31))))
     }
 }

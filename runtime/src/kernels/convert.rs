@@ -130,9 +130,7 @@ unsafe fn store_narrow<V: Simd>(ty: DType, dtype: DType, x: V, to: *mut u8, i: u
                 match dtype {
                     DType::I8 => store_low::<V, u8>(clamp::<V>(v, -128, 127), to.add(i)),
                     DType::U8 => store_low::<V, u8>(clamp::<V>(v, 0, 255), to.add(i)),
-                    DType::U16 => {
-                        store_low::<V, u16>(clamp::<V>(v, 0, 65_535), to.cast::<u16>().add(i))
-                    }
+                    DType::U16 => store_low::<V, u16>(clamp::<V>(v, 0, 65_535), to.cast::<u16>().add(i)),
                     _ => V::from_bits(v).store(to.cast::<u32>().add(i)),
                 }
             }

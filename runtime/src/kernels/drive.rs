@@ -5,8 +5,7 @@
 
 use super::{Kernels, MapArgs, Product};
 use crate::cpu::plan::{
-    Arg, ChainPlan, Multiply, OpKind, Pack, Plan, Rows, SPACES, Space, Split, Step, Tape, TapeOp,
-    Transpose,
+    Arg, ChainPlan, Multiply, OpKind, Pack, Plan, Rows, SPACES, Space, Split, Step, Tape, TapeOp, Transpose,
 };
 use lockstep_isa::artifact::PANEL_COLUMNS;
 use lockstep_isa::scalar;
@@ -237,13 +236,7 @@ unsafe fn multiply(
     }
 }
 
-unsafe fn pack(
-    k: &Kernels,
-    m: &Machine,
-    s: &Pack,
-    local: &mut Local,
-    (t, threads): (usize, usize),
-) {
+unsafe fn pack(k: &Kernels, m: &Machine, s: &Pack, local: &mut Local, (t, threads): (usize, usize)) {
     let belts = s.belts.len() as u32;
     if belts == 0 {
         return;
@@ -252,11 +245,7 @@ unsafe fn pack(
     let out = m.byte(Space::Scratch, s.out as i64);
     let vector = |i: u32| m.row(&s.belts[(i % belts) as usize], i / belts);
     const PANEL: u32 = PANEL_COLUMNS as u32;
-    let (depth, width) = if s.columns {
-        (s.n, s.vectors)
-    } else {
-        (s.vectors, s.n)
-    };
+    let (depth, width) = if s.columns { (s.n, s.vectors) } else { (s.vectors, s.n) };
     let (q0, q1) = share(width.div_ceil(PANEL), 1, t, threads);
     for q in q0..q1 {
         let count = (width - q * PANEL).min(PANEL);
@@ -304,15 +293,7 @@ type Block = [*mut u8; MAX_BLOCK];
 
 /// The rows of an operand in the block that starts at row `n`.
 #[inline(always)]
-fn place(
-    m: &Machine,
-    slots: *mut u8,
-    s: &Tape,
-    arg: &Arg,
-    n: u32,
-    count: usize,
-    shift: usize,
-) -> Block {
+fn place(m: &Machine, slots: *mut u8, s: &Tape, arg: &Arg, n: u32, count: usize, shift: usize) -> Block {
     let mut block = [std::ptr::null_mut(); MAX_BLOCK];
     match arg {
         Arg::None => {}
@@ -336,14 +317,7 @@ fn readable(block: &Block) -> &[*const u8; MAX_BLOCK] {
     unsafe { &*std::ptr::from_ref(block).cast() }
 }
 
-unsafe fn tape(
-    k: &Kernels,
-    m: &Machine,
-    plan: &Plan,
-    s: &Tape,
-    local: &mut Local,
-    (r0, r1): (u32, u32),
-) {
+unsafe fn tape(k: &Kernels, m: &Machine, plan: &Plan, s: &Tape, local: &mut Local, (r0, r1): (u32, u32)) {
     let slots = local.base();
     let mut n = r0;
     while n < r1 {
@@ -365,16 +339,7 @@ unsafe fn chosen(index: *const u8, limit: u32, stride: u32) -> usize {
 }
 
 #[allow(clippy::too_many_arguments)]
-unsafe fn tape_op(
-    k: &Kernels,
-    m: &Machine,
-    plan: &Plan,
-    s: &Tape,
-    slots: *mut u8,
-    op: &TapeOp,
-    n: u32,
-    count: usize,
-) {
+unsafe fn tape_op(k: &Kernels, m: &Machine, plan: &Plan, s: &Tape, slots: *mut u8, op: &TapeOp, n: u32, count: usize) {
     let lanes = op.n as usize;
     let rows = |arg: &Arg, shift: usize| place(m, slots, s, arg, n, count, shift);
     let words = op.lo as usize * 4;
@@ -409,34 +374,17 @@ unsafe fn tape_op(
                     (k.narrow)(ty, dtype, a[i], out[i], lanes);
                 }
             }
-            OpKind::Reduce {
-                op: alu,
-                ty,
-                segment,
-            } => {
+            OpKind::Reduce { op: alu, ty, segment } => {
                 let (a, out) = (rows(&op.a, words), rows(&op.out, words));
                 for i in 0..count {
                     (k.reduce)(alu, ty, segment as usize, a[i], out[i], lanes);
                 }
             }
-            OpKind::Permute {
-                size,
-                lanes: all,
-                fill,
-            } => {
+            OpKind::Permute { size, lanes: all, fill } => {
                 let (a, b, out) = (rows(&op.a, 0), rows(&op.b, 0), rows(&op.out, 0));
                 let (lo, hi) = (op.lo as usize, (op.lo + op.n) as usize);
                 for i in 0..count {
-                    super::permute(
-                        a[i],
-                        b[i],
-                        out[i],
-                        size as usize,
-                        all as usize,
-                        lo,
-                        hi,
-                        fill,
-                    );
+                    super::permute(a[i], b[i], out[i], size as usize, all as usize, lo, hi, fill);
                 }
             }
             OpKind::Gather { limit, stride } => {

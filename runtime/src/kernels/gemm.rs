@@ -68,13 +68,7 @@ pub(super) trait Level {
     ///
     /// # Safety
     /// As for [`product`].
-    unsafe fn one_panel<W: Weight>(
-        p: &Product<'_>,
-        x: &[*const u8],
-        w: *const u8,
-        acc: *mut u8,
-        acc_step: usize,
-    );
+    unsafe fn one_panel<W: Weight>(p: &Product<'_>, x: &[*const u8], w: *const u8, acc: *mut u8, acc_step: usize);
 
     /// [`panels`].
     ///
@@ -387,10 +381,7 @@ pub(super) unsafe fn product<L: Level>(p: &Product<'_>) {
 
 /// A window whose sums are exact or one chain; x starts `first` elements into its rows.
 unsafe fn whole_window<L: Level>(p: &Product<'_>, first: usize) {
-    let p = &Product {
-        x_first: first,
-        ..*p
-    };
+    let p = &Product { x_first: first, ..*p };
     // SAFETY: as the caller vouches.
     unsafe {
         match p.dtype {

@@ -184,10 +184,7 @@ pub(super) unsafe fn rows<V: Simd, O: Op>(args: &MapArgs<'_>) {
         while i < args.n {
             let count = (args.n - i).min(V::N);
             let at = i * 4;
-            let mut row: Row = (
-                from.map(|p| p.wrapping_add(at).cast()),
-                out.wrapping_add(at).cast(),
-            );
+            let mut row: Row = (from.map(|p| p.wrapping_add(at).cast()), out.wrapping_add(at).cast());
             // SAFETY: the caller vouches for `n` elements of each operand that the operation has; what is left of a
             // row goes through buffers of a whole register.
             unsafe {

@@ -9,14 +9,7 @@ use lockstep_isa::{AluOp, DType};
 /// # Safety
 /// `from` is readable and `to` writable for `n` elements of 4 bytes; they are the same or do not overlap.
 #[inline(always)]
-pub unsafe fn reduce<V: Simd>(
-    op: AluOp,
-    ty: DType,
-    segment: usize,
-    from: *const u8,
-    to: *mut u8,
-    n: usize,
-) {
+pub unsafe fn reduce<V: Simd>(op: AluOp, ty: DType, segment: usize, from: *const u8, to: *mut u8, n: usize) {
     let (from, to): (*const u32, *mut u32) = (from.cast(), to.cast());
     if segment == 0 {
         return;
@@ -189,8 +182,7 @@ pub unsafe fn pack_columns<V: Simd>(
                 for d in 0..depth {
                     let line = to.add((kk + d) * width + n0);
                     for (j, row) in buffer.iter().enumerate().take(count) {
-                        line.add(j)
-                            .write(if j < columns.len() { row[d] } else { 0 });
+                        line.add(j).write(if j < columns.len() { row[d] } else { 0 });
                     }
                 }
             }

@@ -5,9 +5,7 @@ use lockstep_isa::scalar;
 
 fn levels() -> Vec<Kernels> {
     let all = [Level::Scalar, Level::Avx2, Level::Avx512];
-    all.into_iter()
-        .filter_map(|l| Kernels::new(Some(l)))
-        .collect()
+    all.into_iter().filter_map(|l| Kernels::new(Some(l))).collect()
 }
 
 /// Deterministic words: small numbers, special values and raw bits.
@@ -108,11 +106,7 @@ fn conversions_equal_the_scalar_definition() {
                 let s = dtype.bytes();
                 bits[..s].copy_from_slice(&raw[i * s..(i + 1) * s]);
                 let want = scalar::widen(u32::from_le_bytes(bits), dtype);
-                assert!(
-                    same(out[i], want, dtype.is_float()),
-                    "{:?} {dtype} {i}",
-                    k.level
-                );
+                assert!(same(out[i], want, dtype.is_float()), "{:?} {dtype} {i}", k.level);
             }
             for ty in [DType::F32, DType::I32] {
                 let mut out = vec![0u8; n * dtype.bytes()];
@@ -122,12 +116,8 @@ fn conversions_equal_the_scalar_definition() {
                     let mut bits = [0u8; 4];
                     let s = dtype.bytes();
                     bits[..s].copy_from_slice(&out[i * s..(i + 1) * s]);
-                    let (got, want) = (
-                        u32::from_le_bytes(bits),
-                        scalar::convert(wide[i], ty, dtype),
-                    );
-                    let nan =
-                        |b| dtype.is_float() && f32::from_bits(scalar::widen(b, dtype)).is_nan();
+                    let (got, want) = (u32::from_le_bytes(bits), scalar::convert(wide[i], ty, dtype));
+                    let nan = |b| dtype.is_float() && f32::from_bits(scalar::widen(b, dtype)).is_nan();
                     assert!(
                         got == want || nan(got) && nan(want),
                         "{:?} {ty} {:08x} -> {dtype}: {got:x}, want {want:x}",
@@ -150,25 +140,12 @@ fn reductions_equal_the_scalar_definition() {
                 for segment in [1usize, 3, 16, 20, 32, 64, 120, 320] {
                     let mut out = vec![0u32; n];
                     // SAFETY: the buffers hold n elements.
-                    unsafe {
-                        (k.reduce)(
-                            op,
-                            ty,
-                            segment,
-                            x.as_ptr().cast(),
-                            out.as_mut_ptr().cast(),
-                            n,
-                        )
-                    };
+                    unsafe { (k.reduce)(op, ty, segment, x.as_ptr().cast(), out.as_mut_ptr().cast(), n) };
                     for s in 0..n / segment {
                         let part = &x[s * segment..(s + 1) * segment];
                         let want = scalar::reduce(op, ty, part);
                         for &got in &out[s * segment..(s + 1) * segment] {
-                            assert!(
-                                same(got, want, ty == DType::F32),
-                                "{:?} {op:?} {ty}",
-                                k.level
-                            );
+                            assert!(same(got, want, ty == DType::F32), "{:?} {op:?} {ty}", k.level);
                         }
                     }
                 }
@@ -181,14 +158,7 @@ fn reductions_equal_the_scalar_definition() {
 fn products_equal_the_scalar_chain() {
     let lanes = 320;
     for k in levels() {
-        for dtype in [
-            DType::F32,
-            DType::F16,
-            DType::BF16,
-            DType::I8,
-            DType::U8,
-            DType::I32,
-        ] {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::I8, DType::U8, DType::I32] {
             for (rows, depth, n) in [
                 (1usize, 40usize, 320usize),
                 (2, 33, 200),
@@ -217,13 +187,10 @@ fn products_equal_the_scalar_chain() {
                     .flat_map(|v| v.to_le_bytes()[..dtype.bytes()].to_vec())
                     .collect();
                 for zero in [true, false] {
-                    let start: Vec<u32> = (0..rows * lanes)
-                        .map(|i| (i as f32 * 0.01).to_bits())
-                        .collect();
+                    let start: Vec<u32> = (0..rows * lanes).map(|i| (i as f32 * 0.01).to_bits()).collect();
                     let mut acc = start.clone();
                     let mut scratch = vec![0u32; 32 * depth];
-                    let pointers: Vec<*const u8> =
-                        (0..rows).map(|r| x[r * lanes..].as_ptr().cast()).collect();
+                    let pointers: Vec<*const u8> = (0..rows).map(|r| x[r * lanes..].as_ptr().cast()).collect();
                     let p = Product {
                         x: &pointers,
                         x_first: 0,
@@ -251,18 +218,10 @@ fn products_equal_the_scalar_chain() {
                                     let w = scalar::widen(w, dtype);
                                     let x = x[r * lanes + d];
                                     want = if float {
-                                        scalar::mac_f32(
-                                            f32::from_bits(x),
-                                            f32::from_bits(w),
-                                            f32::from_bits(want),
-                                        )
-                                        .to_bits()
+                                        scalar::mac_f32(f32::from_bits(x), f32::from_bits(w), f32::from_bits(want))
+                                            .to_bits()
                                     } else {
-                                        scalar::mac_i32(
-                                            f32::from_bits(x) as i32,
-                                            w as i32,
-                                            want as i32,
-                                        ) as u32
+                                        scalar::mac_i32(f32::from_bits(x) as i32, w as i32, want as i32) as u32
                                     };
                                 }
                             }
@@ -345,15 +304,13 @@ fn speed_of_products() {
             let w = vec![0.25f32; n.div_ceil(32) * 32 * depth];
             let mut acc = vec![0f32; rows * n];
             let mut scratch = vec![0u32; 32 * depth];
-            let pointers: Vec<*const u8> =
-                (0..rows).map(|r| x[r * depth..].as_ptr().cast()).collect();
+            let pointers: Vec<*const u8> = (0..rows).map(|r| x[r * depth..].as_ptr().cast()).collect();
             let mut best = f64::MAX;
             for _ in 0..40 {
                 let start = std::time::Instant::now();
                 for k0 in (0..depth).step_by(320) {
                     let kk = (depth - k0).min(320);
-                    let x: Vec<*const u8> =
-                        pointers.iter().map(|p| p.wrapping_add(k0 * 4)).collect();
+                    let x: Vec<*const u8> = pointers.iter().map(|p| p.wrapping_add(k0 * 4)).collect();
                     let p = Product {
                         x: &x,
                         x_first: 0,
@@ -375,22 +332,12 @@ fn speed_of_products() {
                 best = best.min(start.elapsed().as_secs_f64());
             }
             let rate = 2.0 * (rows * depth * n) as f64 / best / 1e9;
-            println!(
-                "  {rows}x{depth}x{n}: {rate:.1} GFLOP/s, {:.0} %",
-                rate / peak * 100.0
-            );
+            println!("  {rows}x{depth}x{n}: {rate:.1} GFLOP/s, {:.0} %", rate / peak * 100.0);
         }
         let n = 320 * 64;
         let x = vec![0.7f32; n];
         let mut y = vec![0f32; n];
-        for op in [
-            AluOp::Add,
-            AluOp::Exp,
-            AluOp::Erf,
-            AluOp::Tanh,
-            AluOp::Sin,
-            AluOp::Log,
-        ] {
+        for op in [AluOp::Add, AluOp::Exp, AluOp::Erf, AluOp::Tanh, AluOp::Sin, AluOp::Log] {
             let mut best = f64::MAX;
             for _ in 0..100 {
                 let start = std::time::Instant::now();
@@ -405,11 +352,7 @@ fn speed_of_products() {
                 unsafe { (k.map)(op, DType::F32, &args) };
                 best = best.min(start.elapsed().as_secs_f64());
             }
-            println!(
-                "  {}: {:.2} ns per 16 lanes",
-                op.name(),
-                best * 1e9 / n as f64 * 16.0
-            );
+            println!("  {}: {:.2} ns per 16 lanes", op.name(), best * 1e9 / n as f64 * 16.0);
         }
     }
 }

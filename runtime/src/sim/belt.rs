@@ -87,14 +87,7 @@ impl Belts {
 
     /// The `words` words that pass a position in a cycle on aligned streams. With `single`, one word of a vector of any
     /// width; otherwise all words of one vector of this width.
-    pub fn see(
-        &self,
-        stream: Stream,
-        words: u8,
-        single: bool,
-        position: i32,
-        cycle: u64,
-    ) -> Step<Seen<'_>> {
+    pub fn see(&self, stream: Stream, words: u8, single: bool, position: i32, cycle: u64) -> Step<Seen<'_>> {
         let (diagonal, at) = self.locate(stream, position, cycle);
         let mut live = Words::default();
         let mut put = 0;
@@ -109,9 +102,7 @@ impl Belts {
             let whole = s.words == words && s.index as usize == w && (w == 0 || s.put == put);
             if !single && !whole {
                 let (n, i) = (s.words, s.index);
-                let what = format!(
-                    "{stream} carries word {i} of a vector of {n} words, word {w} of {words} is needed"
-                );
+                let what = format!("{stream} carries word {i} of a vector of {n} words, word {w} of {words} is needed");
                 return fault(HazardKind::WrongType, what);
             }
             put = s.put;

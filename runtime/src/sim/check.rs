@@ -97,14 +97,9 @@ fn check_extent(target: &Target, run: &Run) -> Result<(), String> {
     let (end, limit) = match run.queue {
         Queue::MxmLoad(_, plane) | Queue::MxmMul(_, plane) => {
             let planes = target.mxm_rate(run.dtype).map_or(1, |r| r.planes.max(1));
-            (
-                plane as u32 + planes as u32,
-                target.mxm.planes_per_hemisphere,
-            )
+            (plane as u32 + planes as u32, target.mxm.planes_per_hemisphere)
         }
-        Queue::Alu(i) if run.op == Opcode::Alu => {
-            (i as u32 + run.alu.cost() as u32, target.vxm.alus)
-        }
+        Queue::Alu(i) if run.op == Opcode::Alu => (i as u32 + run.alu.cost() as u32, target.vxm.alus),
         _ => return Ok(()),
     };
     if end > limit as u32 {
@@ -119,8 +114,7 @@ fn check_types(target: &Target, run: &Run) -> Result<(), String> {
     let same = |o: &Operand| o.dtype.words() == run.dtype.words();
     let fits = match run.op {
         Opcode::Read | Opcode::Write => {
-            run.words <= target.slices
-                && (run.op == Opcode::Read || is_word_access(run) || same(&run.a))
+            run.words <= target.slices && (run.op == Opcode::Read || is_word_access(run) || same(&run.a))
         }
         Opcode::Scatter => same(&run.a),
         Opcode::Mul => {

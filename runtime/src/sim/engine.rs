@@ -281,9 +281,7 @@ impl Engine {
                 v
             }
             Src::Stream(s) => {
-                let seen = chip
-                    .belts
-                    .see(s, take.words, take.single, code.position, cycle)?;
+                let seen = chip.belts.see(s, take.words, take.single, code.position, cycle)?;
                 let v = self.pool.take(a.chip, a.run, take.words, seen.live);
                 self.pool.bytes_mut(v)[..seen.bytes.len()].copy_from_slice(seen.bytes);
                 v
@@ -334,8 +332,7 @@ impl Engine {
         a.n += 1;
         if a.n < code.issues {
             let cycle = a.issue + code.run.offset(a.n) as u64;
-            self.events
-                .push(event(cycle, phase_of(code), WHOLE, issue.id));
+            self.events.push(event(cycle, phase_of(code), WHOLE, issue.id));
         } else {
             self.free.push(issue.id);
         }
@@ -443,11 +440,10 @@ fn forwarded(chip: &Chip, pool: &Pool, alu: u8, words: u8, cycle: u64) -> Step<u
 pub(super) fn see<'a>(chip: &'a Chip, issue: &Issue<'_>, k: usize) -> Step<Seen<'a>> {
     match issue.code.takes[k] {
         Some(Take {
-            operand:
-                Operand {
-                    src: Src::Stream(stream),
-                    ..
-                },
+            operand: Operand {
+                src: Src::Stream(stream),
+                ..
+            },
             words,
             single,
         }) => {
@@ -469,9 +465,7 @@ pub(super) fn vxm_operand<'a>(
     let vector = match issue.code.takes[k] {
         Some(t) if t.operand.delay > 0 => active.held[k].front().copied(),
         Some(Take {
-            operand: Operand {
-                src: Src::Alu(i), ..
-            },
+            operand: Operand { src: Src::Alu(i), .. },
             words,
             ..
         }) => Some(forwarded(chip, pool, i, words, issue.cycle)?),

@@ -39,11 +39,7 @@ impl Executor for Sim {
         "sim"
     }
 
-    fn load(
-        &self,
-        artifact: Arc<Artifact>,
-        options: &LoadOptions,
-    ) -> Result<Box<dyn Session>, ExecError> {
+    fn load(&self, artifact: Arc<Artifact>, options: &LoadOptions) -> Result<Box<dyn Session>, ExecError> {
         artifact.check()?;
         let max = options.max_memory_bytes;
         let memory = Memory::new(&artifact, true, max)?;
@@ -61,8 +57,7 @@ impl Executor for Sim {
 impl Session for SimSession {
     fn run(&mut self, entry: usize, inputs: &[TensorView<'_>]) -> Result<Outputs<'_>, ExecError> {
         self.io.check(entry, inputs)?;
-        self.io
-            .place(entry, inputs, self.engine.sram.memory.bytes_mut());
+        self.io.place(entry, inputs, self.engine.sram.memory.bytes_mut());
         let plan = Arc::clone(&self.plan);
         let cycles = self.engine.run(&plan, entry).map_err(ExecError::Hazard)?;
         let tensors = self.io.take(entry, self.engine.sram.memory.bytes());

@@ -115,8 +115,7 @@ impl Hemisphere {
         self.load_words += words;
         if self.load_words > self.load_limit {
             let (n, most) = (self.load_words, self.load_limit);
-            let what =
-                format!("tile loads of the hemisphere take {n} words in one cycle, {most} at most");
+            let what = format!("tile loads of the hemisphere take {n} words in one cycle, {most} at most");
             return fault(HazardKind::PortTaken, what);
         }
         Ok(())
@@ -152,13 +151,7 @@ impl Hemisphere {
     }
 
     /// Makes the shadow tile of a unit active.
-    pub fn swap(
-        &mut self,
-        plane: usize,
-        planes: u8,
-        cycle: u64,
-        spare: &mut Vec<Vec<u32>>,
-    ) -> Step<()> {
+    pub fn swap(&mut self, plane: usize, planes: u8, cycle: u64, spare: &mut Vec<Vec<u32>>) -> Step<()> {
         let unit = &self.units[plane];
         if unit.shadow.is_empty() || unit.shadow_planes != planes {
             return fault(HazardKind::Tile, "the shadow tile is empty");
@@ -222,19 +215,11 @@ impl Hemisphere {
         }
         if row.ready > cycle {
             let ready = row.ready;
-            return error(format!(
-                "accumulator row {addr} is usable from cycle {ready} on"
-            ));
+            return error(format!("accumulator row {addr} is usable from cycle {ready} on"));
         }
         if row.float != float {
-            let (is, want) = if row.float {
-                ("f32", "i32")
-            } else {
-                ("i32", "f32")
-            };
-            return error(format!(
-                "accumulator row {addr} holds {is}, {want} is needed"
-            ));
+            let (is, want) = if row.float { ("f32", "i32") } else { ("i32", "f32") };
+            return error(format!("accumulator row {addr} holds {is}, {want} is needed"));
         }
         acc.copy_from_slice(&unit.acc[r * self.lanes..][..self.lanes]);
         columns

@@ -4,9 +4,7 @@ use super::check::is_word_access;
 use super::engine::{Active, Arrival, Engine, Issue, see, vxm_operand};
 use super::lanes::{alu_lanes, fold_lanes, narrow_lanes, reduce_lanes};
 use super::mxm::Block;
-use super::vector::{
-    Live, Step, Words, fault, has_lanes, live_words, need_lanes, store_lanes, widen_lanes,
-};
+use super::vector::{Live, Step, Words, fault, has_lanes, live_words, need_lanes, store_lanes, widen_lanes};
 use crate::error::HazardKind;
 use crate::kernels::sim_mul;
 use lockstep_isa::run::{AccIn, Queue, Src, Window};
@@ -23,11 +21,7 @@ impl Engine {
 
     pub(super) fn gather(&mut self, issue: &Issue<'_>) -> Step<()> {
         let index = self.index(issue, 0)?;
-        self.read_row(
-            issue,
-            row_address(issue, index),
-            issue.code.run.dtype.words() as u8,
-        )
+        self.read_row(issue, row_address(issue, index), issue.code.run.dtype.words() as u8)
     }
 
     /// The clamped row that the index operand `k` names.
@@ -65,11 +59,7 @@ impl Engine {
 
     pub(super) fn scatter(&mut self, issue: &Issue<'_>) -> Step<()> {
         let index = self.index(issue, 1)?;
-        self.write_row(
-            issue,
-            row_address(issue, index),
-            issue.code.run.dtype.words() as u8,
-        )
+        self.write_row(issue, row_address(issue, index), issue.code.run.dtype.words() as u8)
     }
 
     fn write_row(&mut self, issue: &Issue<'_>, addr: i64, words: u8) -> Step<()> {
@@ -114,10 +104,7 @@ impl Engine {
         let count = belts.min(run.load_vectors() - start);
         hemisphere.count_load(issue.cycle, count * words as u32)?;
         let shadow = &mut hemisphere.units[plane as usize].shadow;
-        let Some(block) = shadow
-            .iter_mut()
-            .find(|b| b.owner == issue.id && b.ready == u64::MAX)
-        else {
+        let Some(block) = shadow.iter_mut().find(|b| b.owner == issue.id && b.ready == u64::MAX) else {
             return fault(HazardKind::Tile, "the shadow tile was swapped away");
         };
         for g in 0..count {
@@ -126,16 +113,13 @@ impl Engine {
                 index: first.index + g as u8 * words,
             };
             let position = issue.code.position;
-            let seen = chip
-                .belts
-                .see(stream, words, false, position, issue.cycle)?;
+            let seen = chip.belts.see(stream, words, false, position, issue.cycle)?;
             let i = (start + g) as usize;
             let row = &mut self.operands[0];
             if run.op == Opcode::LoadRow {
                 need_lanes(&seen.live, n0, n1, run.dtype, self.lanes)?;
                 widen_lanes(seen.bytes, run.dtype, n0, n1, row);
-                block.data[i * columns..][..columns]
-                    .copy_from_slice(&row[n0 as usize..n1 as usize]);
+                block.data[i * columns..][..columns].copy_from_slice(&row[n0 as usize..n1 as usize]);
             } else {
                 need_lanes(&seen.live, k0, k1, run.dtype, self.lanes)?;
                 widen_lanes(seen.bytes, run.dtype, k0, k1, row);
@@ -213,11 +197,7 @@ impl Engine {
             }
             self.columns.insert(n0, n1);
         }
-        if let Some(l) = self
-            .columns
-            .missing(run.lo, run.hi)
-            .filter(|_| run.out.is_some())
-        {
+        if let Some(l) = self.columns.missing(run.lo, run.hi).filter(|_| run.out.is_some()) {
             let what = format!("column {l} of lanes {}..{} has no result", run.lo, run.hi);
             return fault(HazardKind::Undefined, what);
         }

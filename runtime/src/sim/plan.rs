@@ -68,8 +68,7 @@ impl Plan {
         for (p, program) in artifact.programs.iter().enumerate() {
             let mut codes = Vec::with_capacity(program.runs.len());
             for (i, run) in program.runs.iter().enumerate() {
-                check_run(target, run)
-                    .map_err(|what| ExecError::artifact(format!("program {p} run r{i}"), what))?;
+                check_run(target, run).map_err(|what| ExecError::artifact(format!("program {p} run r{i}"), what))?;
                 if let (Opcode::Mul, Queue::MxmMul(hemi, plane)) = (run.op, run.queue)
                     && (run.out.is_none() || run.acc_in == AccIn::Row)
                 {
@@ -127,15 +126,7 @@ impl Plan {
     }
 
     /// Names the place of a fault.
-    pub fn hazard(
-        &self,
-        entry: usize,
-        chip: u32,
-        run: u32,
-        cycle: u64,
-        kind: HazardKind,
-        what: String,
-    ) -> Box<Hazard> {
+    pub fn hazard(&self, entry: usize, chip: u32, run: u32, cycle: u64, kind: HazardKind, what: String) -> Box<Hazard> {
         let e = &self.artifact.entries[entry];
         let code = self.code(entry, chip, run);
         let origin = e.chips[chip as usize].origins.get(run as usize);
@@ -202,18 +193,10 @@ fn queue_base(target: &Target, kind: usize) -> usize {
     sizes[..kind].iter().sum()
 }
 
-fn entry_starts(
-    artifact: &Artifact,
-    entry: &Entry,
-    programs: &[Vec<Code>],
-) -> Result<Vec<Start>, ExecError> {
+fn entry_starts(artifact: &Artifact, entry: &Entry, programs: &[Vec<Code>]) -> Result<Vec<Start>, ExecError> {
     let at = |what: String| Err(ExecError::artifact(format!("entry {:?}", entry.name), what));
     if entry.chips.len() != artifact.n_chips as usize {
-        return at(format!(
-            "{} chips of {}",
-            entry.chips.len(),
-            artifact.n_chips
-        ));
+        return at(format!("{} chips of {}", entry.chips.len(), artifact.n_chips));
     }
     let mut starts = Vec::new();
     for (c, chip) in entry.chips.iter().enumerate() {
@@ -221,18 +204,13 @@ fn entry_starts(
             return at(format!("program {} of {}", chip.program, programs.len()));
         };
         if chip.start > MAX_START {
-            return at(format!(
-                "chip c{c} starts at {} of {MAX_START} at most",
-                chip.start
-            ));
+            return at(format!("chip c{c} starts at {} of {MAX_START} at most", chip.start));
         }
         for (r, code) in codes.iter().enumerate() {
             let issue = chip.start + code.run.cycle as u64;
             let delays = code.takes.iter().flatten().map(|t| t.operand.delay as u64);
             let Some(cycle) = issue.checked_sub(delays.max().unwrap_or(0)) else {
-                return at(format!(
-                    "chip c{c} run r{r} takes an operand before cycle 0"
-                ));
+                return at(format!("chip c{c} run r{r} takes an operand before cycle 0"));
             };
             starts.push(Start {
                 cycle,
@@ -244,14 +222,8 @@ fn entry_starts(
     }
     starts.sort_by_key(|s| (s.cycle, s.chip, s.run));
     for t in entry.outputs.iter().chain(&entry.inputs) {
-        if t.nests
-            .iter()
-            .any(|n| n.value as usize >= entry.values.len())
-        {
-            return at(format!(
-                "tensor {:?} lies in a value that does not exist",
-                t.name
-            ));
+        if t.nests.iter().any(|n| n.value as usize >= entry.values.len()) {
+            return at(format!("tensor {:?} lies in a value that does not exist", t.name));
         }
     }
     Ok(starts)

@@ -50,10 +50,7 @@ impl Sram {
             };
             if held {
                 let live = live_words(v.lo, v.hi, n, self.memory.lanes());
-                for (i, w) in self.words[first..first + total as usize]
-                    .iter_mut()
-                    .enumerate()
-                {
+                for (i, w) in self.words[first..first + total as usize].iter_mut().enumerate() {
                     let Live { lo, hi } = live[i % n];
                     *w = Word { ready: 0, lo, hi };
                 }
@@ -62,19 +59,11 @@ impl Sram {
     }
 
     /// Checks an address against its bank and the rows that exist.
-    pub fn access(
-        &self,
-        target: &Target,
-        chip: u32,
-        place: Place,
-        addr: i64,
-        words: u8,
-    ) -> Step<Access> {
+    pub fn access(&self, target: &Target, chip: u32, place: Place, addr: i64, words: u8) -> Step<Access> {
         let bank = target.bank_words() as i64;
         let n = words as i64;
         if addr < 0 || addr + n > bank || addr % n != 0 {
-            let what =
-                format!("address {addr:#06x} is no {n}-word row part of a bank of {bank} words");
+            let what = format!("address {addr:#06x} is no {n}-word row part of a bank of {bank} words");
             return fault(HazardKind::Address, what);
         }
         let (addr, n) = (addr as u32, words as u32);

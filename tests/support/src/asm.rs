@@ -33,8 +33,8 @@
 
 use crate::asm_claims;
 use lockstep_isa::artifact::{
-    Artifact, ChainInfo, ChipProgram, Const, ConstForm, Entry, HostDType, HostDim, HostNest,
-    HostTensor, OriginInfo, Program, State, Value, ValueKind,
+    Artifact, ChainInfo, ChipProgram, Const, ConstForm, Entry, HostDType, HostDim, HostNest, HostTensor, OriginInfo,
+    Program, State, Value, ValueKind,
 };
 use lockstep_isa::claim::{Claims, MemClaim};
 use lockstep_isa::run::{AccIn, Addr, Src};
@@ -235,10 +235,7 @@ impl Parser {
             .ok_or_else(|| format!("host dtype {dtype_name:?} is not known"))?;
         let shape: Vec<u64> = match head.get(3) {
             None => Vec::new(),
-            Some(s) => s
-                .split(',')
-                .map(|d| num(d).map(|d| d as u64))
-                .collect::<Res<_>>()?,
+            Some(s) => s.split(',').map(|d| num(d).map(|d| d as u64)).collect::<Res<_>>()?,
         };
         let mut nests = Vec::new();
         for part in map.split('+') {
@@ -280,9 +277,7 @@ impl Parser {
             });
         };
         let value = self.value_id(name)?;
-        let (vector, rest) = rest
-            .split_once("].")
-            .ok_or("expected `VALUE[VECTOR].LANE`")?;
+        let (vector, rest) = rest.split_once("].").ok_or("expected `VALUE[VECTOR].LANE`")?;
         let (rest, element) = match rest.split_once('@') {
             Some((r, e)) => (r, num(e.trim())? as u64),
             None => (rest, 0),
@@ -328,10 +323,7 @@ impl Parser {
             to: to.map(chip).transpose()?,
             origin: self.origins.len() as u32,
         });
-        self.origins.push(OriginInfo {
-            op,
-            nodes: Vec::new(),
-        });
+        self.origins.push(OriginInfo { op, nodes: Vec::new() });
         Ok(())
     }
 
@@ -343,9 +335,7 @@ impl Parser {
             .and_then(|q| q.split_once('.'))
             .ok_or("expected a queue such as c0.mem3.b1")?;
         let chip = num(chip)? as u16;
-        let cycle = num(arg(&tokens, 1)?
-            .strip_prefix('@')
-            .ok_or("expected @CYCLE")?)?;
+        let cycle = num(arg(&tokens, 1)?.strip_prefix('@').ok_or("expected @CYCLE")?)?;
         let (op, alu) = opcode(arg(&tokens, 2)?)?;
         let queue = queue(queue_name, op, t)?;
         let chain = self.chains.len().checked_sub(1).ok_or("no chain yet")? as u32;
@@ -361,8 +351,7 @@ impl Parser {
         let (mut acc_in, mut acc_out) = (None, None);
         let mut raw_imm: Vec<(usize, &str)> = Vec::new();
         for &tok in &tokens[3..] {
-            let starts =
-                |c: char| tok.starts_with(c) && tok[1..].starts_with(|d: char| d.is_ascii_digit());
+            let starts = |c: char| tok.starts_with(c) && tok[1..].starts_with(|d: char| d.is_ascii_digit());
             if tok == "->" {
                 after_arrow = true;
             } else if let Some((key, v)) = tok.split_once('=') {
@@ -457,10 +446,7 @@ impl Parser {
             let Src::Imm(slot) = operands[i].src else {
                 continue;
             };
-            let bits = run
-                .imm
-                .get_mut(slot as usize)
-                .ok_or("at most three immediates")?;
+            let bits = run.imm.get_mut(slot as usize).ok_or("at most three immediates")?;
             *bits = immediate(text, run.dtype)?;
         }
         match op {
@@ -509,11 +495,7 @@ impl Parser {
             _ => {}
         }
         if let (Some(m), Some(v)) = (&mem, value) {
-            let unit = if run.words == 1 {
-                1
-            } else {
-                v.dtype.words() as i64
-            };
+            let unit = if run.words == 1 { 1 } else { v.dtype.words() as i64 };
             run.addr.base = (v.base as i64 + m.base as i64 * unit) as u16;
             for d in 0..3 {
                 run.addr.strides[d] = (m.strides[d] as i64 * unit) as i16;
@@ -537,16 +519,14 @@ impl Parser {
     fn finish(mut self, t: &Target) -> Result<Artifact, AsmError> {
         self.starts.resize(self.n_chips as usize, 0);
         // Canonical order: chip, queue, cycle.
-        self.runs
-            .sort_by_key(|r| (r.chip, r.run.queue, r.run.cycle));
+        self.runs.sort_by_key(|r| (r.chip, r.run.queue, r.run.cycle));
         if let Some(r) = self.runs.iter().find(|r| r.chip >= self.n_chips) {
             return Err(AsmError {
                 line: r.line,
                 what: format!("chip c{} of {}", r.chip, self.n_chips),
             });
         }
-        let claims =
-            asm_claims::derive(&mut self.runs, &self.starts, &self.values, t, self.n_chips)?;
+        let claims = asm_claims::derive(&mut self.runs, &self.starts, &self.values, t, self.n_chips)?;
         let mut programs = vec![Program::default(); self.n_chips as usize];
         let mut chips: Vec<ChipProgram> = (0..self.n_chips)
             .map(|c| ChipProgram {
@@ -563,9 +543,7 @@ impl Parser {
             makespan = makespan.max(end);
             programs[c].runs.push(r.run);
             let claim: Claims = claim;
-            chips[c]
-                .origins
-                .push(self.chains[claim.chain as usize].origin);
+            chips[c].origins.push(self.chains[claim.chain as usize].origin);
             chips[c].claims.push(claim);
         }
         let length = self.weights.len() as u64;
@@ -610,9 +588,7 @@ fn num(s: &str) -> Res<i64> {
 }
 
 fn pair(s: &str) -> Res<(u16, u16)> {
-    let (a, b) = s
-        .split_once(':')
-        .ok_or_else(|| format!("{s:?} is not LO:HI"))?;
+    let (a, b) = s.split_once(':').ok_or_else(|| format!("{s:?} is not LO:HI"))?;
     Ok((num(a)? as u16, num(b)? as u16))
 }
 
@@ -649,9 +625,7 @@ fn place(s: &str, t: &Target) -> Res<(u16, Place)> {
 /// `mem3.b1`, `mxm0`, `vxm3`, `sxm1`, `c2c0`: numbers count the east side first.
 fn queue(s: &str, op: Opcode, t: &Target) -> Res<Queue> {
     let (unit, bank) = s.split_once(".b").unwrap_or((s, "0"));
-    let at = unit
-        .rfind(|c: char| !c.is_ascii_digit())
-        .map_or(0, |i| i + 1);
+    let at = unit.rfind(|c: char| !c.is_ascii_digit()).map_or(0, |i| i + 1);
     let (kind, n) = (&unit[..at], num(&unit[at..])? as u8);
     let side = |per: u8| {
         let per = per.max(1);
@@ -709,9 +683,7 @@ fn operand(s: &str) -> Res<(Operand, bool)> {
         None => (s, 0),
     };
     let src = if let Some(rest) = s.strip_prefix("st") {
-        let (index, dir) = rest
-            .split_once('.')
-            .ok_or_else(|| format!("{s:?} is not a stream"))?;
+        let (index, dir) = rest.split_once('.').ok_or_else(|| format!("{s:?} is not a stream"))?;
         let dir = match dir {
             "e" => Dir::East,
             "w" => Dir::West,

@@ -31,9 +31,7 @@ pub fn operands(run: &Run) -> Vec<Operand> {
             .map(|g| {
                 let mut o = run.a;
                 if let Src::Stream(s) = &mut o.src {
-                    s.index = s
-                        .index
-                        .wrapping_add(g.wrapping_mul(run.dtype.words() as u8));
+                    s.index = s.index.wrapping_add(g.wrapping_mul(run.dtype.words() as u8));
                 }
                 o
             })
@@ -82,8 +80,8 @@ impl Cx<'_> {
                 continue;
             }
             let base = self.abs(p);
-            if let Some(n) = (0..p.run.results())
-                .find(|&n| base + result_offset(self.t, &p.run, n) as i64 + distance as i64 == when)
+            if let Some(n) =
+                (0..p.run.results()).find(|&n| base + result_offset(self.t, &p.run, n) as i64 + distance as i64 == when)
             {
                 best = Some((distance, i, n));
             }
@@ -112,9 +110,7 @@ pub(crate) fn derive(
     t: &Target,
     n_chips: u16,
 ) -> Result<Vec<Claims>, AsmError> {
-    let first = (0..n_chips)
-        .map(|c| runs.partition_point(|r| r.chip < c))
-        .collect();
+    let first = (0..n_chips).map(|c| runs.partition_point(|r| r.chip < c)).collect();
     let cx = Cx {
         t,
         starts,
@@ -155,9 +151,7 @@ pub(crate) fn derive(
         let lanes = match run.op {
             Opcode::Read | Opcode::Write | Opcode::Gather | Opcode::Scatter => {
                 match r.mem.and_then(|m| values.get(m.value as usize)) {
-                    Some(v) if run.words == 0 || run.words as u16 == v.dtype.words() => {
-                        (v.lo, v.hi)
-                    }
+                    Some(v) if run.words == 0 || run.words as u16 == v.dtype.words() => (v.lo, v.hi),
                     _ => (0, t.lanes),
                 }
             }
@@ -182,12 +176,7 @@ pub(crate) fn derive(
                 for (l, load) in runs.iter().enumerate() {
                     let is_load = matches!(load.run.op, Opcode::LoadRow | Opcode::LoadCol);
                     let c = cx.abs(load);
-                    if is_load
-                        && load.chip == r.chip
-                        && unit(load.run.queue) == at
-                        && c >= from
-                        && c < till
-                    {
+                    if is_load && load.chip == r.chip && unit(load.run.queue) == at && c >= from && c < till {
                         claims[i].blocks.push(Block {
                             load: cx.id(runs, l),
                             window: load.run.window,
@@ -217,8 +206,7 @@ pub(crate) fn derive(
                             }
                         }
                     }
-                    let (_, m, n) =
-                        last.ok_or_else(|| fail("no product wrote this accumulator row".into()))?;
+                    let (_, m, n) = last.ok_or_else(|| fail("no product wrote this accumulator row".into()))?;
                     claims[i].acc = Some(Producer {
                         run: cx.id(runs, m),
                         first: n,
@@ -240,8 +228,7 @@ pub(crate) fn derive(
                 if p.chip != peer.chip || p.run.queue != Queue::Send(peer.link) {
                     return None;
                 }
-                let n =
-                    (0..p.run.issues()).find(|&n| cx.abs(p) + p.run.offset(n) as i64 == when)?;
+                let n = (0..p.run.issues()).find(|&n| cx.abs(p) + p.run.offset(n) as i64 == when)?;
                 Some((s, n))
             });
             let (s, n) = found.ok_or_else(|| fail("no send is received".into()))?;

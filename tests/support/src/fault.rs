@@ -145,12 +145,7 @@ pub fn inject_class(art: &mut Artifact, class: FaultClass, seed: u64) -> Option<
     None
 }
 
-fn change(
-    art: &mut Artifact,
-    class: FaultClass,
-    at: (usize, u16, RunId),
-    rng: &mut Rng,
-) -> Option<Fault> {
+fn change(art: &mut Artifact, class: FaultClass, at: (usize, u16, RunId), rng: &mut Rng) -> Option<Fault> {
     let (e, c, r) = at;
     let program = art.entries[e].chips[c as usize].program as usize;
     let run = art.programs[program].runs[r as usize];
@@ -171,11 +166,7 @@ fn change(
         change_run(&art.target, class, &mut new, forwarded, rng)?
     } else {
         let entry = &art.entries[e];
-        let counts = (
-            art.programs[program].runs.len(),
-            entry.values.len(),
-            entry.chains.len(),
-        );
+        let counts = (art.programs[program].runs.len(), entry.values.len(), entry.chains.len());
         change_claims(class, &run, &mut new_claims, counts, rng)?
     };
     if new == run && new_claims == claims {
@@ -403,11 +394,7 @@ fn change_run(
                     Queue::MxmMul(h, p)
                 }
                 Queue::Alu(i) => {
-                    let cost = if run.op == Opcode::Alu {
-                        run.alu.cost()
-                    } else {
-                        1
-                    };
+                    let cost = if run.op == Opcode::Alu { run.alu.cost() } else { 1 };
                     let n = other(i / cost, t.vxm.alus / cost, rng)?;
                     forwarded().then_some(Queue::Alu(n * cost))?
                 }

@@ -11,9 +11,9 @@
 //! ```
 
 use lockstep_onnx_protobuf::{
-    AttributeProto, DataLocation, DataType, Dimension, FunctionProto, GraphProto, Message,
-    ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    TensorShapeProto, TensorType, TypeProto, ValueInfoProto, dimension, type_proto,
+    AttributeProto, DataLocation, DataType, Dimension, FunctionProto, GraphProto, Message, ModelProto, NodeProto,
+    OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
+    dimension, type_proto,
 };
 
 /// A model, or the body of a control-flow attribute, under construction. Nodes are named `n0`, `n1`, .. unless told otherwise.
@@ -97,13 +97,7 @@ impl OnnxBuilder {
     }
 
     /// Adds a node.
-    pub fn node_with(
-        self,
-        op_type: &str,
-        inputs: &[&str],
-        outputs: &[&str],
-        attribute: Vec<AttributeProto>,
-    ) -> Self {
+    pub fn node_with(self, op_type: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<AttributeProto>) -> Self {
         self.node_of("", op_type, inputs, outputs, attribute)
     }
 
@@ -138,13 +132,7 @@ impl OnnxBuilder {
     }
 
     /// Adds a local function: the nodes of `body` with its inputs, outputs and opset.
-    pub fn function(
-        mut self,
-        domain: &str,
-        name: &str,
-        attributes: &[&str],
-        body: OnnxBuilder,
-    ) -> Self {
+    pub fn function(mut self, domain: &str, name: &str, attributes: &[&str], body: OnnxBuilder) -> Self {
         let names = |infos: &[ValueInfoProto]| infos.iter().map(|info| info.name.clone()).collect();
         self.functions.push(FunctionProto {
             name: name.into(),
@@ -256,12 +244,7 @@ pub fn raw(name: &str, dtype: DataType, dims: &[i64], data: Vec<u8>) -> TensorPr
 }
 
 /// A tensor whose data lies in another file.
-pub fn external(
-    name: &str,
-    dtype: DataType,
-    dims: &[i64],
-    entries: &[(&str, &str)],
-) -> TensorProto {
+pub fn external(name: &str, dtype: DataType, dims: &[i64], entries: &[(&str, &str)]) -> TensorProto {
     let entry = |(key, value): &(&str, &str)| StringStringEntryProto {
         key: key.to_string(),
         value: value.to_string(),

@@ -42,12 +42,7 @@ fn mlp() -> OnnxBuilder {
         .node("MatMul", &["x", "fc1.w"], &["h"])
         .node("Add", &["h", "fc1.b"], &["hb"])
         .node("Relu", &["hb"], &["a"])
-        .node_with(
-            "Gemm",
-            &["a", "fc2.w", "fc2.b"],
-            &["z"],
-            vec![attr::int("transB", 1)],
-        )
+        .node_with("Gemm", &["a", "fc2.w", "fc2.b"], &["z"], vec![attr::int("transB", 1)])
         .node("Softmax", &["z"], &["y"])
         .output("y")
 }
@@ -68,10 +63,7 @@ fn conv_classifier() -> OnnxBuilder {
             "Conv",
             &["x", "stem.w"],
             &["c1"],
-            vec![
-                attr::ints("strides", &[2, 2]),
-                attr::ints("pads", &[1, 1, 1, 1]),
-            ],
+            vec![attr::ints("strides", &[2, 2]), attr::ints("pads", &[1, 1, 1, 1])],
         )
         .node(
             "BatchNormalization",
@@ -124,10 +116,7 @@ fn lstm_state() -> OnnxBuilder {
             "LSTM",
             &["x", "w", "r", "", "", "h"],
             &["y", "hn"],
-            vec![
-                attr::int("hidden_size", 3),
-                attr::string("direction", "bidirectional"),
-            ],
+            vec![attr::int("hidden_size", 3), attr::string("direction", "bidirectional")],
         )
         .output("y")
         .output("hn")
@@ -201,20 +190,8 @@ fn function_call() -> OnnxBuilder {
     OnnxBuilder::new("function_call")
         .input_f32("x", &["3"])
         .function("example", "Leaky", &["slope"], body)
-        .node_of(
-            "example",
-            "Leaky",
-            &["x"],
-            &["a"],
-            vec![attr::float("slope", 0.5)],
-        )
-        .node_of(
-            "example",
-            "Leaky",
-            &["a"],
-            &["b"],
-            vec![attr::float("slope", 0.25)],
-        )
+        .node_of("example", "Leaky", &["x"], &["a"], vec![attr::float("slope", 0.5)])
+        .node_of("example", "Leaky", &["a"], &["b"], vec![attr::float("slope", 0.25)])
         .output("b")
 }
 
@@ -232,12 +209,7 @@ fn shape_arithmetic() -> OnnxBuilder {
         .node("Gather", &["shape", "one"], &["s"])
         .node("Unsqueeze", &["b", "axis0"], &["b1"])
         .node("Unsqueeze", &["s", "axis0"], &["s1"])
-        .node_with(
-            "Concat",
-            &["b1", "s1", "tail"],
-            &["split"],
-            vec![attr::int("axis", 0)],
-        )
+        .node_with("Concat", &["b1", "s1", "tail"], &["split"], vec![attr::int("axis", 0)])
         .node("Reshape", &["x", "split"], &["heads"])
         .node_with(
             "Transpose",
@@ -315,12 +287,7 @@ fn dynamic_reshape() -> OnnxBuilder {
         .input_f32("x", &["12"])
         .input_i64("n", &["1"])
         .init_i64("rest", &[1], &[-1])
-        .node_with(
-            "Concat",
-            &["n", "rest"],
-            &["shape"],
-            vec![attr::int("axis", 0)],
-        )
+        .node_with("Concat", &["n", "rest"], &["shape"], vec![attr::int("axis", 0)])
         .node("Reshape", &["x", "shape"], &["y"])
         .named("to_rows")
         .output("y")
@@ -334,11 +301,7 @@ fn external_weight() -> OnnxBuilder {
             "w",
             DataType::Float,
             &[2, 2],
-            &[
-                ("location", "weights.bin"),
-                ("offset", "8"),
-                ("length", "16"),
-            ],
+            &[("location", "weights.bin"), ("offset", "8"), ("length", "16")],
         ))
         .node("MatMul", &["x", "w"], &["y"])
         .output("y")

@@ -5,6 +5,9 @@ use arbitrary::{Result, Unstructured};
 use lockstep_compiler::tir::ReduceOp;
 use lockstep_isa::DType;
 
+/// Pairs of axes.
+type Pairs = Vec<(usize, usize)>;
+
 /// Most elements of a value.
 const MOST_ELEMENTS: usize = 6000;
 /// Most axes of a value.
@@ -189,7 +192,7 @@ impl Gen {
                 .collect();
             let y = *u.choose(&others)?;
             let right = self.shape(y);
-            let (mut batch, mut over): (Vec<(usize, usize)>, Vec<(usize, usize)>) = (Vec::new(), Vec::new());
+            let (mut batch, mut over): (Pairs, Pairs) = (Vec::new(), Vec::new());
             for (a, &n) in shape.iter().enumerate() {
                 let used = |b: &usize| batch.iter().chain(&over).any(|p| p.1 == *b);
                 let Some(b) = (0..right.len()).find(|b| right[*b] == n && !used(b)) else {

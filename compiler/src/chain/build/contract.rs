@@ -9,19 +9,19 @@
 //! One chain does all passes for one group of columns and the rows of one hemisphere, in blocks of rows as the result is
 //! laid out, and ends in the epilogue.
 
+use super::Builder;
 use super::fit::{At, fit};
 use super::kernel::{EPILOGUE_ALUS, Sources};
 use super::moves::Kernel;
 use super::source::Source;
 use super::tiles::BlockLoad;
-use super::Builder;
 use crate::chain::{Acc, BufId, BufKind, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::Layout;
 use crate::layout::choose::with_lanes;
 use crate::tir::{Op, ValueId};
-use lockstep_isa::run::Window;
 use lockstep_isa::Dir;
+use lockstep_isa::run::Window;
 use std::collections::BTreeMap;
 
 /// What an axis of the result is.
@@ -202,8 +202,15 @@ impl Builder<'_> {
                 let count = if load.by_column { w.n1 - w.n0 } else { w.k1 - w.k0 } as u32;
                 let issues = count.div_ceil(belts.len() as u32);
                 let (l, h) = if load.by_column { (w.k0, w.k1) } else { (w.n0, w.n1) };
-                let op = NodeOp::Load { by_column: load.by_column, window: w, hemi, plane: 0 };
-                let NodeArg::Node { node, .. } = kernel.push_dims(op, dtype, [issues, 1, 1], l, h, belts) else { continue };
+                let op = NodeOp::Load {
+                    by_column: load.by_column,
+                    window: w,
+                    hemi,
+                    plane: 0,
+                };
+                let NodeArg::Node { node, .. } = kernel.push_dims(op, dtype, [issues, 1, 1], l, h, belts) else {
+                    continue;
+                };
                 loads.push(node);
             }
             for (n, piece) in pieces.iter().enumerate() {
@@ -212,7 +219,14 @@ impl Builder<'_> {
                 let (b_lo, b_hi) = (self.prog.bufs[buf].lo, self.prog.bufs[buf].hi);
                 let row = kernel.read(buf, at, dtype, b_lo, b_hi);
                 let acc = accs[n].map_or(Acc::Zero, Acc::Rows);
-                let op = NodeOp::Mul { loads: loads.clone(), swap: n == 0, acc, to_rows: !last, hemi, plane: 0 };
+                let op = NodeOp::Mul {
+                    loads: loads.clone(),
+                    swap: n == 0,
+                    acc,
+                    to_rows: !last,
+                    hemi,
+                    plane: 0,
+                };
                 let result = kernel.push_dims(op, dtype, piece.dims, lo, hi, vec![row]);
                 let NodeArg::Node { node, .. } = result else { continue };
                 accs[n] = Some(node);
@@ -236,25 +250,38 @@ impl Builder<'_> {
 
     fn spec(&self, v: ValueId) -> Option<Spec> {
         let data = &self.ir.values[v];
-        let Op::Contract { batch, contracted, .. } = &data.op else { return None };
+        let Op::Contract { batch, contracted, .. } = &data.op else {
+            return None;
+        };
         let pairs = |p: &[(u8, u8)]| p.iter().map(|&(a, b)| (a as usize, b as usize)).collect::<Vec<_>>();
         let (batch, contracted) = (pairs(batch), pairs(contracted));
         let taken = |a: usize, left: bool| {
-            batch.iter().chain(&contracted).any(|&(l, r)| a == if left { l } else { r })
+            batch
+                .iter()
+                .chain(&contracted)
+                .any(|&(l, r)| a == if left { l } else { r })
         };
         let mut axes: Vec<Axis> = batch.iter().map(|&(lhs, rhs)| Axis::Batch { lhs, rhs }).collect();
         let (l, r) = (self.shape(data.inputs[0]).len(), self.shape(data.inputs[1]).len());
         axes.extend((0..l).filter(|&a| !taken(a, true)).map(|lhs| Axis::Row { lhs }));
         axes.extend((0..r).filter(|&a| !taken(a, false)).map(|rhs| Axis::Column { rhs }));
-        Some(Spec { axes, contracted, batch })
+        Some(Spec {
+            axes,
+            contracted,
+            batch,
+        })
     }
 
     /// Lanes of the result: columns, small ones packed, and as many batches beside them as fit.
     fn contract_layout(&self, v: ValueId, spec: &Spec) -> Layout {
         let shape = self.shape(v).to_vec();
         let n = shape.len();
-        let columns = (0..n).rev().filter(|&a| matches!(spec.axes[a], Axis::Column { .. }) && shape[a] > 1);
-        let batches = (0..n).rev().filter(|&a| matches!(spec.axes[a], Axis::Batch { .. }) && shape[a] > 1);
+        let columns = (0..n)
+            .rev()
+            .filter(|&a| matches!(spec.axes[a], Axis::Column { .. }) && shape[a] > 1);
+        let batches = (0..n)
+            .rev()
+            .filter(|&a| matches!(spec.axes[a], Axis::Batch { .. }) && shape[a] > 1);
         let columns: Vec<usize> = columns.collect();
         let inner: usize = columns.first().map_or(1, |&a| shape[a]);
         let lanes = self.lanes();
@@ -272,7 +299,9 @@ impl Builder<'_> {
             order.extend(batches);
             with_lanes(&shape, &order, lanes, &self.rows(v), |_| true)
         } else {
-            with_lanes(&shape, &order, lanes, &self.rows(v), |used| inner <= limit && used <= limit)
+            with_lanes(&shape, &order, lanes, &self.rows(v), |used| {
+                inner <= limit && used <= limit
+            })
         }
     }
 
@@ -283,7 +312,10 @@ impl Builder<'_> {
         let batch = |a: usize| spec.batch.iter().any(|p| p.0 == a);
         let legal = |layout: &Layout| {
             let lanes: Vec<_> = layout.lanes.iter().filter(|d| d.extent > 1).collect();
-            let n = lanes.iter().take_while(|d| d.axis.is_some_and(|a| contracted(a as usize))).count();
+            let n = lanes
+                .iter()
+                .take_while(|d| d.axis.is_some_and(|a| contracted(a as usize)))
+                .count();
             lanes[n..].iter().all(|d| d.axis.is_some_and(|a| batch(a as usize)))
         };
         if !self.is_const(lhs) && !self.is_lazy(lhs) {
@@ -305,12 +337,21 @@ impl Builder<'_> {
             // Batches beside the one contracted axis, as the default layout would pack them.
             let mut with_batch = order.clone();
             with_batch.extend(spec.batch.iter().rev().map(|p| p.0));
-            wanted.insert(0, with_lanes(&shape, &with_batch, self.lanes(), &rows, |used| used <= limit));
+            wanted.insert(
+                0,
+                with_lanes(&shape, &with_batch, self.lanes(), &rows, |used| used <= limit),
+            );
         }
         if self.is_lazy(lhs) {
             for want in &wanted {
                 if let Some(at) = self.in_place(lhs, want, chip)? {
-                    return Ok((want.clone(), Source::Table { layout: want.clone(), at }));
+                    return Ok((
+                        want.clone(),
+                        Source::Table {
+                            layout: want.clone(),
+                            at,
+                        },
+                    ));
                 }
             }
         }
@@ -336,8 +377,19 @@ impl Builder<'_> {
     ) -> Result<Vec<Pass>, CompileError> {
         // Contracted lanes of a left vector.
         let contracted = |a: u8| spec.contracted.iter().any(|p| p.0 == a as usize);
-        let in_lanes: Vec<_> = left.lanes.iter().filter(|d| d.axis.is_some_and(contracted)).copied().collect();
-        let lanes_of = |a: usize| in_lanes.iter().filter(|d| d.axis == Some(a as u8)).map(|d| d.extent).product::<usize>();
+        let in_lanes: Vec<_> = left
+            .lanes
+            .iter()
+            .filter(|d| d.axis.is_some_and(contracted))
+            .copied()
+            .collect();
+        let lanes_of = |a: usize| {
+            in_lanes
+                .iter()
+                .filter(|d| d.axis == Some(a as u8))
+                .map(|d| d.extent)
+                .product::<usize>()
+        };
         // First contracted coordinates of each left vector, slowest axis first.
         let mut starts = vec![vec![0usize; left.shape.len()]];
         for &(a, _) in &spec.contracted {
@@ -392,7 +444,10 @@ impl Builder<'_> {
                         base[a as usize] -= digit * d.div;
                     }
                 }
-                vectors.entry(base).or_default().push((l as u16, lane, lane + rows.len() as u16));
+                vectors
+                    .entry(base)
+                    .or_default()
+                    .push((l as u16, lane, lane + rows.len() as u16));
             }
             for (x, columns_here) in vectors {
                 let mut loads = Vec::new();
@@ -403,7 +458,12 @@ impl Builder<'_> {
                     while end < columns_here.len() && columns_here[end] == (n0 + (end - at) as u16, k0, k1) {
                         end += 1;
                     }
-                    let window = Window { n0, n1: n0 + (end - at) as u16, k0, k1 };
+                    let window = Window {
+                        n0,
+                        n1: n0 + (end - at) as u16,
+                        k0,
+                        k1,
+                    };
                     let block: Vec<&Vec<usize>> = (n0..window.n1).map(|l| &columns[l as usize]).collect();
                     loads.extend(self.block_loads(spec, rhs, &rows, &block, window, chip, layout)?);
                     at = end;

@@ -45,7 +45,10 @@ fn fit_one(tracks: &[Vec<At>], start: usize, room: usize, max_dims: usize) -> Pi
         if size * 2 > room {
             break;
         }
-        let step: Vec<i64> = tracks.iter().map(|t| t[start + size].1 as i64 - t[start].1 as i64).collect();
+        let step: Vec<i64> = tracks
+            .iter()
+            .map(|t| t[start + size].1 as i64 - t[start].1 as i64)
+            .collect();
         let mut count = 1;
         while size * (count + 1) <= room {
             let block = start + count * size;
@@ -72,7 +75,15 @@ fn fit_one(tracks: &[Vec<At>], start: usize, room: usize, max_dims: usize) -> Pi
     let at = tracks
         .iter()
         .zip(strides)
-        .map(|(t, strides)| (t[start].0, Affine { base: t[start].1, strides }))
+        .map(|(t, strides)| {
+            (
+                t[start].0,
+                Affine {
+                    base: t[start].1,
+                    strides,
+                },
+            )
+        })
         .collect();
     Piece { start, dims, at }
 }
@@ -91,7 +102,10 @@ mod tests {
         let a = track(0, &[0, 1, 2, 10, 11, 12, 20, 21, 22, 7]);
         let b = track(1, &[5; 10]);
         let pieces = fit(&[a, b], 100, 3);
-        assert_eq!(pieces.iter().map(|p| (p.start, p.dims)).collect::<Vec<_>>(), [(0, [3, 3, 1]), (9, [1, 1, 1])]);
+        assert_eq!(
+            pieces.iter().map(|p| (p.start, p.dims)).collect::<Vec<_>>(),
+            [(0, [3, 3, 1]), (9, [1, 1, 1])]
+        );
         assert_eq!(pieces[0].at[0].1.strides, [1, 10, 0]);
         assert_eq!(pieces[0].at[1].1.strides, [0, 0, 0]);
     }

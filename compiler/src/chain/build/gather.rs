@@ -68,11 +68,21 @@ impl Builder<'_> {
                 }
                 let mut tracks: Vec<Vec<At>> = vec![steps.iter().map(|&i| (dest, i as u32)).collect()];
                 for home in &relative {
-                    let track = steps.iter().map(|&i| home.at(&bases[i][..n_index]).map(|(b, i, _)| (b, i)));
+                    let track = steps
+                        .iter()
+                        .map(|&i| home.at(&bases[i][..n_index]).map(|(b, i, _)| (b, i)));
                     tracks.push(track.collect::<Result<_, _>>()?);
                 }
                 for fitted in fit(&tracks, 1024, 3) {
-                    self.gather_chains(chip, dtype, &stretches, &fitted.at, fitted.dims, part.hi as u16, part.side);
+                    self.gather_chains(
+                        chip,
+                        dtype,
+                        &stretches,
+                        &fitted.at,
+                        fitted.dims,
+                        part.hi as u16,
+                        part.side,
+                    );
                 }
             }
         }
@@ -129,12 +139,17 @@ impl Builder<'_> {
         for d in (0..shape.len().saturating_sub(1)).rev() {
             strides[d] = strides[d + 1] * shape[d + 1];
         }
-        let offsets: Vec<usize> = lanes.iter().map(|c| c.iter().zip(&strides[1..]).map(|(a, b)| a * b).sum()).collect();
+        let offsets: Vec<usize> = lanes
+            .iter()
+            .map(|c| c.iter().zip(&strides[1..]).map(|(a, b)| a * b).sum())
+            .collect();
         let bank = self.target.bank_words() as usize / dtype.words() as usize;
         let room = bank * 7 / 8 - 1;
         let count = n.div_ceil(room);
         let per = n.div_ceil(count);
-        let zero: Vec<u8> = (0..hi).flat_map(|_| minus_zero(dtype).to_le_bytes()[..size].to_vec()).collect();
+        let zero: Vec<u8> = (0..hi)
+            .flat_map(|_| minus_zero(dtype).to_le_bytes()[..size].to_vec())
+            .collect();
         let mut out = Vec::new();
         for s in 0..count {
             let (first, rows) = (s * per, per.min(n - s * per));
@@ -151,8 +166,23 @@ impl Builder<'_> {
             let limit = rows + (count > 1) as usize;
             let side = if s % 2 == 0 { Dir::East } else { Dir::West };
             let kind = BufKind::Rows(Arc::new(data));
-            let buf = crate::chain::Buf { chip, dtype, n_vectors: limit as u32, lo: 0, hi: hi as u16, kind, side: Some(side) };
-            out.push(Stretch { buf: self.prog.bufs.push(buf), base: 0, step: 1, first, limit, side });
+            let buf = crate::chain::Buf {
+                chip,
+                dtype,
+                n_vectors: limit as u32,
+                lo: 0,
+                hi: hi as u16,
+                kind,
+                side: Some(side),
+            };
+            out.push(Stretch {
+                buf: self.prog.bufs.push(buf),
+                base: 0,
+                step: 1,
+                first,
+                limit,
+                side,
+            });
         }
         Ok(out)
     }
@@ -178,8 +208,9 @@ impl Builder<'_> {
             .filter_map(|d| to_table(d.axis).map(|axis| VecDigit { axis, ..*d }))
             .filter(|d| lanes.iter().any(|l| l.axis == Some(d.axis)))
             .collect();
-        let open: Vec<usize> =
-            (0..shape.len()).filter(|&a| shape[a] > 1 && !lanes.iter().any(|l| l.axis == Some(a as u8))).collect();
+        let open: Vec<usize> = (0..shape.len())
+            .filter(|&a| shape[a] > 1 && !lanes.iter().any(|l| l.axis == Some(a as u8)))
+            .collect();
         let bank = self.target.bank_words() as usize / self.dtype(table).words() as usize;
         let want = crate::layout::choose::finish(&shape, lanes, high, &open, &Rows::single(bank));
         let home = self.relayout(table, &want)?;
@@ -197,9 +228,19 @@ impl Builder<'_> {
             regular &= other == buf && index == base.wrapping_add(step.wrapping_mul(r as u32));
         }
         if !regular {
-            return Err(CompileError::internal("chains", format!("{table} is no table of rows in {want:?}")));
+            return Err(CompileError::internal(
+                "chains",
+                format!("{table} is no table of rows in {want:?}"),
+            ));
         }
-        Ok(vec![Stretch { buf, base, step, first: 0, limit: n, side: Dir::East }])
+        Ok(vec![Stretch {
+            buf,
+            base,
+            step,
+            first: 0,
+            limit: n,
+            side: Dir::East,
+        }])
     }
 
     /// Index vectors relative to each stretch (the indices themselves where there is only one).
@@ -240,7 +281,12 @@ impl Builder<'_> {
                 let clamped = k.push(NodeOp::Alu(AluOp::Select), i32s, 1, vec![negative, top, least]);
                 for (s, home) in group.iter().zip(&homes) {
                     let Some(dest) = home.bufs[p] else { continue };
-                    let r = k.push(NodeOp::Alu(AluOp::Sub), i32s, 1, vec![clamped, NodeArg::Imm(s.first as u32)]);
+                    let r = k.push(
+                        NodeOp::Alu(AluOp::Sub),
+                        i32s,
+                        1,
+                        vec![clamped, NodeArg::Imm(s.first as u32)],
+                    );
                     k.write(r, dest, dense(dims), i32s, 1);
                 }
                 self.add_chain(chip, k.nodes);
@@ -269,8 +315,16 @@ impl Builder<'_> {
             let mut sum: Option<NodeArg> = partial.map(|(buf, a)| k.read(buf, a, dtype, 0, hi));
             for (s, index) in group.iter().zip(&at[1 + n * AT_ONCE..]) {
                 let i = k.read(index.0, index.1, DType::I32, 0, 1);
-                let at = Affine { base: s.base, ..Affine::default() };
-                let op = NodeOp::Gather { buf: s.buf, at, row_stride: s.step, limit: s.limit as u32 };
+                let at = Affine {
+                    base: s.base,
+                    ..Affine::default()
+                };
+                let op = NodeOp::Gather {
+                    buf: s.buf,
+                    at,
+                    row_stride: s.step,
+                    limit: s.limit as u32,
+                };
                 let row = k.push(op, dtype, hi, vec![i]);
                 sum = Some(match sum {
                     None => row,
@@ -303,6 +357,15 @@ fn lane_zero(shape: &[usize]) -> Layout {
     let ones: Vec<usize> = shape.to_vec();
     let mut l = default_layout(&ones, 1, &Rows::single(usize::MAX));
     l.lanes.clear();
-    let vecs = (0..shape.len()).filter(|&a| shape[a] > 1).map(|a| VecDigit { axis: a as u8, div: 1, extent: shape[a] });
-    Layout { vecs: vecs.collect(), parts: 0, side: None, ..l }
+    let vecs = (0..shape.len()).filter(|&a| shape[a] > 1).map(|a| VecDigit {
+        axis: a as u8,
+        div: 1,
+        extent: shape[a],
+    });
+    Layout {
+        vecs: vecs.collect(),
+        parts: 0,
+        side: None,
+        ..l
+    }
 }

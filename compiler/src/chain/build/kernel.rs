@@ -46,7 +46,12 @@ impl Builder<'_> {
     /// ALUs that a map takes.
     pub fn alu_cost(&self, v: ValueId) -> u32 {
         match &self.ir.values[v].op {
-            Op::Map { nodes } => nodes.iter().filter(|n| n.op != AluOp::Iota).map(|n| n.op.cost() as u32).sum::<u32>().max(1),
+            Op::Map { nodes } => nodes
+                .iter()
+                .filter(|n| n.op != AluOp::Iota)
+                .map(|n| n.op.cost() as u32)
+                .sum::<u32>()
+                .max(1),
             _ => 0,
         }
     }
@@ -74,7 +79,12 @@ impl Builder<'_> {
             }
             cost += self.alu_cost(user);
             let more = self.operands(&[user], Some(last));
-            operands.extend(more.iter().filter(|o| !operands.contains(o)).copied().collect::<Vec<_>>());
+            operands.extend(
+                more.iter()
+                    .filter(|o| !operands.contains(o))
+                    .copied()
+                    .collect::<Vec<_>>(),
+            );
             let ready = more.iter().all(|o| match o {
                 Operand::Value(v) => self.is_ready(*v),
                 Operand::Iota(_) => true,
@@ -114,7 +124,12 @@ impl Builder<'_> {
                 }
             }
             if nodes.is_empty() {
-                out.extend(data.inputs.first().filter(|v| Some(**v) != hot).map(|&v| Operand::Value(v)));
+                out.extend(
+                    data.inputs
+                        .first()
+                        .filter(|v| Some(**v) != hot)
+                        .map(|&v| Operand::Value(v)),
+                );
             }
         }
         out
@@ -133,7 +148,11 @@ impl Builder<'_> {
         let operands = self.operands(maps, hot);
         let values_side = side;
         // Where there are many, constants come from the other hemisphere, over the belts that the values leave free.
-        let side = if operands.len() > SAME_SIDE { side.map(Dir::flip) } else { side };
+        let side = if operands.len() > SAME_SIDE {
+            side.map(Dir::flip)
+        } else {
+            side
+        };
         for operand in operands {
             let (shape, source) = match operand {
                 Operand::Value(v) => {
@@ -187,7 +206,12 @@ impl Builder<'_> {
     }
 
     /// Reads of operands: one node per distinct address.
-    pub fn read_operands(&self, kernel: &mut Kernel, sources: &Sources, at: &[(BufId, Affine)]) -> Vec<(Operand, NodeArg)> {
+    pub fn read_operands(
+        &self,
+        kernel: &mut Kernel,
+        sources: &Sources,
+        at: &[(BufId, Affine)],
+    ) -> Vec<(Operand, NodeArg)> {
         let mut reads: Vec<(Operand, NodeArg)> = Vec::new();
         for (n, (operand, _, _)) in sources.iter().enumerate() {
             let (buf, affine) = at[n];
@@ -252,7 +276,12 @@ impl Builder<'_> {
                     NodeArg::Node { .. } => false,
                 });
                 if constant {
-                    results.push(NodeArg::Imm(alu(n.op, compute_dtype(nodes, at, &dtypes), n.dtype, bits)));
+                    results.push(NodeArg::Imm(alu(
+                        n.op,
+                        compute_dtype(nodes, at, &dtypes),
+                        n.dtype,
+                        bits,
+                    )));
                     continue;
                 }
                 results.push(kernel.push(NodeOp::Alu(n.op), n.dtype, hi, args));
@@ -284,7 +313,11 @@ impl Builder<'_> {
         if from == dtype && !is_read {
             return arg;
         }
-        let op = if from == dtype && dtype.bytes() == 4 { AluOp::Copy } else { AluOp::Cvt };
+        let op = if from == dtype && dtype.bytes() == 4 {
+            AluOp::Copy
+        } else {
+            AluOp::Cvt
+        };
         kernel.push_dims(NodeOp::Alu(op), dtype, dims, 0, hi, vec![arg])
     }
 
@@ -292,7 +325,10 @@ impl Builder<'_> {
     pub fn lower_maps(&mut self, v: ValueId) -> Result<(), CompileError> {
         let budget = self.target.vxm.alus as u32;
         if self.alu_cost(v) > budget {
-            return Err(CompileError::internal("chains", format!("{v} needs more than {budget} ALUs")));
+            return Err(CompileError::internal(
+                "chains",
+                format!("{v} needs more than {budget} ALUs"),
+            ));
         }
         let mut maps = vec![v];
         for next in self.epilogue(v, (budget * 3 / 4).saturating_sub(self.alu_cost(v))) {
@@ -313,7 +349,9 @@ impl Builder<'_> {
                 let sources = self.operand_sources(&maps, None, &layout, chip, part.side)?;
                 by_side.push((part.side, sources));
             }
-            let Some((_, sources)) = by_side.iter_mut().find(|s| s.0 == part.side) else { continue };
+            let Some((_, sources)) = by_side.iter_mut().find(|s| s.0 == part.side) else {
+                continue;
+            };
             let bases = layout.bases(part);
             let mut tracks: Vec<Vec<At>> = vec![(0..bases.len()).map(|i| (dest, i as u32)).collect()];
             tracks.extend(self.operand_tracks(sources, &layout, &bases, &[])?);
@@ -340,12 +378,17 @@ impl Builder<'_> {
     fn leader_layout(&mut self, v: ValueId) -> Result<Layout, CompileError> {
         let shape = self.shape(v).to_vec();
         let inputs = self.ir.values[v].inputs.clone();
-        let same: Vec<ValueId> = inputs.into_iter().filter(|&i| self.shape(i) == shape && !self.is_const(i)).collect();
+        let same: Vec<ValueId> = inputs
+            .into_iter()
+            .filter(|&i| self.shape(i) == shape && !self.is_const(i))
+            .collect();
         if let Some(home) = same.iter().find_map(|i| self.homes[i.index()].as_ref()) {
             return Ok(home.layout.clone());
         }
         let default = default_layout(&shape, self.lanes(), &self.rows(v));
-        let Some(&lazy) = same.iter().find(|&&i| self.is_lazy(i)) else { return Ok(default) };
+        let Some(&lazy) = same.iter().find(|&&i| self.is_lazy(i)) else {
+            return Ok(default);
+        };
         // Lanes as the values behind the moves have them, so that vectors are copied and not permuted.
         let last = shape.len().saturating_sub(1);
         let last_only = with_lanes(&shape, &[last], self.lanes(), &self.rows(v), |_| false);
@@ -356,6 +399,11 @@ impl Builder<'_> {
 
 /// The vectors of an operand for results with these base coordinates.
 fn track(source: &Source, shape: &[usize], bases: &[Vec<usize>]) -> Result<Vec<At>, CompileError> {
-    let coordinate = |c: &Vec<usize>| c.iter().zip(shape).map(|(&c, &n)| if n == 1 { 0 } else { c }).collect::<Vec<_>>();
+    let coordinate = |c: &Vec<usize>| {
+        c.iter()
+            .zip(shape)
+            .map(|(&c, &n)| if n == 1 { 0 } else { c })
+            .collect::<Vec<_>>()
+    };
     bases.iter().map(|c| source.at(&coordinate(c))).collect()
 }

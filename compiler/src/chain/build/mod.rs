@@ -57,7 +57,10 @@ impl Home {
         let l = self.layout.locate(c);
         match self.bufs.get(l.part).copied().flatten() {
             Some(buf) => Ok((buf, l.index, l.lane)),
-            None => Err(CompileError::internal("chains", format!("no buffer holds element {c:?} of {:?}", self.layout))),
+            None => Err(CompileError::internal(
+                "chains",
+                format!("no buffer holds element {c:?} of {:?}", self.layout),
+            )),
         }
     }
 }
@@ -100,8 +103,11 @@ pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
     let split = prepare::split(input.ir, input.chip, &|v| consts.contains(v));
     let ir = &split.ir;
     let consts = consteval::const_values(ir);
-    let input_copies: Vec<(usize, ValueId)> =
-        input.input_copies.iter().map(|&(port, v)| (port, split.renamed[v.index()])).collect();
+    let input_copies: Vec<(usize, ValueId)> = input
+        .input_copies
+        .iter()
+        .map(|&(port, v)| (port, split.renamed[v.index()]))
+        .collect();
     let n = ir.values.len();
     let mut users = vec![Vec::new(); n];
     let mut loaded = vec![false; n];
@@ -125,7 +131,11 @@ pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
         chip: &split.chip,
         input_copies: &input_copies,
         forced: split.forced.clone(),
-        prog: ChainProgram { name: ir.name.clone(), n_chips: input.n_chips, ..ChainProgram::default() },
+        prog: ChainProgram {
+            name: ir.name.clone(),
+            n_chips: input.n_chips,
+            ..ChainProgram::default()
+        },
         is_const: ir.values.ids().map(|v| consts.contains(v)).collect(),
         users,
         done: vec![false; n],
@@ -160,8 +170,15 @@ impl Builder<'_> {
                 Op::Gather => self.lower_gather(v)?,
                 Op::Transfer => self.lower_transfer(v)?,
                 Op::Scatter { .. } | Op::Sort { .. } => {
-                    let at = self.ir.values[v].origins.first().map(|&o| self.ir.origins[o].clone()).unwrap_or_default();
-                    return Err(CompileError::unsupported(at, format!("{} has no schedule yet", self.ir.values[v].op.name())));
+                    let at = self.ir.values[v]
+                        .origins
+                        .first()
+                        .map(|&o| self.ir.origins[o].clone())
+                        .unwrap_or_default();
+                    return Err(CompileError::unsupported(
+                        at,
+                        format!("{} has no schedule yet", self.ir.values[v].op.name()),
+                    ));
                 }
             }
             self.done[v.index()] = true;
@@ -196,7 +213,11 @@ impl Builder<'_> {
         let words = self.dtype(v).words() as usize;
         let bank = self.target.bank_words() as usize / words;
         let most = (bank / 4).max(1).min(self.target.mxm.acc_rows as usize);
-        if self.loaded[v.index()] { Rows::whole(most) } else { Rows::pipelined(16, most) }
+        if self.loaded[v.index()] {
+            Rows::whole(most)
+        } else {
+            Rows::pipelined(16, most)
+        }
     }
 
     fn set_origin(&mut self, v: ValueId) {
@@ -205,21 +226,33 @@ impl Builder<'_> {
             .origins
             .iter()
             .map(|&o| &self.ir.origins[o])
-            .map(|o| if o.node_name.is_empty() { o.op_type.clone() } else { o.node_name.clone() })
+            .map(|o| {
+                if o.node_name.is_empty() {
+                    o.op_type.clone()
+                } else {
+                    o.node_name.clone()
+                }
+            })
             .filter(|s| !s.is_empty())
             .collect();
         let key = (format!("{} {v}", data.op.name()), nodes);
         let next = self.prog.origins.len() as u32;
         let id = *self.origin_ids.entry(key.clone()).or_insert(next);
         if id == next {
-            self.prog.origins.push(OriginInfo { op: key.0, nodes: key.1 });
+            self.prog.origins.push(OriginInfo {
+                op: key.0,
+                nodes: key.1,
+            });
         }
         self.origin = id;
     }
 
     pub fn add_chain(&mut self, chip: u16, nodes: Vec<Node>) {
         let origin = self.origin;
-        self.prog.chains.push(Chain { kind: ChainKind::Compute { chip, nodes }, origin });
+        self.prog.chains.push(Chain {
+            kind: ChainKind::Compute { chip, nodes },
+            origin,
+        });
     }
 
     /// New buffers for a layout.
@@ -257,14 +290,29 @@ impl Builder<'_> {
 
     /// A constant vector (or `u16` lane map), stored once per chip, side and buffer that is read beside it: one for all would
     /// have no bank of its own beside each of them.
-    pub fn const_vector(&mut self, beside: Option<BufId>, chip: u16, side: Option<Dir>, dtype: DType, bytes: Vec<u8>) -> BufId {
+    pub fn const_vector(
+        &mut self,
+        beside: Option<BufId>,
+        chip: u16,
+        side: Option<Dir>,
+        dtype: DType,
+        bytes: Vec<u8>,
+    ) -> BufId {
         let hi = (bytes.len() / dtype.bytes()) as u16;
         let key = (beside, chip, side, dtype, bytes.clone());
         if let Some(&buf) = self.vectors.get(&key) {
             return buf;
         }
         let kind = BufKind::Rows(Arc::new(bytes));
-        let buf = self.prog.bufs.push(Buf { chip, dtype, n_vectors: 1, lo: 0, hi, kind, side });
+        let buf = self.prog.bufs.push(Buf {
+            chip,
+            dtype,
+            n_vectors: 1,
+            lo: 0,
+            hi,
+            kind,
+            side,
+        });
         self.vectors.insert(key, buf);
         buf
     }

@@ -81,7 +81,10 @@ impl Builder<'_> {
             let mut start = 0;
             while start < steps.len() {
                 let recipe = steps[start].0.clone();
-                let end = steps[start..].iter().position(|s| s.0 != recipe).map_or(steps.len(), |n| start + n);
+                let end = steps[start..]
+                    .iter()
+                    .position(|s| s.0 != recipe)
+                    .map_or(steps.len(), |n| start + n);
                 let mut tracks = vec![(start..end).map(|i| (dest, i as u32)).collect::<Vec<At>>()];
                 for s in 0..recipe.maps.len() {
                     tracks.push(steps[start..end].iter().map(|(_, at)| at[s]).collect());
@@ -96,7 +99,13 @@ impl Builder<'_> {
     }
 
     /// The sources of one destination vector.
-    fn recipe(&mut self, v: ValueId, home: &Home, base: &[usize], hi: usize) -> Result<(Recipe, Vec<At>), CompileError> {
+    fn recipe(
+        &mut self,
+        v: ValueId,
+        home: &Home,
+        base: &[usize],
+        hi: usize,
+    ) -> Result<(Recipe, Vec<At>), CompileError> {
         let mut sources: BTreeMap<At, Vec<u16>> = BTreeMap::new();
         let mut fill = Vec::new();
         for lane in 0..hi {
@@ -120,13 +129,24 @@ impl Builder<'_> {
                 && self.prog.bufs[at.0].hi as usize == hi
                 && map.iter().enumerate().all(|(i, &m)| i == m as usize)
         };
-        let maps = sources.iter().map(|(at, map)| if whole(at, map) { None } else { Some(map.clone()) }).collect();
+        let maps = sources
+            .iter()
+            .map(|(at, map)| if whole(at, map) { None } else { Some(map.clone()) })
+            .collect();
         let at = sources.into_keys().collect();
         Ok((Recipe { maps, fill }, at))
     }
 
     /// One chain (or several, through temporaries) for a run of vectors with the same recipe. `at[0]` is the destination.
-    fn move_chain(&mut self, chip: u16, recipe: &Recipe, dims: [u32; 3], at: &[(BufId, Affine)], hi: u16, side: Option<Dir>) {
+    fn move_chain(
+        &mut self,
+        chip: u16,
+        recipe: &Recipe,
+        dims: [u32; 3],
+        at: &[(BufId, Affine)],
+        hi: u16,
+        side: Option<Dir>,
+    ) {
         let dtype = self.prog.bufs[at[0].0].dtype;
         let mut kernel = Kernel::new(dims);
         let mut sum: Option<NodeArg> = None;
@@ -159,11 +179,19 @@ impl Builder<'_> {
                 None => x,
                 Some(map) => {
                     let bytes = map.iter().flat_map(|m| m.to_le_bytes()).collect();
-                    let hemi = if permutes == 0 { side.unwrap_or(Dir::East) } else { side.unwrap_or(Dir::East).flip() };
+                    let hemi = if permutes == 0 {
+                        side.unwrap_or(Dir::East)
+                    } else {
+                        side.unwrap_or(Dir::East).flip()
+                    };
                     let table = self.const_vector(Some(buf), chip, Some(hemi), DType::U16, bytes);
                     let m = kernel.read(table, Affine::default(), DType::U16, 0, hi);
                     permutes += 1;
-                    let fill = if one_fill { fill_bits.unwrap_or(0) } else { minus_zero(dtype) };
+                    let fill = if one_fill {
+                        fill_bits.unwrap_or(0)
+                    } else {
+                        minus_zero(dtype)
+                    };
                     kernel.push(NodeOp::Permute { fill, hemi }, dtype, hi, vec![x, m])
                 }
             };
@@ -175,7 +203,11 @@ impl Builder<'_> {
         if !recipe.fill.is_empty() && !one_fill {
             let mut bytes = Vec::new();
             for lane in 0..hi {
-                let bits = recipe.fill.iter().find(|f| f.0 == lane).map_or(minus_zero(dtype), |f| f.1);
+                let bits = recipe
+                    .fill
+                    .iter()
+                    .find(|f| f.0 == lane)
+                    .map_or(minus_zero(dtype), |f| f.1);
                 bytes.extend_from_slice(&bits.to_le_bytes()[..dtype.bytes()]);
             }
             let table = self.const_vector(Some(at[0].0), chip, side, dtype, bytes);
@@ -205,7 +237,15 @@ impl Builder<'_> {
     /// A temporary buffer for one chain's results.
     pub fn temp(&mut self, chip: u16, dtype: DType, dims: [u32; 3], hi: u16, side: Option<Dir>) -> (BufId, Affine) {
         let n = dims.iter().product();
-        let buf = self.prog.bufs.push(crate::chain::Buf { chip, dtype, n_vectors: n, lo: 0, hi, kind: BufKind::Temp, side });
+        let buf = self.prog.bufs.push(crate::chain::Buf {
+            chip,
+            dtype,
+            n_vectors: n,
+            lo: 0,
+            hi,
+            kind: BufKind::Temp,
+            side,
+        });
         (buf, dense(dims))
     }
 }
@@ -213,7 +253,10 @@ impl Builder<'_> {
 /// The address that walks a buffer in issue order.
 pub(crate) fn dense(dims: [u32; 3]) -> Affine {
     let s = |d: usize, v: u32| if dims[d] > 1 { v as i32 } else { 0 };
-    Affine { base: 0, strides: [s(0, 1), s(1, dims[0]), s(2, dims[0] * dims[1])] }
+    Affine {
+        base: 0,
+        strides: [s(0, 1), s(1, dims[0]), s(2, dims[0] * dims[1])],
+    }
 }
 
 /// Bits of -0 (of 0 for integers): what adds to anything without changing it.
@@ -233,7 +276,10 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     pub fn new(dims: [u32; 3]) -> Kernel {
-        Kernel { nodes: Vec::new(), dims }
+        Kernel {
+            nodes: Vec::new(),
+            dims,
+        }
     }
 
     /// Appends a node with live lanes `[0, hi)`.
@@ -242,7 +288,15 @@ impl Kernel {
     }
 
     /// Appends a node. The live lanes of an ALU node are those that all its operands share, whatever `lo` and `hi` say.
-    pub fn push_dims(&mut self, op: NodeOp, dtype: DType, dims: [u32; 3], lo: u16, hi: u16, args: Vec<NodeArg>) -> NodeArg {
+    pub fn push_dims(
+        &mut self,
+        op: NodeOp,
+        dtype: DType,
+        dims: [u32; 3],
+        lo: u16,
+        hi: u16,
+        args: Vec<NodeArg>,
+    ) -> NodeArg {
         let shared = args.iter().filter_map(|a| match a {
             NodeArg::Node { node, .. } => self.nodes.get(*node as usize).map(|n| (n.lo, n.hi)),
             NodeArg::Imm(_) => None,
@@ -252,8 +306,18 @@ impl Kernel {
             (NodeOp::Alu(_), Some(shared)) => shared,
             _ => (lo, hi),
         };
-        self.nodes.push(Node { op, dtype, dims, lo, hi, args });
-        NodeArg::Node { node: self.nodes.len() as u32 - 1, first: 0 }
+        self.nodes.push(Node {
+            op,
+            dtype,
+            dims,
+            lo,
+            hi,
+            args,
+        });
+        NodeArg::Node {
+            node: self.nodes.len() as u32 - 1,
+            first: 0,
+        }
     }
 
     pub fn read(&mut self, buf: BufId, at: Affine, dtype: DType, lo: u16, hi: u16) -> NodeArg {

@@ -19,7 +19,13 @@ impl Builder<'_> {
         for (a, b) in from.bufs.iter().zip(&home.bufs) {
             let (Some(a), Some(b)) = (*a, *b) else { continue };
             let n_vectors = self.prog.bufs[a].n_vectors;
-            let kind = ChainKind::Transfer { from: a, from_base: 0, to: b, to_base: 0, n_vectors };
+            let kind = ChainKind::Transfer {
+                from: a,
+                from_base: 0,
+                to: b,
+                to_base: 0,
+                n_vectors,
+            };
             let origin = self.origin;
             self.prog.chains.push(Chain { kind, origin });
         }
@@ -46,10 +52,15 @@ impl Builder<'_> {
             }
         }
         for (n, state) in states.iter().enumerate() {
-            self.prog.states.push(State { name: state.name.clone(), from: state.from.clone() });
-            let holder = self.ir.values.ids().find(
-                |&v| matches!(&self.ir.values[v].op, crate::tir::Op::State(s) if s.index() == n),
-            );
+            self.prog.states.push(State {
+                name: state.name.clone(),
+                from: state.from.clone(),
+            });
+            let holder = self
+                .ir
+                .values
+                .ids()
+                .find(|&v| matches!(&self.ir.values[v].op, crate::tir::Op::State(s) if s.index() == n));
             let Some(holder) = holder else { continue };
             self.set_origin(state.next);
             let old = self.any_home(holder)?;
@@ -61,7 +72,10 @@ impl Builder<'_> {
             if self.is_const(state.next) || self.chip(state.next) == chip {
                 self.fill_home(state.next, &new)?;
             } else {
-                return Err(CompileError::internal("chains", format!("state {} is computed on another chip", state.name)));
+                return Err(CompileError::internal(
+                    "chains",
+                    format!("state {} is computed on another chip", state.name),
+                ));
             }
         }
         let ports = self.ir.inputs.clone();
@@ -70,7 +84,9 @@ impl Builder<'_> {
             holders.extend(self.input_copies.iter().filter(|c| c.0 == n).map(|c| c.1));
             let mut tensor = host_tensor(port);
             for v in holders {
-                let Some(home) = self.homes[v.index()].clone() else { continue };
+                let Some(home) = self.homes[v.index()].clone() else {
+                    continue;
+                };
                 tensor.nests.extend(host_nests(&home));
             }
             self.prog.inputs.push(tensor);
@@ -82,7 +98,10 @@ impl Builder<'_> {
     fn reads_state(&self, v: ValueId) -> bool {
         let data = &self.ir.values[v];
         self.is_lazy(v)
-            && data.inputs.iter().any(|&u| matches!(self.ir.values[u].op, crate::tir::Op::State(_)) || self.reads_state(u))
+            && data
+                .inputs
+                .iter()
+                .any(|&u| matches!(self.ir.values[u].op, crate::tir::Op::State(_)) || self.reads_state(u))
     }
 
     /// A home that the program writes (constants and inputs are copied, so that outputs are always computed).

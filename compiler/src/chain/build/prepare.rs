@@ -27,12 +27,22 @@ pub(crate) struct Split {
 
 /// Splits every move of one operand whose map pads first and is total afterwards.
 pub(crate) fn split(old: &TensorIr, old_chip: &SideTable<ValueId, u16>, is_const: &dyn Fn(ValueId) -> bool) -> Split {
-    let mut ir = TensorIr { values: IdVec::default(), ..old.clone() };
+    let mut ir = TensorIr {
+        values: IdVec::default(),
+        ..old.clone()
+    };
     let mut chip = SideTable::default();
     let mut forced = Vec::new();
     let mut renamed: Vec<ValueId> = Vec::with_capacity(old.values.len());
     for (v, data) in old.values.iter() {
-        let mut data = ValueData { inputs: data.inputs.iter().map(|i| renamed[lockstep_graph::EntityId::index(*i)]).collect(), ..data.clone() };
+        let mut data = ValueData {
+            inputs: data
+                .inputs
+                .iter()
+                .map(|i| renamed[lockstep_graph::EntityId::index(*i)])
+                .collect(),
+            ..data.clone()
+        };
         if let (Op::Move { parts, fill }, false) = (&data.op, is_const(v))
             && let [map] = parts[..]
             && let Some((pad, windows)) = halves(old.maps.get(map))
@@ -40,7 +50,10 @@ pub(crate) fn split(old: &TensorIr, old_chip: &SideTable<ValueId, u16>, is_const
             let fill = *fill;
             let shape = pad.shape().to_vec();
             let pad = ir.maps.intern(pad);
-            let ty = Type { dtype: data.ty.dtype, shape };
+            let ty = Type {
+                dtype: data.ty.dtype,
+                shape,
+            };
             let padded = ir.values.push(ValueData {
                 ty,
                 op: Op::Move { parts: vec![pad], fill },
@@ -50,7 +63,10 @@ pub(crate) fn split(old: &TensorIr, old_chip: &SideTable<ValueId, u16>, is_const
             chip[padded] = old_chip[v];
             forced.push(true);
             let windows = ir.maps.intern(windows);
-            data.op = Op::Move { parts: vec![windows], fill };
+            data.op = Op::Move {
+                parts: vec![windows],
+                fill,
+            };
             data.inputs = vec![padded];
         }
         while let Some(part) = split_map(&mut data, &ir) {
@@ -65,16 +81,31 @@ pub(crate) fn split(old: &TensorIr, old_chip: &SideTable<ValueId, u16>, is_const
         renamed.push(id);
     }
     let new = |v: ValueId| renamed[lockstep_graph::EntityId::index(v)];
-    ir.inputs.iter_mut().chain(&mut ir.outputs).for_each(|p| p.value = new(p.value));
+    ir.inputs
+        .iter_mut()
+        .chain(&mut ir.outputs)
+        .for_each(|p| p.value = new(p.value));
     ir.states.iter_mut().for_each(|(_, s)| s.next = new(s.next));
-    Split { ir, chip, forced, renamed }
+    Split {
+        ir,
+        chip,
+        forced,
+        renamed,
+    }
 }
 
 /// The padding and the windows of a map, if it is made so.
 fn halves(map: &IndexMap) -> Option<(IndexMap, IndexMap)> {
     let at = map.views.iter().rposition(|v| !v.is_total())?;
     let (pad, windows) = map.views.split_at(at + 1);
-    (!windows.is_empty()).then(|| (IndexMap { views: pad.to_vec() }, IndexMap { views: windows.to_vec() }))
+    (!windows.is_empty()).then(|| {
+        (
+            IndexMap { views: pad.to_vec() },
+            IndexMap {
+                views: windows.to_vec(),
+            },
+        )
+    })
 }
 
 /// Takes the largest subexpression that one chain can do out of a map that one chain cannot do. The map then refers to it as
@@ -104,7 +135,12 @@ fn split_map(data: &mut ValueData, ir: &TensorIr) -> Option<ValueData> {
         below.push((operands, inner));
     }
     let cost = |inner: &BTreeSet<u32>| -> u32 {
-        inner.iter().map(|&i| nodes[i as usize].op).filter(|o| *o != AluOp::Iota).map(|o| o.cost() as u32).sum()
+        inner
+            .iter()
+            .map(|&i| nodes[i as usize].op)
+            .filter(|o| *o != AluOp::Iota)
+            .map(|o| o.cost() as u32)
+            .sum()
     };
     let fits = |b: &(BTreeSet<u32>, BTreeSet<u32>)| b.0.len() <= MAP_OPERANDS && cost(&b.1) <= MAP_ALUS;
     if below.last().is_none_or(fits) {
@@ -146,8 +182,16 @@ fn split_map(data: &mut ValueData, ir: &TensorIr) -> Option<ValueData> {
     let new = Arg::Operand(data.inputs.len() as u32);
     for node in nodes.iter_mut() {
         let arity = node.op.arity();
-        node.args[..arity].iter_mut().filter(|a| **a == Arg::Node(root as u32)).for_each(|a| *a = new);
+        node.args[..arity]
+            .iter_mut()
+            .filter(|a| **a == Arg::Node(root as u32))
+            .for_each(|a| *a = new);
     }
     *nodes = crate::tir::expr::prune(nodes);
-    Some(ValueData { ty: Type { dtype, shape }, op: Op::Map { nodes: part }, inputs, origins: data.origins.clone() })
+    Some(ValueData {
+        ty: Type { dtype, shape },
+        op: Op::Map { nodes: part },
+        inputs,
+        origins: data.origins.clone(),
+    })
 }

@@ -37,13 +37,20 @@ impl Builder<'_> {
     /// A reduce and the maps that follow it.
     pub fn lower_reduce(&mut self, v: ValueId) -> Result<(), CompileError> {
         let data = &self.ir.values[v];
-        let Op::Reduce { op, axes } = &data.op else { return Ok(()) };
+        let Op::Reduce { op, axes } = &data.op else {
+            return Ok(());
+        };
         let (alu, axes, u) = (alu_op(*op), axes.clone(), data.inputs[0]);
         let chip = self.chip(v);
         let home = self.reducible_home(u, &axes)?;
         let from = &home.layout;
         let reduced = |a: u8| axes.contains(&a);
-        let segment: usize = from.lanes.iter().filter(|d| d.axis.is_some_and(reduced)).map(|d| d.extent).product();
+        let segment: usize = from
+            .lanes
+            .iter()
+            .filter(|d| d.axis.is_some_and(reduced))
+            .map(|d| d.extent)
+            .product();
         let layout = reduced_layout(from, &axes);
         let mut maps = self.epilogue(v, EPILOGUE_ALUS);
         let out = maps.last().copied().unwrap_or(v);
@@ -61,8 +68,12 @@ impl Builder<'_> {
             let mut start = 0;
             while start < steps.len() {
                 let shape: Vec<&Inner> = steps[start].iter().map(|s| &s.0).collect();
-                let same = |s: &Vec<(Inner, u32)>| s.len() == shape.len() && s.iter().zip(&shape).all(|(a, b)| a.0 == **b);
-                let end = steps[start..].iter().position(|s| !same(s)).map_or(steps.len(), |n| start + n);
+                let same =
+                    |s: &Vec<(Inner, u32)>| s.len() == shape.len() && s.iter().zip(&shape).all(|(a, b)| a.0 == **b);
+                let end = steps[start..]
+                    .iter()
+                    .position(|s| !same(s))
+                    .map_or(steps.len(), |n| start + n);
                 let inner: Vec<Inner> = steps[start].iter().map(|s| s.0.clone()).collect();
                 let mut tracks: Vec<Vec<At>> = vec![(start..end).map(|i| (dest, i as u32)).collect()];
                 for (k, i) in inner.iter().enumerate() {
@@ -73,7 +84,8 @@ impl Builder<'_> {
                 let n_inner = inner.iter().map(Inner::n_dims).max().unwrap_or(0);
                 let volume = inner.iter().map(|i| i.dims[0] * i.dims[1]).max().unwrap_or(1) as usize;
                 for piece in fit(&tracks, (MOST / volume).max(1), 3 - n_inner) {
-                    let (mut kernel, mut acc) = self.combine(chip, alu, in_dtype, &inner, &piece.at[1..], piece.dims, part.hi, side);
+                    let (mut kernel, mut acc) =
+                        self.combine(chip, alu, in_dtype, &inner, &piece.at[1..], piece.dims, part.hi, side);
                     let hi = part.hi as u16;
                     if segment > 1 {
                         let read = matches!(acc, NodeArg::Node { node, .. } if matches!(kernel.nodes[node as usize].op, NodeOp::Read(..)));
@@ -81,7 +93,11 @@ impl Builder<'_> {
                             acc = kernel.push(NodeOp::Alu(AluOp::Copy), in_dtype.widened(), hi, vec![acc]);
                         }
                         let hemi = side.unwrap_or(Dir::East);
-                        let op = NodeOp::Reduce { op: alu, segment: segment as u16, hemi };
+                        let op = NodeOp::Reduce {
+                            op: alu,
+                            segment: segment as u16,
+                            hemi,
+                        };
                         acc = kernel.push(op, in_dtype.widened(), hi, vec![acc]);
                     }
                     let reads = self.read_operands(&mut kernel, &sources, &piece.at[1 + inner.len()..]);
@@ -131,7 +147,16 @@ impl Builder<'_> {
             let mut kernel = Kernel::new(dims);
             let mut acc: Option<NodeArg> = None;
             for k in group {
-                let x = read_folded(&mut kernel, alu, dtype, &inner[k], at[k], dims, hi, &self.prog.bufs[at[k].0]);
+                let x = read_folded(
+                    &mut kernel,
+                    alu,
+                    dtype,
+                    &inner[k],
+                    at[k],
+                    dims,
+                    hi,
+                    &self.prog.bufs[at[k].0],
+                );
                 acc = Some(match acc {
                     None => x,
                     Some(a) => kernel.push(NodeOp::Alu(alu), wide, hi, vec![a, x]),
@@ -171,18 +196,27 @@ impl Builder<'_> {
         let lanes: Vec<&LaneDigit> = layout.lanes.iter().filter(|d| d.extent > 1).collect();
         let n = lanes.iter().take_while(|d| d.axis.is_some_and(reduced)).count();
         let innermost = lanes[n..].iter().all(|d| !d.axis.is_some_and(reduced));
-        let cut = lanes[..n].iter().any(|d| d.axis.is_some_and(|a| !layout.shape[a as usize].is_multiple_of(d.extent)));
+        let cut = lanes[..n].iter().any(|d| {
+            d.axis
+                .is_some_and(|a| !layout.shape[a as usize].is_multiple_of(d.extent))
+        });
         if innermost && !cut {
             return Ok(home);
         }
         let shape = self.shape(u).to_vec();
         let last_is_reduced = shape.iter().rposition(|&n| n > 1).is_some_and(|a| reduced(a as u8));
-        let order: Vec<usize> = (0..shape.len()).rev().filter(|&a| reduced(a as u8) == last_is_reduced).collect();
+        let order: Vec<usize> = (0..shape.len())
+            .rev()
+            .filter(|&a| reduced(a as u8) == last_is_reduced)
+            .collect();
         let rows = self.rows(u);
         let mut lanes = self.lanes();
         if let (true, Some(&a)) = (last_is_reduced, order.iter().find(|&&a| shape[a] > 1)) {
             // Equal pieces only.
-            lanes = (1..=lanes.min(shape[a])).rev().find(|&p| shape[a].is_multiple_of(p)).unwrap_or(1);
+            lanes = (1..=lanes.min(shape[a]))
+                .rev()
+                .find(|&p| shape[a].is_multiple_of(p))
+                .unwrap_or(1);
         }
         let want = with_lanes(&shape, &order, lanes, &rows, |_| false);
         self.relayout(u, &want)
@@ -191,15 +225,26 @@ impl Builder<'_> {
 
 /// The layout of the result of a reduction over `axes`: replicas in the reduced lanes, reduced vector digits gone.
 fn reduced_layout(from: &Layout, axes: &[u8]) -> Layout {
-    let shape: Vec<usize> =
-        from.shape.iter().enumerate().map(|(a, &n)| if axes.contains(&(a as u8)) { 1 } else { n }).collect();
+    let shape: Vec<usize> = from
+        .shape
+        .iter()
+        .enumerate()
+        .map(|(a, &n)| if axes.contains(&(a as u8)) { 1 } else { n })
+        .collect();
     from.restrict(&shape)
 }
 
 /// The boxes of vectors that are reduced into the result at `base`, each with its first vector.
 fn inner_boxes(home: &Home, base: &[usize], axes: &[u8]) -> Result<Vec<(Inner, u32)>, CompileError> {
     let layout = &home.layout;
-    let step = |a: u8| layout.lanes.iter().filter(|d| d.axis == Some(a)).map(|d| d.extent).product::<usize>();
+    let step = |a: u8| {
+        layout
+            .lanes
+            .iter()
+            .filter(|d| d.axis == Some(a))
+            .map(|d| d.extent)
+            .product::<usize>()
+    };
     let mut coords = vec![base.to_vec()];
     for &a in axes {
         let n = layout.shape[a as usize];
@@ -223,7 +268,14 @@ fn inner_boxes(home: &Home, base: &[usize], axes: &[u8]) -> Result<Vec<(Inner, u
         .into_iter()
         .map(|p| {
             let (buf, at) = p.at[0];
-            (Inner { buf, dims: [p.dims[0], p.dims[1]], strides: [at.strides[0], at.strides[1]] }, at.base)
+            (
+                Inner {
+                    buf,
+                    dims: [p.dims[0], p.dims[1]],
+                    strides: [at.strides[0], at.strides[1]],
+                },
+                at.base,
+            )
         })
         .collect())
 }
@@ -250,12 +302,26 @@ fn read_folded(
         all[..n].copy_from_slice(&inner.dims[..n]);
         strides[..n].copy_from_slice(&inner.strides[..n]);
     }
-    let affine = Affine { base: at.1.base, strides };
+    let affine = Affine {
+        base: at.1.base,
+        strides,
+    };
     let x = kernel.push_dims(NodeOp::Read(at.0, affine), dtype, all, buf.lo, buf.hi, Vec::new());
     if n == 0 {
         return x;
     }
-    kernel.push_dims(NodeOp::Fold { op: alu, dims: n as u8, every: false }, dtype.widened(), all, 0, hi, vec![x])
+    kernel.push_dims(
+        NodeOp::Fold {
+            op: alu,
+            dims: n as u8,
+            every: false,
+        },
+        dtype.widened(),
+        all,
+        0,
+        hi,
+        vec![x],
+    )
 }
 
 /// Nodes that combine temporaries.

@@ -96,12 +96,19 @@ impl Builder<'_> {
                 return Ok(Source::Home(home.clone()));
             }
             return match self.in_place(v, want, chip)? {
-                Some(at) => Ok(Source::Table { layout: want.clone(), at }),
+                Some(at) => Ok(Source::Table {
+                    layout: want.clone(),
+                    at,
+                }),
                 None => self.relayout(v, want).map(Source::Home),
             };
         }
         let home = self.home_or(v, want)?;
-        if home.layout.serves(want) { Ok(Source::Home(home)) } else { self.relayout(v, want).map(Source::Home) }
+        if home.layout.serves(want) {
+            Ok(Source::Home(home))
+        } else {
+            self.relayout(v, want).map(Source::Home)
+        }
     }
 
     /// The home of a value; an input or state without one gets it in the wanted layout, if that holds each element once.
@@ -117,7 +124,12 @@ impl Builder<'_> {
         let kind = match self.ir.values[v].op {
             Op::Input => BufKind::Input,
             Op::State(s) => BufKind::State(s.index() as u32),
-            _ => return Err(CompileError::internal("chains", format!("{v} is used before it is computed"))),
+            _ => {
+                return Err(CompileError::internal(
+                    "chains",
+                    format!("{v} is used before it is computed"),
+                ));
+            }
         };
         let home = self.new_home(self.chip(v), self.dtype(v), layout, |_| kind.clone());
         self.homes[v.index()] = Some(home.clone());
@@ -162,8 +174,12 @@ impl Builder<'_> {
                 for lane in 0..part.hi {
                     let mut c = base.clone();
                     layout.add_lane(lane, &mut c);
-                    let Resolved::Element(u, at) = self.resolve(v, &c)? else { continue 'vectors };
-                    let Some(home) = &self.homes[u.index()] else { return Ok(false) };
+                    let Resolved::Element(u, at) = self.resolve(v, &c)? else {
+                        continue 'vectors;
+                    };
+                    let Some(home) = &self.homes[u.index()] else {
+                        return Ok(false);
+                    };
                     let (buf, index, l) = home.at(&at)?;
                     if l as usize != lane || found.is_some_and(|f| f != (buf, index)) {
                         return Ok(false);
@@ -202,7 +218,13 @@ impl Builder<'_> {
     }
 
     /// A constant in the wanted layout, replicas included.
-    pub fn const_home(&mut self, v: ValueId, chip: u16, side: Option<Dir>, want: &Layout) -> Result<Rc<Home>, CompileError> {
+    pub fn const_home(
+        &mut self,
+        v: ValueId,
+        chip: u16,
+        side: Option<Dir>,
+        want: &Layout,
+    ) -> Result<Rc<Home>, CompileError> {
         let key = (v, chip, side, want.clone());
         if let Some(home) = self.const_homes.get(&key) {
             return Ok(home.clone());
@@ -214,7 +236,14 @@ impl Builder<'_> {
     }
 
     /// Buffers with constant contents: `bytes` is a row-major tensor of the layout's shape.
-    pub fn const_from(&mut self, bytes: &[u8], dtype: DType, chip: u16, side: Option<Dir>, layout: &Layout) -> Rc<Home> {
+    pub fn const_from(
+        &mut self,
+        bytes: &[u8],
+        dtype: DType,
+        chip: u16,
+        side: Option<Dir>,
+        layout: &Layout,
+    ) -> Rc<Home> {
         let size = dtype.bytes();
         let mut strides = vec![1usize; layout.shape.len()];
         for d in (0..layout.shape.len().saturating_sub(1)).rev() {
@@ -261,7 +290,9 @@ impl Builder<'_> {
                 for lane in 0..part.hi {
                     let mut c = base.clone();
                     want.add_lane(lane, &mut c);
-                    let Resolved::Element(u, at) = self.resolve(v, &c)? else { return Ok(None) };
+                    let Resolved::Element(u, at) = self.resolve(v, &c)? else {
+                        return Ok(None);
+                    };
                     if self.is_const(u) || self.chip(u) != chip {
                         return Ok(None);
                     }

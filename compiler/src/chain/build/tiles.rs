@@ -49,8 +49,10 @@ impl Builder<'_> {
         for d in (0..shape.len().saturating_sub(1)).rev() {
             strides[d] = strides[d + 1] * shape[d + 1];
         }
-        let of_row: Vec<u32> =
-            rows.iter().map(|c| spec.contracted.iter().map(|&(l, r)| c[l] * strides[r]).sum::<usize>() as u32).collect();
+        let of_row: Vec<u32> = rows
+            .iter()
+            .map(|c| spec.contracted.iter().map(|&(l, r)| c[l] * strides[r]).sum::<usize>() as u32)
+            .collect();
         let of_column: Vec<u32> = columns
             .iter()
             .map(|c| {
@@ -88,7 +90,11 @@ impl Builder<'_> {
                 let belts: Vec<(BufId, u32)> = (0..n_belts)
                     .map(|b| {
                         let n_vectors = (n_rows - b).div_ceil(n_belts) as u32;
-                        let kind = BufKind::Tile { tile, first: b, step: n_belts };
+                        let kind = BufKind::Tile {
+                            tile,
+                            first: b,
+                            step: n_belts,
+                        };
                         let buf = crate::chain::Buf {
                             chip,
                             dtype,
@@ -105,8 +111,24 @@ impl Builder<'_> {
                 belts
             }
         };
-        let belts = belts.into_iter().map(|(buf, n)| (buf, Affine { base: 0, strides: [(n > 1) as i32, 0, 0] }, [n, 1, 1])).collect();
-        Ok(vec![BlockLoad { window, by_column: false, belts }])
+        let belts = belts
+            .into_iter()
+            .map(|(buf, n)| {
+                (
+                    buf,
+                    Affine {
+                        base: 0,
+                        strides: [(n > 1) as i32, 0, 0],
+                    },
+                    [n, 1, 1],
+                )
+            })
+            .collect();
+        Ok(vec![BlockLoad {
+            window,
+            by_column: false,
+            belts,
+        }])
     }
 
     /// Loads of a block from a value computed at run time, as rows or as columns, whichever its lanes allow.
@@ -127,7 +149,10 @@ impl Builder<'_> {
         let home = self.relayout(rhs, &want)?;
         match self.loads_from(spec, &home, rows, columns, window)? {
             Some(loads) => Ok(loads),
-            None => Err(CompileError::internal("chains", format!("{rhs} cannot be loaded as a tile from {want:?}"))),
+            None => Err(CompileError::internal(
+                "chains",
+                format!("{rhs} cannot be loaded as a tile from {want:?}"),
+            )),
         }
     }
 
@@ -161,7 +186,11 @@ impl Builder<'_> {
             'vectors: for o in 0..outer {
                 let mut vector = BTreeSet::new();
                 for i in 0..inner {
-                    let (row, column) = if by_column { (&rows[i], columns[o]) } else { (&rows[o], columns[i]) };
+                    let (row, column) = if by_column {
+                        (&rows[i], columns[o])
+                    } else {
+                        (&rows[o], columns[i])
+                    };
                     let (buf, index, lane) = element(row, column)?;
                     vector.insert((buf, index));
                     if lane != first + i as u16 || vector.len() > 1 {
@@ -179,12 +208,24 @@ impl Builder<'_> {
                 let n = piece.len() as u16;
                 let at = piece.start as u16;
                 let window = if by_column {
-                    Window { n0: window.n0 + at, n1: window.n0 + at + n, ..window }
+                    Window {
+                        n0: window.n0 + at,
+                        n1: window.n0 + at + n,
+                        ..window
+                    }
                 } else {
-                    Window { k0: window.k0 + at, k1: window.k0 + at + n, ..window }
+                    Window {
+                        k0: window.k0 + at,
+                        k1: window.k0 + at + n,
+                        ..window
+                    }
                 };
                 let (buf, affine) = piece.at[0];
-                loads.push(BlockLoad { window, by_column, belts: vec![(buf, affine, piece.dims)] });
+                loads.push(BlockLoad {
+                    window,
+                    by_column,
+                    belts: vec![(buf, affine, piece.dims)],
+                });
             }
             return Ok(Some(loads));
         }
@@ -200,7 +241,10 @@ fn rhs_layout(spec: &Spec, shape: &[usize], result: &Layout, rows: &Rows) -> Lay
     };
     let mut lanes = Vec::new();
     for d in &result.lanes {
-        lanes.push(LaneDigit { axis: d.axis.and_then(to_rhs), ..*d });
+        lanes.push(LaneDigit {
+            axis: d.axis.and_then(to_rhs),
+            ..*d
+        });
     }
     let mut high = Vec::new();
     for d in &result.vecs {

@@ -6,13 +6,7 @@ use lockstep_graph::ValueId;
 use lockstep_graph::op::{Binary, Unary};
 
 /// `below` where x < limit, else `above`.
-fn split_at(
-    cx: &mut Cx<'_, '_>,
-    x: ValueId,
-    limit: f64,
-    below: ValueId,
-    above: ValueId,
-) -> Result<ValueId, Fail> {
+fn split_at(cx: &mut Cx<'_, '_>, x: ValueId, limit: f64, below: ValueId, above: ValueId) -> Result<ValueId, Fail> {
     let under = with(cx, Binary::Lt, x, limit)?;
     Ok(cx.b().select(under, below, above)?)
 }
@@ -151,10 +145,7 @@ pub(super) fn gelu(cx: &mut Cx<'_, '_>) -> Imported {
 
 pub(super) fn shrink(cx: &mut Cx<'_, '_>) -> Imported {
     let x = cx.x(0)?;
-    let (lambd, bias) = (
-        f64::from(cx.float("lambd", 0.5)),
-        f64::from(cx.float("bias", 0.0)),
-    );
+    let (lambd, bias) = (f64::from(cx.float("lambd", 0.5)), f64::from(cx.float("bias", 0.0)));
     let zero = cx.b().scalar_like(x, 0.0);
     let less = with(cx, Binary::Sub, x, bias)?;
     let above = with(cx, Binary::Gt, x, lambd)?;

@@ -18,10 +18,7 @@ fn heads(cx: &mut Cx<'_, '_>, x: ValueId, attr: &str) -> Result<ValueId, Fail> {
             let apart = cx.b().reshape(x, [batch, sequence, n, hidden / n])?;
             Ok(cx.b().transpose(apart, &[0, 2, 1, 3])?)
         }
-        _ => malformed(format!(
-            "operand {shape} has rank {}, allowed: 3, 4",
-            shape.rank()
-        )),
+        _ => malformed(format!("operand {shape} has rank {}, allowed: 3, 4", shape.rank())),
     }
 }
 
@@ -31,15 +28,9 @@ fn repeat_heads(cx: &mut Cx<'_, '_>, x: ValueId, n: usize) -> Result<ValueId, Fa
     if n == 1 {
         return Ok(x);
     }
-    let apart = cx
-        .b()
-        .reshape(x, [shape[0], shape[1], 1, shape[2], shape[3]])?;
-    let wide = cx
-        .b()
-        .expand(apart, [shape[0], shape[1], n, shape[2], shape[3]])?;
-    Ok(cx
-        .b()
-        .reshape(wide, [shape[0], shape[1] * n, shape[2], shape[3]])?)
+    let apart = cx.b().reshape(x, [shape[0], shape[1], 1, shape[2], shape[3]])?;
+    let wide = cx.b().expand(apart, [shape[0], shape[1], n, shape[2], shape[3]])?;
+    Ok(cx.b().reshape(wide, [shape[0], shape[1] * n, shape[2], shape[3]])?)
 }
 
 /// −inf where a bool value is false, else 0.
@@ -70,10 +61,7 @@ pub(super) fn attention(cx: &mut Cx<'_, '_>) -> Imported {
     if n_kv == 0 || !n_q.is_multiple_of(n_kv) {
         return malformed(format!("{n_q} query heads do not share {n_kv} key heads"));
     }
-    let (k, v) = (
-        repeat_heads(cx, k, n_q / n_kv)?,
-        repeat_heads(cx, v, n_q / n_kv)?,
-    );
+    let (k, v) = (repeat_heads(cx, k, n_q / n_kv)?, repeat_heads(cx, v, n_q / n_kv)?);
     let dtype = cx.dtype(q);
     let scale = cx
         .attr("scale")
@@ -119,11 +107,7 @@ pub(super) fn attention(cx: &mut Cx<'_, '_>) -> Imported {
                 &[mask],
             )?;
         }
-        let bias = if is_bool {
-            holes(cx, mask, dtype)?
-        } else {
-            mask
-        };
+        let bias = if is_bool { holes(cx, mask, dtype)? } else { mask };
         scores = cx.b().binary(Binary::Add, scores, bias)?;
     }
     if cx.flag("is_causal", false) {
@@ -148,13 +132,7 @@ pub(super) fn attention(cx: &mut Cx<'_, '_>) -> Imported {
     let precision = cx.dtype_attr("softmax_precision")?.unwrap_or(dtype);
     let b = cx.b();
     let wide = b.cast(masked, precision)?;
-    let weights = b.op(
-        Op::Softmax {
-            axis: 3,
-            log: false,
-        },
-        &[wide],
-    )?;
+    let weights = b.op(Op::Softmax { axis: 3, log: false }, &[wide])?;
     let weights = b.cast(weights, dtype)?;
     let v = b.cast(v, dtype)?;
     let mut y = b.matmul(weights, v)?;
@@ -186,10 +164,7 @@ pub(super) fn rotary(cx: &mut Cx<'_, '_>) -> Imported {
     let (batch, sequence, n, size) = match &cx.shape(x)[..] {
         &[batch, sequence, n, size] => (batch, sequence, n, size),
         _ => {
-            return malformed(format!(
-                "input {shape} has rank {}, allowed: 3, 4",
-                shape.rank()
-            ));
+            return malformed(format!("input {shape} has rank {}, allowed: 3, 4", shape.rank()));
         }
     };
     let rotated = match usize::try_from(cx.int("rotary_embedding_dim", 0)).unwrap_or(0) {
@@ -227,15 +202,9 @@ pub(super) fn rotary(cx: &mut Cx<'_, '_>) -> Imported {
         (Range::of(0, half), Range::of(half, rotated))
     };
     let (x1, x2) = (b.narrow(x, 3, first)?, b.narrow(x, 3, second)?);
-    let (a, c) = (
-        b.binary(Binary::Mul, cos, x1)?,
-        b.binary(Binary::Mul, sin, x2)?,
-    );
+    let (a, c) = (b.binary(Binary::Mul, cos, x1)?, b.binary(Binary::Mul, sin, x2)?);
     let real = b.binary(Binary::Sub, a, c)?;
-    let (a, c) = (
-        b.binary(Binary::Mul, sin, x1)?,
-        b.binary(Binary::Mul, cos, x2)?,
-    );
+    let (a, c) = (b.binary(Binary::Mul, sin, x1)?, b.binary(Binary::Mul, cos, x2)?);
     let imaginary = b.binary(Binary::Add, a, c)?;
     let mut result = if interleaved {
         let apart = [batch, sequence, n, half, 1];

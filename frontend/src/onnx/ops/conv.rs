@@ -12,20 +12,12 @@ pub(super) struct Window {
 }
 
 /// A list of positive numbers, `default` for each spatial dim if absent.
-pub(super) fn sizes(
-    cx: &Cx<'_, '_>,
-    name: &str,
-    rank: usize,
-    default: usize,
-) -> Result<Vec<usize>, Fail> {
+pub(super) fn sizes(cx: &Cx<'_, '_>, name: &str, rank: usize, default: usize) -> Result<Vec<usize>, Fail> {
     let Some(ints) = cx.ints(name).filter(|ints| !ints.is_empty()) else {
         return Ok(vec![default; rank]);
     };
     if ints.len() != rank {
-        return malformed(format!(
-            "{name} has {} entries, expected {rank}",
-            ints.len()
-        ));
+        return malformed(format!("{name} has {} entries, expected {rank}", ints.len()));
     }
     let size = |v: i64| {
         usize::try_from(v)
@@ -38,10 +30,7 @@ pub(super) fn sizes(
 
 /// Elements that a dilated kernel spans.
 pub(super) fn extent(kernel: usize, dilation: usize) -> usize {
-    kernel
-        .saturating_sub(1)
-        .saturating_mul(dilation)
-        .saturating_add(1)
+    kernel.saturating_sub(1).saturating_mul(dilation).saturating_add(1)
 }
 
 /// The window over spatial dims `dims`; `auto_pad` is resolved.
@@ -89,10 +78,7 @@ pub(super) fn window(cx: &Cx<'_, '_>, dims: &[usize], kernel: Vec<usize>) -> Res
 }
 
 fn explicit_pads(cx: &Cx<'_, '_>, rank: usize) -> Result<Vec<(usize, usize)>, Fail> {
-    if cx
-        .ints("pads")
-        .is_some_and(|pads| pads.iter().any(|&pad| pad < 0))
-    {
+    if cx.ints("pads").is_some_and(|pads| pads.iter().any(|&pad| pad < 0)) {
         return unsupported("negative pads are not supported");
     }
     let flat = sizes(cx, "pads", 2 * rank, 0)?;
@@ -115,21 +101,11 @@ pub(super) fn spatial(cx: &Cx<'_, '_>, x: lockstep_graph::ValueId) -> Result<Vec
 /// The `kernel_shape` attribute, which must agree with the weight, or the weight's own.
 fn kernel(cx: &Cx<'_, '_>, weight: &[usize], rank: usize) -> Result<Vec<usize>, Fail> {
     if weight.len() != rank + 2 {
-        return malformed(format!(
-            "the weight has rank {}, expected {}",
-            weight.len(),
-            rank + 2
-        ));
+        return malformed(format!("the weight has rank {}, expected {}", weight.len(), rank + 2));
     }
     let own = weight[2..].to_vec();
-    if cx
-        .ints("kernel_shape")
-        .is_some_and(|given| !given.is_empty())
-        && sizes(cx, "kernel_shape", rank, 1)? != own
-    {
-        return malformed(format!(
-            "kernel_shape does not agree with the weight's {own:?}"
-        ));
+    if cx.ints("kernel_shape").is_some_and(|given| !given.is_empty()) && sizes(cx, "kernel_shape", rank, 1)? != own {
+        return malformed(format!("kernel_shape does not agree with the weight's {own:?}"));
     }
     Ok(own)
 }
@@ -184,9 +160,7 @@ pub(super) fn conv_transpose(cx: &mut Cx<'_, '_>) -> Imported {
             .saturating_add(output_padding[at])
     };
     let wanted = match (cx.ints("output_shape"), auto_pad.as_str()) {
-        (Some(shape), _) if shape.len() == rank + 2 => {
-            Some(shape[2..].iter().map(|&v| v.max(0) as usize).collect())
-        }
+        (Some(shape), _) if shape.len() == rank + 2 => Some(shape[2..].iter().map(|&v| v.max(0) as usize).collect()),
         (Some(_), _) => Some(sizes(cx, "output_shape", rank, 0)?),
         (None, "SAME_UPPER" | "SAME_LOWER") => Some(
             (0..rank)

@@ -71,9 +71,7 @@ pub(super) fn variadic(cx: &mut Cx<'_, '_>) -> Imported {
         result = cx.b().binary(kind, result, next)?;
     }
     if cx.op_type() == "Mean" {
-        result = cx
-            .b()
-            .binary_scalar(Binary::Div, result, all.len() as f64)?;
+        result = cx.b().binary_scalar(Binary::Div, result, all.len() as f64)?;
     }
     Ok(vec![result])
 }
@@ -195,11 +193,7 @@ pub(super) fn dropout(cx: &mut Cx<'_, '_>) -> Imported {
     let mut results = vec![x];
     if cx.n_outputs() > 1 {
         let shape = cx.shape(x);
-        let dtype = if cx.opset < 10 {
-            cx.dtype(x)
-        } else {
-            DType::Bool
-        };
+        let dtype = if cx.opset < 10 { cx.dtype(x) } else { DType::Bool };
         results.push(cx.filled(dtype, shape, 1.0)?);
     }
     Ok(results)
@@ -207,10 +201,7 @@ pub(super) fn dropout(cx: &mut Cx<'_, '_>) -> Imported {
 
 pub(super) fn is_inf(cx: &mut Cx<'_, '_>) -> Imported {
     let x = cx.x(0)?;
-    let (negative, positive) = (
-        cx.flag("detect_negative", true),
-        cx.flag("detect_positive", true),
-    );
+    let (negative, positive) = (cx.flag("detect_negative", true), cx.flag("detect_positive", true));
     let is_inf = cx.b().unary(Unary::IsInf, x)?;
     let kind = match (negative, positive) {
         (true, true) => return Ok(vec![is_inf]),

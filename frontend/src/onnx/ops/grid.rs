@@ -79,26 +79,19 @@ fn taps(cx: &mut Cx<'_, '_>, x: ValueId, mode: &str) -> Result<Vec<Tap>, Fail> {
     if mode != "cubic" {
         let one = cx.b().scalar_like(t, 1.0);
         let rest = cx.b().binary(Binary::Sub, one, t)?;
-        return Ok(vec![
-            (base, Some(rest)),
-            (with(cx, Binary::Add, base, 1.0)?, Some(t)),
-        ]);
+        return Ok(vec![(base, Some(rest)), (with(cx, Binary::Add, base, 1.0)?, Some(t))]);
     }
     // Keys' kernel with a = -0.75: at distance d a cubic polynomial inside 1, another one inside 2.
     const A: f64 = -0.75;
-    let polynomial =
-        |cx: &mut Cx<'_, '_>, d: ValueId, coefficients: [f64; 4]| -> Result<ValueId, Fail> {
-            let mut sum = with(cx, Binary::Mul, d, coefficients[0])?;
-            for &coefficient in &coefficients[1..3] {
-                sum = with(cx, Binary::Add, sum, coefficient)?;
-                sum = cx.b().binary(Binary::Mul, sum, d)?;
-            }
-            with(cx, Binary::Add, sum, coefficients[3])
-        };
-    let (near, far) = (
-        [A + 2.0, -(A + 3.0), 0.0, 1.0],
-        [A, -5.0 * A, 8.0 * A, -4.0 * A],
-    );
+    let polynomial = |cx: &mut Cx<'_, '_>, d: ValueId, coefficients: [f64; 4]| -> Result<ValueId, Fail> {
+        let mut sum = with(cx, Binary::Mul, d, coefficients[0])?;
+        for &coefficient in &coefficients[1..3] {
+            sum = with(cx, Binary::Add, sum, coefficient)?;
+            sum = cx.b().binary(Binary::Mul, sum, d)?;
+        }
+        with(cx, Binary::Add, sum, coefficients[3])
+    };
+    let (near, far) = ([A + 2.0, -(A + 3.0), 0.0, 1.0], [A, -5.0 * A, 8.0 * A, -4.0 * A]);
     let mut taps = Vec::new();
     for (offset, coefficients) in [(-1.0, far), (0.0, near), (1.0, near), (2.0, far)] {
         let signed = with(cx, Binary::Sub, t, offset)?;
@@ -110,33 +103,17 @@ fn taps(cx: &mut Cx<'_, '_>, x: ValueId, mode: &str) -> Result<Vec<Tap>, Fail> {
 }
 
 /// An index inside the axis, and the weight with what lies outside taken out.
-fn inside(
-    cx: &mut Cx<'_, '_>,
-    (index, weight): Tap,
-    dim: usize,
-    outside: Outside,
-    corners: bool,
-) -> Result<Tap, Fail> {
+fn inside(cx: &mut Cx<'_, '_>, (index, weight): Tap, dim: usize, outside: Outside, corners: bool) -> Result<Tap, Fail> {
     let last = dim as f64 - 1.0;
     let mut index = index;
     let mut weight = weight;
     if outside == Outside::Zeros {
-        let (low, high) = (
-            with(cx, Binary::Ge, index, 0.0)?,
-            with(cx, Binary::Le, index, last)?,
-        );
+        let (low, high) = (with(cx, Binary::Ge, index, 0.0)?, with(cx, Binary::Le, index, last)?);
         let keep = cx.b().binary(Binary::And, low, high)?;
-        let (zero, one) = (
-            cx.b().scalar_like(index, 0.0),
-            cx.b().scalar_like(index, 1.0),
-        );
+        let (zero, one) = (cx.b().scalar_like(index, 0.0), cx.b().scalar_like(index, 1.0));
         weight = Some(cx.b().select(keep, weight.unwrap_or(one), zero)?);
     }
-    let (low, high) = if corners {
-        (0.0, last)
-    } else {
-        (-0.5, last + 0.5)
-    };
+    let (low, high) = if corners { (0.0, last) } else { (-0.5, last + 0.5) };
     if outside == Outside::Reflection && high > low {
         // Distance from the lower edge, folded over a period of twice the span.
         let span = high - low;
@@ -232,9 +209,7 @@ pub(super) fn grid_sample(cx: &mut Cx<'_, '_>) -> Imported {
             };
         }
         let indices = cx.b().concat(&indices, 2)?;
-        let mut value = cx
-            .b()
-            .op(Op::GatherNd { batch_dims: 1 }, &[image, indices])?;
+        let mut value = cx.b().op(Op::GatherNd { batch_dims: 1 }, &[image, indices])?;
         if let Some(weight) = weight {
             let dtype = cx.dtype(value);
             let weight = cx.b().cast(weight, dtype)?;

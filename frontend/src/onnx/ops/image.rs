@@ -66,11 +66,7 @@ impl Axis {
     /// Weights [out, dim] of the sources of each result element.
     fn weights(&self, method: &Method) -> Result<Vec<f32>, Fail> {
         let support = if method.mode == "linear" { 1.0 } else { 2.0 };
-        let stretch = if method.antialias {
-            self.scale.min(1.0)
-        } else {
-            1.0
-        };
+        let stretch = if method.antialias { self.scale.min(1.0) } else { 1.0 };
         let start = (-support / stretch).floor() as i64 + 1;
         let footprint = 2 - 2 * start;
         let mut matrix = vec![0f32; self.out * self.dim];
@@ -93,10 +89,7 @@ impl Axis {
             } else {
                 1.0
             };
-            for (slot, weight) in matrix[at * self.dim..(at + 1) * self.dim]
-                .iter_mut()
-                .zip(row)
-            {
+            for (slot, weight) in matrix[at * self.dim..(at + 1) * self.dim].iter_mut().zip(row) {
                 *slot = (weight / normalise) as f32;
             }
         }
@@ -113,10 +106,7 @@ impl Axis {
                 "floor" => source.floor(),
                 "ceil" => source.ceil(),
                 other => {
-                    return malformed(format!(
-                        "nearest_mode \"{}\" is not known",
-                        other.escape_debug()
-                    ));
+                    return malformed(format!("nearest_mode \"{}\" is not known", other.escape_debug()));
                 }
             };
             Ok((index as i64).clamp(0, self.dim as i64 - 1))
@@ -165,10 +155,7 @@ pub(super) fn resize(cx: &mut Cx<'_, '_>) -> Imported {
         exclude_outside: cx.flag("exclude_outside", false),
         antialias: cx.flag("antialias", false),
     };
-    let present = |cx: &Cx<'_, '_>, at: usize| {
-        cx.opt(at)
-            .is_some_and(|value| cx.shape(value).n_elements() > 0)
-    };
+    let present = |cx: &Cx<'_, '_>, at: usize| cx.opt(at).is_some_and(|value| cx.shape(value).n_elements() > 0);
     let roi = if method.transform == "tf_crop_and_resize" {
         cx.need(1, "roi")?.to_floats()
     } else {
@@ -213,9 +200,7 @@ pub(super) fn resize(cx: &mut Cx<'_, '_>) -> Imported {
             }
         };
         for (at, &axis) in axes.iter().enumerate() {
-            let size = shared.map_or(sizes[at] as f64, |ratio| {
-                (ratio * dims[axis] as f64).round_ties_even()
-            });
+            let size = shared.map_or(sizes[at] as f64, |ratio| (ratio * dims[axis] as f64).round_ties_even());
             let scale = shared.unwrap_or(size / dims[axis] as f64);
             plan[axis] = Some(Axis {
                 dim: dims[axis],
@@ -271,9 +256,7 @@ fn out_size(size: f64) -> Result<usize, Fail> {
     if (0.0..=MAX).contains(&size) {
         Ok(size as usize)
     } else {
-        malformed(format!(
-            "a resized dimension is {size}, allowed: 0 to {MAX}"
-        ))
+        malformed(format!("a resized dimension is {size}, allowed: 0 to {MAX}"))
     }
 }
 
@@ -287,14 +270,8 @@ fn apply(
 ) -> Result<ValueId, Fail> {
     let dtype = cx.dtype(x);
     let is_nearest = method.mode == "nearest";
-    if !matches!(
-        method.mode.as_str(),
-        "nearest" | "linear" | "cubic" | "bilinear"
-    ) {
-        return malformed(format!(
-            "mode \"{}\" is not known",
-            method.mode.escape_debug()
-        ));
+    if !matches!(method.mode.as_str(), "nearest" | "linear" | "cubic" | "bilinear") {
+        return malformed(format!("mode \"{}\" is not known", method.mode.escape_debug()));
     }
     let crops = method.transform == "tf_crop_and_resize";
     let mut value = if is_nearest || dtype.is_float() {
@@ -320,16 +297,11 @@ fn apply(
             value = cx.b().op(Op::Gather { axis }, &[value, indices])?;
         } else {
             if step.out.saturating_mul(step.dim) > 1 << 26 {
-                return malformed(format!(
-                    "resizing {} to {} elements is too large",
-                    step.dim, step.out
-                ));
+                return malformed(format!("resizing {} to {} elements is too large", step.dim, step.out));
             }
             let own = cx.dtype(value);
             let data = encode_floats(DType::F32, &step.weights(method)?);
-            let matrix = cx
-                .b()
-                .constant("", DType::F32, [step.out, step.dim], data)?;
+            let matrix = cx.b().constant("", DType::F32, [step.out, step.dim], data)?;
             let rank = cx.rank(value);
             let b = cx.b();
             let matrix = b.cast(matrix, own)?;

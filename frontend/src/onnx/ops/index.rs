@@ -12,9 +12,7 @@ fn wrapped(cx: &mut Cx<'_, '_>, indices: ValueId, dims: &[usize]) -> Result<Valu
         return malformed(format!("indices are {dtype}, allowed: i32, i64"));
     }
     if let Some(known) = cx.known_value(indices)
-        && known
-            .as_ints()
-            .is_some_and(|ints| ints.iter().all(|&index| index >= 0))
+        && known.as_ints().is_some_and(|ints| ints.iter().all(|&index| index >= 0))
     {
         return Ok(indices);
     }
@@ -36,8 +34,7 @@ fn wrapped(cx: &mut Cx<'_, '_>, indices: ValueId, dims: &[usize]) -> Result<Valu
 /// Checks that known indices lie in their axis.
 fn check_known(cx: &Cx<'_, '_>, indices: ValueId, dims: &[usize]) -> Result<(), Fail> {
     let Some(Tensor {
-        data: Data::Int(data),
-        ..
+        data: Data::Int(data), ..
     }) = cx.known_value(indices)
     else {
         return Ok(());
@@ -47,9 +44,7 @@ fn check_known(cx: &Cx<'_, '_>, indices: ValueId, dims: &[usize]) -> Result<(), 
         .enumerate()
         .find(|(at, index)| !(0..dims[at % dims.len()] as i128).contains(*index))
     {
-        Some((_, index)) if !dims.is_empty() => {
-            malformed(format!("index {index} is out of range of an axis"))
-        }
+        Some((_, index)) if !dims.is_empty() => malformed(format!("index {index} is out of range of an axis")),
         _ => Ok(()),
     }
 }
@@ -65,8 +60,7 @@ pub(super) fn gather(cx: &mut Cx<'_, '_>) -> Imported {
     if let (
         1,
         Some(Tensor {
-            data: Data::Int(data),
-            ..
+            data: Data::Int(data), ..
         }),
     ) = (index_shape.n_elements(), cx.known_value(indices))
     {
@@ -100,11 +94,7 @@ pub(super) fn gather_nd(cx: &mut Cx<'_, '_>) -> Imported {
             "indices {index_shape} do not fit {shape} with {batch_dims} batch dims"
         ));
     };
-    let indices = if k == 0 {
-        indices
-    } else {
-        wrapped(cx, indices, &dims)?
-    };
+    let indices = if k == 0 { indices } else { wrapped(cx, indices, &dims)? };
     check_known(cx, indices, &dims)?;
     Ok(vec![cx.b().op(Op::GatherNd { batch_dims }, &[x, indices])?])
 }
@@ -132,10 +122,10 @@ pub(super) fn scatter_elements(cx: &mut Cx<'_, '_>) -> Imported {
     let indices = wrapped(cx, indices, &shape[axis..=axis])?;
     check_known(cx, indices, &shape[axis..=axis])?;
     let combine = combine(cx)?;
-    Ok(vec![cx.b().op(
-        Op::ScatterElements { axis, combine },
-        &[x, indices, updates],
-    )?])
+    Ok(vec![
+        cx.b()
+            .op(Op::ScatterElements { axis, combine }, &[x, indices, updates])?,
+    ])
 }
 
 pub(super) fn scatter_nd(cx: &mut Cx<'_, '_>) -> Imported {
@@ -145,17 +135,10 @@ pub(super) fn scatter_nd(cx: &mut Cx<'_, '_>) -> Imported {
     let Some(dims) = shape.get(..k).map(<[usize]>::to_vec) else {
         return malformed(format!("indices {index_shape} do not fit {shape}"));
     };
-    let indices = if k == 0 {
-        indices
-    } else {
-        wrapped(cx, indices, &dims)?
-    };
+    let indices = if k == 0 { indices } else { wrapped(cx, indices, &dims)? };
     check_known(cx, indices, &dims)?;
     let combine = combine(cx)?;
-    Ok(vec![
-        cx.b()
-            .op(Op::ScatterNd { combine }, &[x, indices, updates])?,
-    ])
+    Ok(vec![cx.b().op(Op::ScatterNd { combine }, &[x, indices, updates])?])
 }
 
 /// 0, 1, .. along one axis of a rank.
@@ -187,16 +170,11 @@ pub(super) fn one_hot(cx: &mut Cx<'_, '_>) -> Imported {
     let depth = match depth.as_slice() {
         [depth] if *depth >= 0.0 && *depth < (1u64 << 31) as f64 => *depth as usize,
         other => {
-            return malformed(format!(
-                "the depth is {other:?}, allowed: one non-negative number"
-            ));
+            return malformed(format!("the depth is {other:?}, allowed: one non-negative number"));
         }
     };
     if cx.shape(values).0 != [2] {
-        return malformed(format!(
-            "values has shape {}, allowed: [2]",
-            cx.shape(values)
-        ));
+        return malformed(format!("values has shape {}, allowed: [2]", cx.shape(values)));
     }
     let rank = cx.rank(indices) + 1;
     let axis = cx.axis(cx.int("axis", -1), rank)?;
@@ -242,9 +220,7 @@ pub(super) fn reverse_sequence(cx: &mut Cx<'_, '_>) -> Imported {
     let (source, b) = (column(cx, source)?, column(cx, b)?);
     let pair = if time == 0 { [source, b] } else { [b, source] };
     let indices = cx.b().concat(&pair, 2)?;
-    Ok(vec![
-        cx.b().op(Op::GatherNd { batch_dims: 0 }, &[x, indices])?,
-    ])
+    Ok(vec![cx.b().op(Op::GatherNd { batch_dims: 0 }, &[x, indices])?])
 }
 
 /// Writes `update` into `past` at each batch's write index along the sequence axis.
@@ -253,9 +229,7 @@ pub(super) fn tensor_scatter(cx: &mut Cx<'_, '_>) -> Imported {
     let (shape, update_shape) = (cx.shape(past), cx.shape(update));
     let axis = cx.axis(cx.int("axis", -2), shape.rank())?;
     if update_shape.rank() != shape.rank() || axis == 0 {
-        return malformed(format!(
-            "update {update_shape} does not fit {shape} at axis {axis}"
-        ));
+        return malformed(format!("update {update_shape} does not fit {shape} at axis {axis}"));
     }
     let rank = shape.rank();
     let mut indices = count_along(cx, DType::I64, update_shape[axis], axis, rank)?;
@@ -268,11 +242,7 @@ pub(super) fn tensor_scatter(cx: &mut Cx<'_, '_>) -> Imported {
     }
     match cx.string("mode", "linear").as_str() {
         "linear" => {}
-        "circular" => {
-            indices = cx
-                .b()
-                .binary_scalar(Binary::Mod, indices, shape[axis] as f64)?
-        }
+        "circular" => indices = cx.b().binary_scalar(Binary::Mod, indices, shape[axis] as f64)?,
         other => {
             return malformed(format!(
                 "mode is \"{}\", allowed: linear, circular",
@@ -330,10 +300,7 @@ pub(super) fn compress(cx: &mut Cx<'_, '_>) -> Imported {
         .filter(|(_, value)| **value != 0.0)
         .map(|(at, _)| at as i64)
         .collect();
-    if picked
-        .last()
-        .is_some_and(|&last| last as usize >= cx.shape(x)[axis])
-    {
+    if picked.last().is_some_and(|&last| last as usize >= cx.shape(x)[axis]) {
         return malformed("the condition is longer than the axis");
     }
     let indices = cx.b().i64s(&picked);

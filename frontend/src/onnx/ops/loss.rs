@@ -5,17 +5,10 @@ use lockstep_graph::op::{Binary, Reduce, Unary};
 use lockstep_graph::{DType, Op, ValueId};
 
 /// The loss of log-probabilities [n, c, d..] at targets [n, d..], reduced as the node says.
-fn pick(
-    cx: &mut Cx<'_, '_>,
-    log_probs: ValueId,
-    target: ValueId,
-    weight: Option<ValueId>,
-) -> Result<ValueId, Fail> {
+fn pick(cx: &mut Cx<'_, '_>, log_probs: ValueId, target: ValueId, weight: Option<ValueId>) -> Result<ValueId, Fail> {
     let (shape, target_shape) = (cx.shape(log_probs), cx.shape(target));
     if shape.rank() < 2 || target_shape.rank() + 1 != shape.rank() {
-        return malformed(format!(
-            "input {shape} and target {target_shape} do not fit"
-        ));
+        return malformed(format!("input {shape} and target {target_shape} do not fit"));
     }
     let dtype = cx.dtype(log_probs);
     let mut columns = target_shape.0.clone();
@@ -30,9 +23,7 @@ fn pick(
         None => target,
     };
     let indices = cx.b().reshape(safe, columns)?;
-    let picked = cx
-        .b()
-        .op(Op::GatherElements { axis: 1 }, &[log_probs, indices])?;
+    let picked = cx.b().op(Op::GatherElements { axis: 1 }, &[log_probs, indices])?;
     let picked = cx.b().reshape(picked, target_shape.clone())?;
     let mut loss = cx.b().unary(Unary::Neg, picked)?;
     let mut weights = match weight {

@@ -164,11 +164,7 @@ fn expand_labels(term: &str, rank: usize, ellipsis: usize) -> Result<Vec<char>, 
     } else {
         0
     };
-    Ok(head
-        .chars()
-        .chain(dots(count, ellipsis))
-        .chain(tail.chars())
-        .collect())
+    Ok(head.chars().chain(dots(count, ellipsis)).chain(tail.chars()).collect())
 }
 
 /// Takes the diagonal over each pair of axes with the same label.
@@ -182,10 +178,7 @@ fn diagonal(cx: &mut Cx<'_, '_>, mut part: Labelled) -> Result<Labelled, Fail> {
         let shape = cx.shape(part.value);
         let n = shape[first];
         if shape[second] != n {
-            return malformed(format!(
-                "a repeated label has sizes {n} and {}",
-                shape[second]
-            ));
+            return malformed(format!("a repeated label has sizes {n} and {}", shape[second]));
         }
         let rest: Vec<usize> = (0..shape.rank())
             .filter(|axis| *axis != first && *axis != second)
@@ -207,11 +200,7 @@ fn diagonal(cx: &mut Cx<'_, '_>, mut part: Labelled) -> Result<Labelled, Fail> {
         let label = part.labels[first];
         part = Labelled {
             value,
-            labels: rest
-                .iter()
-                .map(|&axis| part.labels[axis])
-                .chain([label])
-                .collect(),
+            labels: rest.iter().map(|&axis| part.labels[axis]).chain([label]).collect(),
         };
     }
     Ok(part)
@@ -236,12 +225,7 @@ fn sum_out(cx: &mut Cx<'_, '_>, part: &Labelled, keep: &[char]) -> Result<Labell
     Ok(Labelled { value, labels })
 }
 
-fn multiply(
-    cx: &mut Cx<'_, '_>,
-    a: &Labelled,
-    b: &Labelled,
-    later: &[char],
-) -> Result<Labelled, Fail> {
+fn multiply(cx: &mut Cx<'_, '_>, a: &Labelled, b: &Labelled, later: &[char]) -> Result<Labelled, Fail> {
     let keep = |own: &Labelled, other: &Labelled| {
         own.labels
             .iter()
@@ -257,89 +241,53 @@ fn multiply(
             .position(|l| *l == label)
             .map(|axis| cx.shape(part.value)[axis])
     };
-    let shared: Vec<char> = a
-        .labels
-        .iter()
-        .copied()
-        .filter(|l| b.labels.contains(l))
-        .collect();
+    let shared: Vec<char> = a.labels.iter().copied().filter(|l| b.labels.contains(l)).collect();
     let mut sizes = Vec::new();
     for &label in &shared {
         match (size(cx, &a, label), size(cx, &b, label)) {
             (Some(x), Some(y)) if x == y || y == 1 => sizes.push(x),
             (Some(1), Some(y)) => sizes.push(y),
             (x, y) => {
-                return malformed(format!(
-                    "a label has sizes {} and {}",
-                    x.unwrap_or(0),
-                    y.unwrap_or(0)
-                ));
+                return malformed(format!("a label has sizes {} and {}", x.unwrap_or(0), y.unwrap_or(0)));
             }
         }
     }
-    let batch: Vec<char> = shared
-        .iter()
-        .copied()
-        .filter(|l| later.contains(l))
-        .collect();
-    let contracted: Vec<char> = shared
-        .iter()
-        .copied()
-        .filter(|l| !later.contains(l))
-        .collect();
-    let only_a: Vec<char> = a
-        .labels
-        .iter()
-        .copied()
-        .filter(|l| !shared.contains(l))
-        .collect();
-    let only_b: Vec<char> = b
-        .labels
-        .iter()
-        .copied()
-        .filter(|l| !shared.contains(l))
-        .collect();
+    let batch: Vec<char> = shared.iter().copied().filter(|l| later.contains(l)).collect();
+    let contracted: Vec<char> = shared.iter().copied().filter(|l| !later.contains(l)).collect();
+    let only_a: Vec<char> = a.labels.iter().copied().filter(|l| !shared.contains(l)).collect();
+    let only_b: Vec<char> = b.labels.iter().copied().filter(|l| !shared.contains(l)).collect();
     // Axes in the order given, shared ones at their full size, grouped into three.
-    let arrange = |cx: &mut Cx<'_, '_>,
-                   part: &Labelled,
-                   groups: [&[char]; 3]|
-     -> Result<(ValueId, [Vec<usize>; 3]), Fail> {
-        let order: Vec<char> = groups.concat();
-        let perm: Vec<usize> = order
-            .iter()
-            .filter_map(|label| part.labels.iter().position(|l| l == label))
-            .collect();
-        let value = cx.b().transpose(part.value, &perm)?;
-        let own = cx.shape(value);
-        let full = |label: &char, own: usize| {
-            shared
+    let arrange =
+        |cx: &mut Cx<'_, '_>, part: &Labelled, groups: [&[char]; 3]| -> Result<(ValueId, [Vec<usize>; 3]), Fail> {
+            let order: Vec<char> = groups.concat();
+            let perm: Vec<usize> = order
                 .iter()
-                .position(|l| l == label)
-                .map_or(own, |at| sizes[at])
+                .filter_map(|label| part.labels.iter().position(|l| l == label))
+                .collect();
+            let value = cx.b().transpose(part.value, &perm)?;
+            let own = cx.shape(value);
+            let full = |label: &char, own: usize| shared.iter().position(|l| l == label).map_or(own, |at| sizes[at]);
+            let dims: Vec<usize> = order
+                .iter()
+                .zip(own.iter())
+                .map(|(label, &own)| full(label, own))
+                .collect();
+            let value = cx.b().expand(value, dims.clone())?;
+            let (first, rest) = dims.split_at(groups[0].len());
+            let (second, third) = rest.split_at(groups[1].len());
+            let flat: Vec<usize> = [first, second, third]
+                .iter()
+                .map(|group| group.iter().product())
+                .collect();
+            Ok((
+                cx.b().reshape(value, flat)?,
+                [first.to_vec(), second.to_vec(), third.to_vec()],
+            ))
         };
-        let dims: Vec<usize> = order
-            .iter()
-            .zip(own.iter())
-            .map(|(label, &own)| full(label, own))
-            .collect();
-        let value = cx.b().expand(value, dims.clone())?;
-        let (first, rest) = dims.split_at(groups[0].len());
-        let (second, third) = rest.split_at(groups[1].len());
-        let flat: Vec<usize> = [first, second, third]
-            .iter()
-            .map(|group| group.iter().product())
-            .collect();
-        Ok((
-            cx.b().reshape(value, flat)?,
-            [first.to_vec(), second.to_vec(), third.to_vec()],
-        ))
-    };
     let (left, [batch_dims, a_dims, _]) = arrange(cx, &a, [&batch, &only_a, &contracted])?;
     let (right, [_, _, b_dims]) = arrange(cx, &b, [&batch, &contracted, &only_b])?;
     let value = cx.b().op(Op::MatMul, &[left, right])?;
-    let value = cx
-        .b()
-        .reshape(value, [batch_dims, a_dims, b_dims].concat())?;
+    let value = cx.b().reshape(value, [batch_dims, a_dims, b_dims].concat())?;
     Ok(Labelled {
         value,
         labels: [batch, only_a, only_b].concat(),

@@ -238,8 +238,6 @@ mod tests {
     #[test]
     fn the_table_is_sorted() {
         assert!(super::TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert!(
-            super::lookup("", "Conv").is_some() && super::lookup("com.example", "Conv").is_none()
-        );
+        assert!(super::lookup("", "Conv").is_some() && super::lookup("com.example", "Conv").is_none());
     }
 }

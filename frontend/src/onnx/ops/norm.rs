@@ -36,10 +36,9 @@ pub(super) fn batch(cx: &mut Cx<'_, '_>) -> Imported {
         cx.b().reshape(variance, channels)?,
     );
     let momentum = f64::from(cx.float("momentum", 0.9));
-    let y = cx.b().op(
-        Op::BatchNorm { eps },
-        &[x, params[0], params[1], mean, variance],
-    )?;
+    let y = cx
+        .b()
+        .op(Op::BatchNorm { eps }, &[x, params[0], params[1], mean, variance])?;
     let mut results = vec![y];
     for (running, now) in [(params[2], mean), (params[3], variance)] {
         let (old, new) = (
@@ -63,21 +62,13 @@ fn grouped(cx: &mut Cx<'_, '_>, x: ValueId, groups: usize, eps: f32) -> Result<V
 }
 
 /// x · scale + bias with one scale per channel.
-fn per_channel(
-    cx: &mut Cx<'_, '_>,
-    x: ValueId,
-    scale: ValueId,
-    bias: ValueId,
-) -> Result<ValueId, Fail> {
+fn per_channel(cx: &mut Cx<'_, '_>, x: ValueId, scale: ValueId, bias: ValueId) -> Result<ValueId, Fail> {
     let rank = cx.rank(x);
     let (dtype, channels) = (cx.dtype(x), cx.shape(scale).n_elements());
     let mut shape = vec![1; rank - 1];
     shape[0] = channels;
     let (scale, bias) = (cx.b().cast(scale, dtype)?, cx.b().cast(bias, dtype)?);
-    let (scale, bias) = (
-        cx.b().reshape(scale, shape.clone())?,
-        cx.b().reshape(bias, shape)?,
-    );
+    let (scale, bias) = (cx.b().reshape(scale, shape.clone())?, cx.b().reshape(bias, shape)?);
     let scaled = cx.b().binary(Binary::Mul, x, scale)?;
     Ok(cx.b().binary(Binary::Add, scaled, bias)?)
 }
@@ -153,11 +144,7 @@ pub(super) fn lrn(cx: &mut Cx<'_, '_>) -> Imported {
             shape.rank()
         ));
     }
-    let (alpha, beta, bias) = (
-        cx.float("alpha", 1e-4),
-        cx.float("beta", 0.75),
-        cx.float("bias", 1.0),
-    );
+    let (alpha, beta, bias) = (cx.float("alpha", 1e-4), cx.float("beta", 0.75), cx.float("bias", 1.0));
     let square = cx.b().binary(Binary::Mul, x, x)?;
     let rest: usize = shape[2..].iter().product();
     let flat = cx.b().reshape(square, [shape[0], 1, shape[1], rest])?;
@@ -197,10 +184,7 @@ pub(super) fn lp(cx: &mut Cx<'_, '_>) -> Imported {
 
 pub(super) fn mean_variance(cx: &mut Cx<'_, '_>) -> Imported {
     let x = cx.x(0)?;
-    let axes = cx.axes(
-        &cx.ints("axes").unwrap_or_else(|| vec![0, 2, 3]),
-        cx.rank(x),
-    )?;
+    let axes = cx.axes(&cx.ints("axes").unwrap_or_else(|| vec![0, 2, 3]), cx.rank(x))?;
     let (mean, variance) = statistics(cx, x, &axes)?;
     let deviation = cx.b().unary(Unary::Sqrt, variance)?;
     let shifted = with(cx, Binary::Add, deviation, 1e-9)?;
@@ -219,10 +203,7 @@ fn flattened(cx: &mut Cx<'_, '_>, x: ValueId) -> Result<(ValueId, usize), Fail> 
     if axis + 1 == shape.rank() {
         return Ok((x, axis));
     }
-    let flat: [usize; 2] = [
-        shape[..axis].iter().product(),
-        shape[axis..].iter().product(),
-    ];
+    let flat: [usize; 2] = [shape[..axis].iter().product(), shape[axis..].iter().product()];
     Ok((cx.b().reshape(x, flat)?, 1))
 }
 

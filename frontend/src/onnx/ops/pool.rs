@@ -23,16 +23,13 @@ fn attrs(cx: &Cx<'_, '_>, x: ValueId, kind: PoolKind) -> Result<Pool, Fail> {
     if cx.flag("ceil_mode", false) {
         for at in 0..dims.len() {
             let span = extent(kernel[at], dilations[at]);
-            let padded = dims[at]
-                .saturating_add(pads[at].0)
-                .saturating_add(pads[at].1);
+            let padded = dims[at].saturating_add(pads[at].0).saturating_add(pads[at].1);
             let mut windows = padded.saturating_sub(span).div_ceil(strides[at]) + 1;
             // The last window must start inside the input or the padding before it.
             if (windows - 1) * strides[at] >= dims[at] + pads[at].0 {
                 windows -= 1;
             }
-            ceil_extra[at] =
-                (windows.saturating_sub(1) * strides[at] + span).saturating_sub(padded);
+            ceil_extra[at] = (windows.saturating_sub(1) * strides[at] + span).saturating_sub(padded);
         }
     }
     Ok(Pool {

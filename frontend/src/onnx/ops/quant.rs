@@ -19,14 +19,10 @@ fn spread(cx: &mut Cx<'_, '_>, param: ValueId, x: ValueId, axis: i64) -> Result<
     }
     let block = cx.int("block_size", 0);
     let (Ok(block), true) = (usize::try_from(block), own.rank() == shape.rank()) else {
-        return malformed(format!(
-            "parameter {own} does not fit {shape} with block_size {block}"
-        ));
+        return malformed(format!("parameter {own} does not fit {shape} with block_size {block}"));
     };
     if block == 0 || own[axis].saturating_mul(block) < shape[axis] {
-        return malformed(format!(
-            "parameter {own} does not fit {shape} with block_size {block}"
-        ));
+        return malformed(format!("parameter {own} does not fit {shape} with block_size {block}"));
     }
     let mut apart = own.0.clone();
     apart.insert(axis + 1, 1);
@@ -128,12 +124,7 @@ fn is_zero(cx: &Cx<'_, '_>, value: Option<ValueId>) -> bool {
 }
 
 /// x − zero point as i32, with a zero point of n elements along `axis`.
-fn centred(
-    cx: &mut Cx<'_, '_>,
-    x: ValueId,
-    zero: Option<ValueId>,
-    axis: usize,
-) -> Result<ValueId, Fail> {
+fn centred(cx: &mut Cx<'_, '_>, x: ValueId, zero: Option<ValueId>, axis: usize) -> Result<ValueId, Fail> {
     let wide = cx.b().cast(x, DType::I32)?;
     let Some(zero) = zero else { return Ok(wide) };
     let zero = cx.b().cast(zero, DType::I32)?;
@@ -159,20 +150,12 @@ fn along(cx: &mut Cx<'_, '_>, param: ValueId, x: ValueId, axis: usize) -> Result
 }
 
 /// i32 product of 8-bit matrices; without zero points on the bytes themselves.
-fn integer_product(
-    cx: &mut Cx<'_, '_>,
-    a: ValueId,
-    b: ValueId,
-    zeros: [Option<ValueId>; 2],
-) -> Result<ValueId, Fail> {
+fn integer_product(cx: &mut Cx<'_, '_>, a: ValueId, b: ValueId, zeros: [Option<ValueId>; 2]) -> Result<ValueId, Fail> {
     if is_zero(cx, zeros[0]) && is_zero(cx, zeros[1]) {
         return Ok(cx.b().matmul(a, b)?);
     }
     let (rows, columns) = (cx.rank(a).saturating_sub(2), cx.rank(b).saturating_sub(1));
-    let (a, b) = (
-        centred(cx, a, zeros[0], rows)?,
-        centred(cx, b, zeros[1], columns)?,
-    );
+    let (a, b) = (centred(cx, a, zeros[0], rows)?, centred(cx, b, zeros[1], columns)?);
     Ok(cx.b().matmul(a, b)?)
 }
 
@@ -213,10 +196,7 @@ pub(super) fn qlinear_matmul(cx: &mut Cx<'_, '_>) -> Imported {
     let zeros = [Some(cx.x(2)?), Some(cx.x(5)?)];
     let (rows, columns) = (cx.rank(a).saturating_sub(2), cx.rank(b).saturating_sub(1));
     let sums = integer_product(cx, a, b, zeros)?;
-    let scales = [
-        along(cx, a_scale, a, rows)?,
-        along(cx, b_scale, b, columns)?,
-    ];
+    let scales = [along(cx, a_scale, a, rows)?, along(cx, b_scale, b, columns)?];
     Ok(vec![requantize(cx, sums, scales, to_scale, to_zero)?])
 }
 

@@ -14,13 +14,7 @@ pub(super) fn lstm(cx: &mut Cx<'_, '_>) -> Imported {
 
 pub(super) fn gru(cx: &mut Cx<'_, '_>) -> Imported {
     let linear_before_reset = cx.flag("linear_before_reset", false);
-    recurrent(
-        cx,
-        Cell::Gru {
-            linear_before_reset,
-        },
-        &["Sigmoid", "Tanh"],
-    )
+    recurrent(cx, Cell::Gru { linear_before_reset }, &["Sigmoid", "Tanh"])
 }
 
 pub(super) fn rnn(cx: &mut Cx<'_, '_>) -> Imported {
@@ -30,11 +24,7 @@ pub(super) fn rnn(cx: &mut Cx<'_, '_>) -> Imported {
 fn recurrent(cx: &mut Cx<'_, '_>, cell: Cell, default: &[&str]) -> Imported {
     let (mut x, w, r) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
     if cx.rank(x) != 3 || cx.rank(r) != 3 {
-        return malformed(format!(
-            "x has rank {} and r {}, allowed: 3",
-            cx.rank(x),
-            cx.rank(r)
-        ));
+        return malformed(format!("x has rank {} and r {}, allowed: 3", cx.rank(x), cx.rank(r)));
     }
     let batch_first = cx.flag("layout", false);
     if batch_first {
@@ -43,10 +33,7 @@ fn recurrent(cx: &mut Cx<'_, '_>, cell: Cell, default: &[&str]) -> Imported {
     let (dtype, x_shape) = (cx.dtype(x), cx.shape(x));
     let (steps, batch) = (x_shape[0], x_shape[1]);
     let hidden = cx.shape(r)[2];
-    if cx
-        .opt_int("hidden_size")
-        .is_some_and(|given| given != hidden as i64)
-    {
+    if cx.opt_int("hidden_size").is_some_and(|given| given != hidden as i64) {
         return malformed(format!(
             "hidden_size is {}, the weights have {hidden}",
             cx.int("hidden_size", 0)
@@ -90,10 +77,7 @@ fn recurrent(cx: &mut Cx<'_, '_>, cell: Cell, default: &[&str]) -> Imported {
         }
     }
     let activations = activations(cx, directions, default)?;
-    let clip = cx
-        .attr("clip")
-        .map(|attr| attr.f)
-        .filter(|clip| *clip > 0.0);
+    let clip = cx.attr("clip").map(|attr| attr.f).filter(|clip| *clip > 0.0);
     let op = Op::Recurrent(Recurrent {
         cell,
         hidden,
@@ -112,13 +96,7 @@ fn recurrent(cx: &mut Cx<'_, '_>, cell: Cell, default: &[&str]) -> Imported {
 }
 
 /// An initial state, zeros if absent.
-fn state(
-    cx: &mut Cx<'_, '_>,
-    index: usize,
-    batch_first: bool,
-    shape: [usize; 3],
-    x: ValueId,
-) -> Result<ValueId, Fail> {
+fn state(cx: &mut Cx<'_, '_>, index: usize, batch_first: bool, shape: [usize; 3], x: ValueId) -> Result<ValueId, Fail> {
     match cx.opt(index) {
         Some(given) if batch_first => Ok(cx.b().transpose(given, &[1, 0, 2])?),
         Some(given) => Ok(given),
@@ -130,11 +108,7 @@ fn state(
 }
 
 /// Activations of all directions; alphas and betas are used up by the functions that have them, in order.
-fn activations(
-    cx: &Cx<'_, '_>,
-    directions: usize,
-    default: &[&str],
-) -> Result<Vec<Activation>, Fail> {
+fn activations(cx: &Cx<'_, '_>, directions: usize, default: &[&str]) -> Result<Vec<Activation>, Fail> {
     let names = match cx.strings("activations").filter(|names| !names.is_empty()) {
         Some(names) if names.len() == directions * default.len() => names,
         Some(names) => {
@@ -149,10 +123,7 @@ fn activations(
             .map(|name| name.to_string())
             .collect(),
     };
-    let mut alphas = cx
-        .floats("activation_alpha")
-        .unwrap_or_default()
-        .into_iter();
+    let mut alphas = cx.floats("activation_alpha").unwrap_or_default().into_iter();
     let mut betas = cx.floats("activation_beta").unwrap_or_default().into_iter();
     let mut alpha = |default: f32| alphas.next().unwrap_or(default);
     let mut beta = |default: f32| betas.next().unwrap_or(default);
@@ -179,10 +150,7 @@ fn activations(
             "softsign" => Activation::Softsign,
             "softplus" => Activation::Softplus,
             other => {
-                return malformed(format!(
-                    "the activation \"{}\" is not known",
-                    other.escape_debug()
-                ));
+                return malformed(format!("the activation \"{}\" is not known", other.escape_debug()));
             }
         })
     };

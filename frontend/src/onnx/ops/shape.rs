@@ -20,10 +20,7 @@ pub(super) fn shape(cx: &mut Cx<'_, '_>) -> Imported {
     let rank = dims.rank() as i64;
     let clamp = |at: i64| (if at < 0 { at + rank } else { at }).clamp(0, rank) as usize;
     let (start, end) = (clamp(cx.int("start", 0)), clamp(cx.int("end", rank)));
-    let part: Vec<i64> = dims[start..end.max(start)]
-        .iter()
-        .map(|&dim| dim as i64)
-        .collect();
+    let part: Vec<i64> = dims[start..end.max(start)].iter().map(|&dim| dim as i64).collect();
     Ok(vec![cx.b().i64s(&part)])
 }
 
@@ -37,10 +34,7 @@ pub(super) fn constant(cx: &mut Cx<'_, '_>) -> Imported {
     if let Some(proto) = cx.attr("value").and_then(|attr| attr.t.as_ref()) {
         let (dtype, shape, data) = tensor::import(cx.walk, proto)?;
         let value = cx.b().constant("", dtype, shape, data)?;
-        cx.set_packed_bits(
-            value,
-            tensor::packed_bits(proto.data_type).map(|bits| bits as u32),
-        );
+        cx.set_packed_bits(value, tensor::packed_bits(proto.data_type).map(|bits| bits as u32));
         return Ok(vec![value]);
     }
     let ints = |values: &[i64]| Weights::from(values);
@@ -77,10 +71,7 @@ pub(super) fn constant_of_shape(cx: &mut Cx<'_, '_>) -> Imported {
         Some(proto) => {
             let (dtype, shape, data) = tensor::import(cx.walk, proto)?;
             if shape.n_elements() != 1 {
-                return malformed(format!(
-                    "value has {} elements, allowed: 1",
-                    shape.n_elements()
-                ));
+                return malformed(format!("value has {} elements, allowed: 1", shape.n_elements()));
             }
             (dtype, data)
         }
@@ -183,10 +174,7 @@ pub(super) fn transpose(cx: &mut Cx<'_, '_>) -> Imported {
             .map(|&axis| cx.axis(axis, rank))
             .collect::<Result<Vec<_>, _>>()?,
         Some(perm) if !perm.is_empty() => {
-            return malformed(format!(
-                "perm {perm:?} has {} entries for rank {rank}",
-                perm.len()
-            ));
+            return malformed(format!("perm {perm:?} has {} entries for rank {rank}", perm.len()));
         }
         _ => (0..rank).rev().collect(),
     };
@@ -211,16 +199,10 @@ pub(super) fn split(cx: &mut Cx<'_, '_>) -> Imported {
                 return malformed(format!("the number of parts is {n}"));
             }
             let part = dim.div_ceil(n);
-            (0..n)
-                .map(|at| part.min(dim.saturating_sub(at * part)))
-                .collect()
+            (0..n).map(|at| part.min(dim.saturating_sub(at * part))).collect()
         }
     };
-    if lens
-        .iter()
-        .fold(0usize, |sum, &len| sum.saturating_add(len))
-        != dim
-    {
+    if lens.iter().fold(0usize, |sum, &len| sum.saturating_add(len)) != dim {
         return malformed(format!("the parts {lens:?} do not add up to {dim}"));
     }
     let mut start = 0;
@@ -235,10 +217,7 @@ pub(super) fn split(cx: &mut Cx<'_, '_>) -> Imported {
 pub(super) fn slice(cx: &mut Cx<'_, '_>) -> Imported {
     let x = cx.x(0)?;
     let dims = cx.shape(x);
-    let (Some(starts), Some(ends)) = (
-        cx.ints_attr_or_input("starts", 1)?,
-        cx.ints_attr_or_input("ends", 2)?,
-    ) else {
+    let (Some(starts), Some(ends)) = (cx.ints_attr_or_input("starts", 1)?, cx.ints_attr_or_input("ends", 2)?) else {
         return malformed("starts or ends are missing");
     };
     let axes = cx
@@ -272,11 +251,7 @@ pub(super) fn slice(cx: &mut Cx<'_, '_>) -> Imported {
 fn slice_range(dim: usize, start: i64, end: i64, step: i64) -> Result<Range, Fail> {
     let n = dim as i128;
     let from_start = |at: i64| {
-        if at < 0 {
-            i128::from(at) + n
-        } else {
-            i128::from(at)
-        }
+        if at < 0 { i128::from(at) + n } else { i128::from(at) }
     };
     let step_wide = i128::from(step);
     let (start, len) = match step {
@@ -286,10 +261,7 @@ fn slice_range(dim: usize, start: i64, end: i64, step: i64) -> Result<Range, Fai
             (start, (end - start + step_wide - 1).div_euclid(step_wide))
         }
         _ => {
-            let (start, end) = (
-                from_start(start).clamp(-1, n - 1),
-                from_start(end).clamp(-1, n - 1),
-            );
+            let (start, end) = (from_start(start).clamp(-1, n - 1), from_start(end).clamp(-1, n - 1));
             (start, (start - end - step_wide - 1).div_euclid(-step_wide))
         }
     };
@@ -350,11 +322,7 @@ pub(super) fn tile(cx: &mut Cx<'_, '_>) -> Imported {
     };
     let apart = cx.b().reshape(x, pairs(&|_| 1))?;
     let wide = cx.b().expand(apart, pairs(&|axis| repeats[axis]))?;
-    let joined: Option<Vec<usize>> = dims
-        .iter()
-        .zip(&repeats)
-        .map(|(&dim, &n)| dim.checked_mul(n))
-        .collect();
+    let joined: Option<Vec<usize>> = dims.iter().zip(&repeats).map(|(&dim, &n)| dim.checked_mul(n)).collect();
     let Some(joined) = joined else {
         return malformed("the result is too large");
     };
@@ -362,20 +330,11 @@ pub(super) fn tile(cx: &mut Cx<'_, '_>) -> Imported {
 }
 
 pub(super) fn range(cx: &mut Cx<'_, '_>) -> Imported {
-    let (start, limit, delta) = (
-        cx.need(0, "start")?,
-        cx.need(1, "limit")?,
-        cx.need(2, "delta")?,
-    );
-    let too_long = |n: f64| {
-        malformed(format!(
-            "the range has {n} elements, allowed: {MAX_COMPUTED}"
-        ))
-    };
+    let (start, limit, delta) = (cx.need(0, "start")?, cx.need(1, "limit")?, cx.need(2, "delta")?);
+    let too_long = |n: f64| malformed(format!("the range has {n} elements, allowed: {MAX_COMPUTED}"));
     let tensor = match (&start.data, &limit.data, &delta.data) {
         (Data::Int(start_data), Data::Int(limit), Data::Int(delta)) => {
-            let (&[start_value], &[limit], &[delta]) =
-                (start_data.as_slice(), limit.as_slice(), delta.as_slice())
+            let (&[start_value], &[limit], &[delta]) = (start_data.as_slice(), limit.as_slice(), delta.as_slice())
             else {
                 return malformed("an operand is no scalar");
             };
@@ -383,9 +342,7 @@ pub(super) fn range(cx: &mut Cx<'_, '_>) -> Imported {
                 return malformed("delta is 0");
             }
             let n = if (limit - start_value).signum() == delta.signum() {
-                (limit - start_value)
-                    .unsigned_abs()
-                    .div_ceil(delta.unsigned_abs())
+                (limit - start_value).unsigned_abs().div_ceil(delta.unsigned_abs())
             } else {
                 0
             };
@@ -399,8 +356,7 @@ pub(super) fn range(cx: &mut Cx<'_, '_>) -> Imported {
             )
         }
         (Data::Float(start_data), Data::Float(limit), Data::Float(delta)) => {
-            let (&[start_value], &[limit], &[delta]) =
-                (start_data.as_slice(), limit.as_slice(), delta.as_slice())
+            let (&[start_value], &[limit], &[delta]) = (start_data.as_slice(), limit.as_slice(), delta.as_slice())
             else {
                 return malformed("an operand is no scalar");
             };
@@ -411,9 +367,7 @@ pub(super) fn range(cx: &mut Cx<'_, '_>) -> Imported {
             Tensor::floats(
                 start.dtype,
                 [n as usize],
-                (0..n as usize)
-                    .map(|at| start_value + at as f64 * delta)
-                    .collect(),
+                (0..n as usize).map(|at| start_value + at as f64 * delta).collect(),
             )
         }
         _ => return malformed("start, limit and delta differ in dtype"),
@@ -434,11 +388,7 @@ pub(super) fn pad(cx: &mut Cx<'_, '_>) -> Imported {
         (0..rank as i64).collect()
     };
     if flat.len() != 2 * axes.len() {
-        return malformed(format!(
-            "pads has {} entries, expected {}",
-            flat.len(),
-            2 * axes.len()
-        ));
+        return malformed(format!("pads has {} entries, expected {}", flat.len(), 2 * axes.len()));
     }
     let mut pads = vec![(0usize, 0usize); rank];
     let mut ranges: Vec<Range> = dims.iter().map(|&dim| Range::all(dim)).collect();
@@ -446,11 +396,7 @@ pub(super) fn pad(cx: &mut Cx<'_, '_>) -> Imported {
         let axis = cx.axis(axis, rank)?;
         let (before, after) = (flat[at], flat[axes.len() + at]);
         let cut = |pad: i64| {
-            if pad < 0 {
-                pad.unsigned_abs() as usize
-            } else {
-                0
-            }
+            if pad < 0 { pad.unsigned_abs() as usize } else { 0 }
         };
         if cut(before).saturating_add(cut(after)) > dims[axis] {
             return malformed(format!("pads cut more than axis {axis} of {dims} has"));
@@ -526,26 +472,19 @@ pub(super) fn depth_to_space(cx: &mut Cx<'_, '_>) -> Imported {
     let (dims, block) = blocks(cx, x)?;
     let [n, c, h, w] = dims;
     if !c.is_multiple_of(block * block) {
-        return malformed(format!(
-            "{c} channels do not split into blocks of {block}x{block}"
-        ));
+        return malformed(format!("{c} channels do not split into blocks of {block}x{block}"));
     }
     let depth = c / (block * block);
     let (split, perm) = match cx.string("mode", "DCR").as_str() {
         "DCR" => ([n, block, block, depth, h, w], [0, 3, 4, 1, 5, 2]),
         "CRD" => ([n, depth, block, block, h, w], [0, 1, 4, 2, 5, 3]),
         other => {
-            return malformed(format!(
-                "mode is \"{}\", allowed: DCR, CRD",
-                other.escape_debug()
-            ));
+            return malformed(format!("mode is \"{}\", allowed: DCR, CRD", other.escape_debug()));
         }
     };
     let apart = cx.b().reshape(x, split)?;
     let moved = cx.b().transpose(apart, &perm)?;
-    Ok(vec![
-        cx.b().reshape(moved, [n, depth, h * block, w * block])?,
-    ])
+    Ok(vec![cx.b().reshape(moved, [n, depth, h * block, w * block])?])
 }
 
 pub(super) fn space_to_depth(cx: &mut Cx<'_, '_>) -> Imported {
@@ -553,13 +492,9 @@ pub(super) fn space_to_depth(cx: &mut Cx<'_, '_>) -> Imported {
     let (dims, block) = blocks(cx, x)?;
     let [n, c, h, w] = dims;
     if !h.is_multiple_of(block) || !w.is_multiple_of(block) {
-        return malformed(format!(
-            "{h}x{w} does not split into blocks of {block}x{block}"
-        ));
+        return malformed(format!("{h}x{w} does not split into blocks of {block}x{block}"));
     }
-    let apart = cx
-        .b()
-        .reshape(x, [n, c, h / block, block, w / block, block])?;
+    let apart = cx.b().reshape(x, [n, c, h / block, block, w / block, block])?;
     let moved = cx.b().transpose(apart, &[0, 3, 5, 1, 2, 4])?;
     Ok(vec![cx.b().reshape(
         moved,
@@ -589,9 +524,7 @@ pub(super) fn eye_like(cx: &mut Cx<'_, '_>) -> Imported {
     };
     let dtype = cx.dtype_attr("dtype")?.unwrap_or(cx.dtype(x));
     let offset = cx.int("k", 0);
-    let mask = diagonal_mask(cx, rows, columns, |row, column| {
-        column - row == i128::from(offset)
-    })?;
+    let mask = diagonal_mask(cx, rows, columns, |row, column| column - row == i128::from(offset))?;
     Ok(vec![cx.b().cast(mask, dtype)?])
 }
 
@@ -609,26 +542,17 @@ fn diagonal_mask(
     for row in 0..rows {
         bytes.extend((0..columns).map(|column| u8::from(keep(row as i128, column as i128))));
     }
-    Ok(cx
-        .b()
-        .constant("", DType::Bool, [rows, columns], bytes.into())?)
+    Ok(cx.b().constant("", DType::Bool, [rows, columns], bytes.into())?)
 }
 
 pub(super) fn trilu(cx: &mut Cx<'_, '_>) -> Imported {
     let x = cx.x(0)?;
     let dims = cx.shape(x);
     let &[.., rows, columns] = &dims[..] else {
-        return malformed(format!(
-            "input {dims} has rank {}, allowed: 2 or more",
-            dims.rank()
-        ));
+        return malformed(format!("input {dims} has rank {}, allowed: 2 or more", dims.rank()));
     };
     let upper = cx.flag("upper", true);
-    let offset = i128::from(if cx.opt(1).is_some() {
-        cx.need_int(1, "k")?
-    } else {
-        0
-    });
+    let offset = i128::from(if cx.opt(1).is_some() { cx.need_int(1, "k")? } else { 0 });
     let mask = diagonal_mask(cx, rows, columns, |row, column| {
         if upper {
             column - row >= offset
@@ -644,9 +568,7 @@ pub(super) fn center_crop_pad(cx: &mut Cx<'_, '_>) -> Imported {
     let x = cx.x(0)?;
     let dims = cx.shape(x);
     let wanted = cx.need_ints(1, "the shape")?;
-    let axes = cx
-        .ints("axes")
-        .unwrap_or_else(|| (0..dims.rank() as i64).collect());
+    let axes = cx.ints("axes").unwrap_or_else(|| (0..dims.rank() as i64).collect());
     if axes.len() != wanted.len() {
         return malformed(format!(
             "the shape has {} entries for {} axes",

@@ -48,14 +48,7 @@ pub(super) fn window(cx: &mut Cx<'_, '_>) -> Imported {
 }
 
 /// The matrix [n·c, k·2] that takes n values with c components (1 real, 2 complex) to k complex values.
-fn matrix(
-    cx: &mut Cx<'_, '_>,
-    dtype: DType,
-    n: usize,
-    c: usize,
-    k: usize,
-    inverse: bool,
-) -> Result<ValueId, Fail> {
+fn matrix(cx: &mut Cx<'_, '_>, dtype: DType, n: usize, c: usize, k: usize, inverse: bool) -> Result<ValueId, Fail> {
     let mut data = Vec::with_capacity(n * c * k * 2);
     let scale = if inverse { 1.0 / n as f64 } else { 1.0 };
     for from in 0..n {
@@ -67,11 +60,7 @@ fn matrix(
                     libm::cos(angle) * scale,
                     libm::sin(angle) * if inverse { scale } else { -scale },
                 );
-                data.extend(if component == 0 {
-                    [cos, sin]
-                } else {
-                    [-sin, cos]
-                });
+                data.extend(if component == 0 { [cos, sin] } else { [-sin, cos] });
             }
         }
     }
@@ -82,10 +71,7 @@ fn matrix(
 fn transform(cx: &mut Cx<'_, '_>, x: ValueId, k: usize, inverse: bool) -> Result<ValueId, Fail> {
     let (shape, dtype) = (cx.shape(x), cx.dtype(x));
     let &[.., n, c] = &shape[..] else {
-        return malformed(format!(
-            "input {shape} has rank {}, allowed: 2 or more",
-            shape.rank()
-        ));
+        return malformed(format!("input {shape} has rank {}, allowed: 2 or more", shape.rank()));
     };
     if !(1..=2).contains(&c) || !dtype.is_float() {
         return malformed(format!("input {dtype}{shape} is neither real nor complex"));
@@ -144,10 +130,7 @@ pub(super) fn stft(cx: &mut Cx<'_, '_>) -> Imported {
     let x = cx.x(0)?;
     let shape = cx.shape(x);
     let &[_, samples, _] = &shape[..] else {
-        return malformed(format!(
-            "signal {shape} has rank {}, allowed: 3",
-            shape.rank()
-        ));
+        return malformed(format!("signal {shape} has rank {}, allowed: 3", shape.rank()));
     };
     let step = length(cx.need_int(1, "frame_step")?)?;
     let window = cx.opt(2);
@@ -172,10 +155,6 @@ pub(super) fn stft(cx: &mut Cx<'_, '_>) -> Imported {
         let window = cx.b().reshape(window, [n, 1])?;
         framed = cx.b().binary(Binary::Mul, framed, window)?;
     }
-    let k = if cx.flag("onesided", true) {
-        n / 2 + 1
-    } else {
-        n
-    };
+    let k = if cx.flag("onesided", true) { n / 2 + 1 } else { n };
     Ok(vec![transform(cx, framed, k, false)?])
 }

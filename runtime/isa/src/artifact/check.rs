@@ -14,9 +14,7 @@
 
 use super::error::{ArtifactError, ArtifactErrorKind as Kind};
 use super::read::below;
-use super::{
-    Artifact, ChipProgram, ConstForm, Entry, HostTensor, PANEL_COLUMNS, Program, Value, ValueKind,
-};
+use super::{Artifact, ChipProgram, ConstForm, Entry, HostTensor, PANEL_COLUMNS, Program, Value, ValueKind};
 use crate::claim::Claims;
 use crate::decode::DecodeError;
 use crate::op::UnitKind;
@@ -30,11 +28,7 @@ pub const MAX_ELEMENTS: u64 = 1 << 40;
 
 type Checked = Result<(), Kind>;
 
-fn less(
-    what: &'static str,
-    found: impl TryInto<u64> + std::fmt::Display + Copy,
-    n: usize,
-) -> Checked {
+fn less(what: &'static str, found: impl TryInto<u64> + std::fmt::Display + Copy, n: usize) -> Checked {
     match found.try_into() {
         Ok(v) if v < n as u64 => Ok(()),
         _ => Err(Kind::value(what, found, below(n))),
@@ -174,15 +168,10 @@ impl Artifact {
             return Err(kind.at(format!("entry {name:?}")));
         }
         for (i, v) in e.values.iter().enumerate() {
-            self.check_value(e, v)
-                .map_err(|k| at(k, format!("value v{i}")))?;
+            self.check_value(e, v).map_err(|k| at(k, format!("value v{i}")))?;
         }
-        equal(
-            "number of chip programs",
-            e.chips.len(),
-            self.n_chips as usize,
-        )
-        .map_err(|k| k.at(format!("entry {name:?}")))?;
+        equal("number of chip programs", e.chips.len(), self.n_chips as usize)
+            .map_err(|k| k.at(format!("entry {name:?}")))?;
         for (i, c) in e.chains.iter().enumerate() {
             let checked = || {
                 less("chip", c.chip, self.n_chips as usize)?;
@@ -218,11 +207,7 @@ impl Artifact {
         less("bank", v.place.bank, t.banks as usize)?;
         let words = v.dtype.words();
         if !v.base.is_multiple_of(words) {
-            return Err(Kind::value(
-                "base",
-                v.base,
-                format!("a multiple of {words}"),
-            ));
+            return Err(Kind::value("base", v.base, format!("a multiple of {words}")));
         }
         let end = v.base as u64 + v.n_vectors as u64 * words as u64;
         if v.n_vectors == 0 || end > t.bank_words() as u64 {
@@ -232,11 +217,7 @@ impl Artifact {
         }
         if v.lo >= v.hi || v.hi > t.lanes {
             let found = format!("{}..{}", v.lo, v.hi);
-            return Err(Kind::value(
-                "lanes",
-                found,
-                format!("within 0..{}", t.lanes),
-            ));
+            return Err(Kind::value("lanes", found, format!("within 0..{}", t.lanes)));
         }
         match v.kind {
             ValueKind::Input | ValueKind::Computed => Ok(()),
@@ -244,15 +225,11 @@ impl Artifact {
             ValueKind::NextState(old) => {
                 less("value replaced", old, e.values.len())?;
                 let o = &e.values[old as usize];
-                let same = (o.chip, o.place, o.base, o.n_vectors, o.dtype)
-                    == (v.chip, v.place, v.base, v.n_vectors, v.dtype);
+                let same =
+                    (o.chip, o.place, o.base, o.n_vectors, o.dtype) == (v.chip, v.place, v.base, v.n_vectors, v.dtype);
                 if !same || !matches!(o.kind, ValueKind::State(_)) {
                     let found = format!("v{old}");
-                    return Err(Kind::value(
-                        "value replaced",
-                        found,
-                        "a state of this place and type",
-                    ));
+                    return Err(Kind::value("value replaced", found, "a state of this place and type"));
                 }
                 Ok(())
             }
@@ -286,11 +263,7 @@ impl Artifact {
         equal("number of claims", c.claims.len(), runs.len()).map_err(at)?;
         equal("number of origins", c.origins.len(), runs.len()).map_err(at)?;
         if c.start > MAX_CYCLES {
-            return Err(at(Kind::value(
-                "start",
-                c.start,
-                format!("at most {MAX_CYCLES}"),
-            )));
+            return Err(at(Kind::value("start", c.start, format!("at most {MAX_CYCLES}"))));
         }
         for (i, ((run, claims), origin)) in runs.iter().zip(&c.claims).zip(&c.origins).enumerate() {
             less("origin", *origin, e.origins.len())
@@ -323,33 +296,21 @@ impl Artifact {
         for p in &c.operands {
             less("producing run", p.run, sources)?;
         }
-        equal(
-            "accumulator claims",
-            c.acc.is_some(),
-            run.acc_in == AccIn::Row,
-        )?;
+        equal("accumulator claims", c.acc.is_some(), run.acc_in == AccIn::Row)?;
         if let Some(p) = c.acc {
             less("producing run", p.run, runs.len())?;
         }
         let is_mul = run.op.unit() == UnitKind::MxmMul;
         if is_mul == c.blocks.is_empty() {
             let allowed = if is_mul { "at least 1" } else { "0" };
-            return Err(Kind::value(
-                "number of tile blocks",
-                c.blocks.len(),
-                allowed,
-            ));
+            return Err(Kind::value("number of tile blocks", c.blocks.len(), allowed));
         }
         for b in &c.blocks {
             less("loading run", b.load, runs.len())?;
             let (w, lanes) = (b.window, self.target.lanes);
             if w.n0 >= w.n1 || w.k0 >= w.k1 || w.n1 > lanes || w.k1 > lanes {
                 let found = format!("{w:?}");
-                return Err(Kind::value(
-                    "window",
-                    found,
-                    format!("within {lanes} x {lanes}"),
-                ));
+                return Err(Kind::value("window", found, format!("within {lanes} x {lanes}")));
             }
         }
         let Queue::Mem(place) = run.queue else {
@@ -372,11 +333,7 @@ impl Artifact {
         high += m.row_stride as i128 * (m.limit as i128 - 1).max(0);
         if low < 0 || high >= elements as i128 {
             let found = format!("{low}..={high}");
-            return Err(Kind::value(
-                "elements",
-                found,
-                format!("within 0..{elements}"),
-            ));
+            return Err(Kind::value("elements", found, format!("within 0..{elements}")));
         }
         Ok(())
     }
@@ -412,8 +369,7 @@ impl Artifact {
             }
             taken = taken.saturating_add(steps);
             let dims = || n.dims.iter();
-            let counts =
-                |f: fn(&super::HostDim) -> i64| dims().map(move |d| (d.count as u64, f(d)));
+            let counts = |f: fn(&super::HostDim) -> i64| dims().map(move |d| (d.count as u64, f(d)));
             let ranges = [
                 (
                     "host element",

@@ -111,8 +111,7 @@ pub fn sections(bytes: &[u8]) -> Result<Vec<SectionInfo>, ArtifactError> {
         let found = bytes.len() as u64;
         Kind::Length { found, expected }.at("")
     };
-    let (header, rest) =
-        Header::read_from_prefix(bytes).map_err(|_| length(HEADER_BYTES as u64))?;
+    let (header, rest) = Header::read_from_prefix(bytes).map_err(|_| length(HEADER_BYTES as u64))?;
     if header.version.get() != VERSION {
         let (found, supported) = (header.version.get(), VERSION);
         return Err(Kind::Version { found, supported }.at(""));
@@ -125,11 +124,7 @@ pub fn sections(bytes: &[u8]) -> Result<Vec<SectionInfo>, ArtifactError> {
         return Err(here(Kind::value("table count", header.table_count, count)));
     }
     if header.table_offset.get() != HEADER_BYTES as u64 {
-        return Err(here(Kind::value(
-            "table offset",
-            header.table_offset,
-            HEADER_BYTES,
-        )));
+        return Err(here(Kind::value("table offset", header.table_offset, HEADER_BYTES)));
     }
     let table = rest
         .get(..count * ROW_BYTES)

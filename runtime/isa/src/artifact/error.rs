@@ -117,11 +117,7 @@ impl ArtifactErrorKind {
     }
 
     /// A field with a value that is not allowed.
-    pub(crate) fn value(
-        what: &'static str,
-        found: impl fmt::Display,
-        allowed: impl fmt::Display,
-    ) -> ArtifactErrorKind {
+    pub(crate) fn value(what: &'static str, found: impl fmt::Display, allowed: impl fmt::Display) -> ArtifactErrorKind {
         ArtifactErrorKind::Value {
             what,
             found: found.to_string(),

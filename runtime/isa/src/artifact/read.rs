@@ -5,8 +5,8 @@ use super::container::{self, SectionInfo};
 use super::error::{ArtifactError, ArtifactErrorKind};
 use super::record::*;
 use super::{
-    Artifact, ChainInfo, ChipProgram, Const, ConstForm, Entry, HostDType, HostDim, HostNest,
-    HostTensor, OriginInfo, Program, SharedBytes, State, TileImage, Value, ValueKind,
+    Artifact, ChainInfo, ChipProgram, Const, ConstForm, Entry, HostDType, HostDim, HostNest, HostTensor, OriginInfo,
+    Program, SharedBytes, State, TileImage, Value, ValueKind,
 };
 use crate::claim::{Block, Claims, MemClaim, Producer};
 use crate::decode::decode_run;
@@ -96,12 +96,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads `n` items; reserves no more than the section that they come from can hold.
-    fn list<T>(
-        &mut self,
-        n: u32,
-        section: Section,
-        mut item: impl FnMut(&mut Self) -> Read<T>,
-    ) -> Read<Vec<T>> {
+    fn list<T>(&mut self, n: u32, section: Section, mut item: impl FnMut(&mut Self) -> Read<T>) -> Read<Vec<T>> {
         let most = self.of[section as usize - 1].len() / section.element_bytes();
         let mut out = Vec::with_capacity(most.min(n as usize));
         for _ in 0..n {
@@ -220,8 +215,7 @@ impl<'a> Reader<'a> {
         let most = text.len() / crate::encode::RECORD_BYTES;
         let mut runs = Vec::with_capacity(most.min(row.n_runs.get() as usize));
         for i in 0..row.n_runs.get() {
-            let (run, len) = decode_run(text)
-                .map_err(|e| Kind::Run(e).at(format!("program {index}, run r{i}")))?;
+            let (run, len) = decode_run(text).map_err(|e| Kind::Run(e).at(format!("program {index}, run r{i}")))?;
             runs.push(run);
             text = text.get(len..).unwrap_or(&[]);
         }
@@ -238,11 +232,7 @@ impl<'a> Reader<'a> {
         let (first, step) = (c.first.get(), c.step.get());
         let form = match c.tile.get() {
             NONE if first != 0 || step != 0 => {
-                return unknown(
-                    Section::Consts,
-                    "row of a constant without tile",
-                    first | step,
-                );
+                return unknown(Section::Consts, "row of a constant without tile", first | step);
             }
             NONE => ConstForm::Rows,
             tile => ConstForm::Tile { tile, first, step },
@@ -268,9 +258,7 @@ impl<'a> Reader<'a> {
                 return Err(at(Kind::value("program", program, below(programs.len()))));
             };
             let n = code.runs.len() as u32;
-            let origins = self.list(n, Section::RunOrigins, |r| {
-                r.next(Section::RunOrigins).map(U32::get)
-            })?;
+            let origins = self.list(n, Section::RunOrigins, |r| r.next(Section::RunOrigins).map(U32::get))?;
             let claims = self.list(n, Section::Claims, Reader::claims)?;
             chips.push(ChipProgram {
                 program,
@@ -324,11 +312,7 @@ impl<'a> Reader<'a> {
         if matches!(kind, ValueKind::Input | ValueKind::Computed) {
             zero(Section::Values, index as u64)?;
         }
-        let hemi = if v.group >> 7 == 0 {
-            Dir::East
-        } else {
-            Dir::West
-        };
+        let hemi = if v.group >> 7 == 0 { Dir::East } else { Dir::West };
         Ok(Value {
             chip: v.chip.get(),
             place: Place {
@@ -359,11 +343,7 @@ impl<'a> Reader<'a> {
             return unknown(Section::Claims, "flags", c.flags);
         }
         let operands = self.list(c.n_operands as u32, Section::Producers, Reader::producer)?;
-        let acc = if c.flags & 1 != 0 {
-            Some(self.producer()?)
-        } else {
-            None
-        };
+        let acc = if c.flags & 1 != 0 { Some(self.producer()?) } else { None };
         let blocks = self.list(c.n_blocks.get() as u32, Section::Blocks, |r| {
             let b: BlockRow = r.next(Section::Blocks)?;
             Ok(Block {

@@ -81,8 +81,7 @@ impl WeightsBuilder {
         let width = columns as usize * dtype.bytes();
         let panel_bytes = panel * rows as usize;
         let start = self.bytes.len();
-        self.bytes
-            .resize(start + width.div_ceil(panel) * panel_bytes, 0);
+        self.bytes.resize(start + width.div_ceil(panel) * panel_bytes, 0);
         let mut line = vec![0; width];
         for k in 0..rows {
             line.fill(0);

@@ -21,8 +21,7 @@ fn worst(name: &str, f: fn(f32) -> f32, reference: fn(f64) -> f64) -> f64 {
             "{name}({x:e}) = {got:e}, want {want:e}"
         );
         let magnitude = (want.abs() as f32).clamp(f32::MIN_POSITIVE, f32::MAX);
-        let ulp = f32::from_bits((magnitude.to_bits() & 0x7f80_0000).max(24 << 23)) as f64
-            * f32::EPSILON as f64;
+        let ulp = f32::from_bits((magnitude.to_bits() & 0x7f80_0000).max(24 << 23)) as f64 * f32::EPSILON as f64;
         let ulp = if magnitude == f32::MIN_POSITIVE {
             f32::from_bits(1) as f64
         } else {

@@ -135,11 +135,7 @@ fn reduce_huge(x: f32) -> Option<(f32, f32, i32)> {
     let fraction = product as i128 - ((n << 94) as i128);
     let scale = f64::from_bits((1023 - 94) << 52);
     let r = fraction as f64 * scale * std::f64::consts::FRAC_PI_2;
-    let (r, n) = if x < 0.0 {
-        (-r, -(n as i32))
-    } else {
-        (r, n as i32)
-    };
+    let (r, n) = if x < 0.0 { (-r, -(n as i32)) } else { (r, n as i32) };
     let high = r as f32;
     Some((high, (r - high as f64) as f32, n))
 }

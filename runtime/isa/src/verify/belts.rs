@@ -65,11 +65,7 @@ pub(super) fn check(cx: &ChipCx<'_>, sink: &mut Sink) {
     let n_blocks = 2 * BLOCKS + cx.t.vxm.alus as usize;
     let mut blocks: Vec<Block> = (0..n_blocks)
         .map(|b| Block {
-            dir: if b / BLOCKS == 1 {
-                Dir::West
-            } else {
-                Dir::East
-            },
+            dir: if b / BLOCKS == 1 { Dir::West } else { Dir::East },
             parts: Vec::new(),
         })
         .collect();
@@ -128,10 +124,7 @@ fn drives(cx: &ChipCx<'_>, i: u32, run: &Run, blocks: &mut [Block]) {
     if let Queue::Alu(alu) = run.queue
         && let Some(b) = blocks.get_mut(forward_block(alu))
     {
-        b.parts.push(Part {
-            position: 0,
-            ..part
-        });
+        b.parts.push(Part { position: 0, ..part });
     }
 }
 
@@ -158,8 +151,8 @@ fn meet(
         ));
     }
     let dtype = result_dtype(from);
-    let word_taker = matches!(run.op, crate::op::Opcode::Send)
-        || (run.op == crate::op::Opcode::Write && run.words == 1);
+    let word_taker =
+        matches!(run.op, crate::op::Opcode::Send) || (run.op == crate::op::Opcode::Write && run.words == 1);
     let fits = dtype == o.dtype || (word_taker && dtype.words() == 1 && o.dtype.words() == 1);
     if !fits {
         return fail(format!("is {}, r{} produces {dtype}", o.dtype, claim.run));
@@ -238,11 +231,7 @@ fn sweep(cx: &ChipCx<'_>, block: &Block, events: &mut Vec<Event>, sink: &mut Sin
         let drive = (p.claimed == NONE) as u64;
         let low = ((downstream + (1 << 15)) as u64) << 5 | drive << 4 | p.mask as u64;
         let mut steps = p.walk.from(0);
-        let (run, taker) = if drive == 1 {
-            (p.run, NONE)
-        } else {
-            (p.claimed, p.run)
-        };
+        let (run, taker) = if drive == 1 { (p.run, NONE) } else { (p.claimed, p.run) };
         for _ in 0..p.count {
             let slot = steps.step() - downstream + (1 << 17);
             events.push(Event {
@@ -293,10 +282,7 @@ fn report_slot(cx: &ChipCx<'_>, e: &Event, found: u32, cycle: i64, sink: &mut Si
         } else if found == NONE {
             format!("takes a result of r{}, the slot carries nothing", e.run)
         } else {
-            format!(
-                "takes a result of r{}, the slot carries one of r{found}",
-                e.run
-            )
+            format!("takes a result of r{}, the slot carries one of r{found}", e.run)
         };
         cx.violation(Invariant::Slots, run, Some(cycle.max(0) as u64), what)
     });

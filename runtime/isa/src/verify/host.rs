@@ -84,9 +84,9 @@ fn check_tensor(
         let v = &entry.values[nest.value as usize];
         let lanes = (v.hi - v.lo) as u64;
         let mut lane_bits = match &mut placed {
-            Some(p) => p.get_mut(nest.value as usize).map(|b| {
-                b.get_or_insert_with(|| vec![false; (v.n_vectors as u64 * lanes) as usize])
-            }),
+            Some(p) => p
+                .get_mut(nest.value as usize)
+                .map(|b| b.get_or_insert_with(|| vec![false; (v.n_vectors as u64 * lanes) as usize])),
             None => None,
         };
         let mut sound = Ok(());
@@ -99,9 +99,7 @@ fn check_tensor(
             }
             if let Some(bits) = &mut lane_bits {
                 let at = vector as u64 * lanes + (lane as u64 - v.lo as u64);
-                let twice = bits
-                    .get_mut(at as usize)
-                    .is_none_or(|b| std::mem::replace(b, true));
+                let twice = bits.get_mut(at as usize).is_none_or(|b| std::mem::replace(b, true));
                 if twice && sound.is_ok() {
                     sound = Err(format!(
                         "lane {lane} of vector {vector} of v{} is filled twice",
@@ -140,10 +138,7 @@ fn check_nest(entry: &Entry, ok: &[bool], nest: &HostNest, elements: u64, input:
         if lo >= from && hi < to {
             Ok(())
         } else {
-            Err(format!(
-                "{what} {lo}..={hi} of v{}, {from}..{to} exist",
-                nest.value
-            ))
+            Err(format!("{what} {lo}..={hi} of v{}, {from}..{to} exist", nest.value))
         }
     };
     let d = &nest.dims;

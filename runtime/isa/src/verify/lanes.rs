@@ -50,9 +50,7 @@ pub(super) fn check(entry: &EntryCx<'_>, cx: &ChipCx<'_>, sink: &mut Sink) {
     let mut columns: Vec<Vec<Range>> = vec![Vec::new(); cx.runs.len()];
     for (_, i) in order {
         if let Err(what) = check_run(entry, cx, i, &mut columns) {
-            sink.report(Invariant::Lanes, || {
-                cx.violation(Invariant::Lanes, i, None, what)
-            });
+            sink.report(Invariant::Lanes, || cx.violation(Invariant::Lanes, i, None, what));
         }
     }
 }
@@ -70,10 +68,7 @@ fn check_run(entry: &EntryCx<'_>, cx: &ChipCx<'_>, i: u32, columns: &mut [Vec<Ra
                 return Ok(());
             };
             if is_raw(from) && !takes_words(run) {
-                return Err(format!(
-                    "r{} carries bare words, only write and send take those",
-                    p.run
-                ));
+                return Err(format!("r{} carries bare words, only write and send take those", p.run));
             }
             seen.push((result_lanes(from), p));
         }
@@ -107,9 +102,7 @@ fn check_run(entry: &EntryCx<'_>, cx: &ChipCx<'_>, i: u32, columns: &mut [Vec<Ra
         Opcode::Write | Opcode::Scatter => {
             let Some((m, v)) = value else { return Ok(()) };
             let raw = match seen.first() {
-                Some((_, p)) if run.op == Opcode::Write => {
-                    cx.sound_run(p.run).filter(|r| is_raw(r)).map(|_| *p)
-                }
+                Some((_, p)) if run.op == Opcode::Write => cx.sound_run(p.run).filter(|r| is_raw(r)).map(|_| *p),
                 _ => None,
             };
             if word_access {
@@ -132,9 +125,7 @@ fn check_run(entry: &EntryCx<'_>, cx: &ChipCx<'_>, i: u32, columns: &mut [Vec<Ra
         }
         Opcode::Send | Opcode::Recv => expect(all, "of a word")?,
         Opcode::Alu => {
-            let both = seen
-                .iter()
-                .fold(all, |a, (b, _)| (a.0.max(b.0), a.1.min(b.1)));
+            let both = seen.iter().fold(all, |a, (b, _)| (a.0.max(b.0), a.1.min(b.1)));
             expect(both, "that all operands have in common")?;
         }
         Opcode::Fold | Opcode::Transpose | Opcode::Reduce => expect(operand(0), "of operand a")?,
@@ -163,16 +154,10 @@ fn check_run(entry: &EntryCx<'_>, cx: &ChipCx<'_>, i: u32, columns: &mut [Vec<Ra
             }
         }
         Opcode::Mul => {
-            let mut defined: Vec<Range> = claims
-                .blocks
-                .iter()
-                .map(|b| (b.window.n0, b.window.n1))
-                .collect();
+            let mut defined: Vec<Range> = claims.blocks.iter().map(|b| (b.window.n0, b.window.n1)).collect();
             match (run.acc_in, claims.acc) {
                 (AccIn::Stream, _) => defined.push(operand(1)),
-                (AccIn::Row, Some(acc)) => {
-                    defined.extend(columns.get(acc.run as usize).into_iter().flatten().copied())
-                }
+                (AccIn::Row, Some(acc)) => defined.extend(columns.get(acc.run as usize).into_iter().flatten().copied()),
                 _ => {}
             }
             let defined = merge(defined);
@@ -183,11 +168,7 @@ fn check_run(entry: &EntryCx<'_>, cx: &ChipCx<'_>, i: u32, columns: &mut [Vec<Ra
             if run.out.is_some() && defined.len() > 1 {
                 return Err(format!(
                     "columns {} of a result on a stream have gaps",
-                    defined
-                        .iter()
-                        .map(|&r| text(r))
-                        .collect::<Vec<_>>()
-                        .join(" ")
+                    defined.iter().map(|&r| text(r)).collect::<Vec<_>>().join(" ")
                 ));
             }
             columns[i as usize] = defined;
@@ -217,10 +198,7 @@ fn index_lane(r: Range) -> Check {
     if r.0 == 0 {
         return Ok(());
     }
-    Err(format!(
-        "lane 0 of the index is not live, its lanes are {}",
-        text(r)
-    ))
+    Err(format!("lane 0 of the index is not live, its lanes are {}", text(r)))
 }
 
 /// Sorted, disjoint union of ranges.
@@ -239,10 +217,7 @@ fn merge(mut ranges: Vec<Range>) -> Vec<Range> {
 /// Every lane that a constant map names is live in x.
 fn constant_map(cx: &ChipCx<'_>, i: u32, run: &Run, p: Producer, x: Range) -> Check {
     let read = &cx.runs[p.run as usize];
-    let Some(m) = cx.claims[p.run as usize]
-        .mem
-        .filter(|_| read.op == Opcode::Read)
-    else {
+    let Some(m) = cx.claims[p.run as usize].mem.filter(|_| read.op == Opcode::Read) else {
         return Ok(());
     };
     let Some(v) = cx.entry.values.get(m.value as usize) else {

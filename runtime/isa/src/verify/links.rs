@@ -18,9 +18,7 @@ pub(super) fn check(cx: &EntryCx<'_>, sink: &mut Sink) {
                 continue;
             };
             let report = |cycle: Option<u64>, what: String, sink: &mut Sink| {
-                sink.report(Invariant::Links, || {
-                    chip.violation(Invariant::Links, i, cycle, what)
-                });
+                sink.report(Invariant::Links, || chip.violation(Invariant::Links, i, cycle, what));
             };
             let peer = t
                 .topology
@@ -59,10 +57,7 @@ pub(super) fn check(cx: &EntryCx<'_>, sink: &mut Sink) {
             for _ in 0..count {
                 let (at, arrives) = (mine.step(), theirs.step());
                 if at != arrives {
-                    let what = format!(
-                        "receives @{at}, the word of c{} arrives @{arrives}",
-                        peer.chip
-                    );
+                    let what = format!("receives @{at}, the word of c{} arrives @{arrives}", peer.chip);
                     report(Some(at as u64), what, sink);
                     break;
                 }

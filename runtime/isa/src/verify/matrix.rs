@@ -52,9 +52,7 @@ pub(super) fn check(cx: &ChipCx<'_>, sink: &mut Sink) {
             multiply(cx, &mut state, &mut used, i)
         };
         if let Err(what) = sound {
-            sink.report(Invariant::Tiles, || {
-                cx.violation(Invariant::Tiles, i, None, what)
-            });
+            sink.report(Invariant::Tiles, || cx.violation(Invariant::Tiles, i, None, what));
         }
     }
     for &(_, is_load, i) in &order {
@@ -80,9 +78,7 @@ fn load(cx: &ChipCx<'_>, state: &mut Planes, i: u32) -> Result<(), String> {
         for &other in &state.shadow[plane] {
             let o = &cx.runs[other as usize];
             if !same_unit(cx, run, o) {
-                sound = Err(format!(
-                    "the shadow tile holds r{other} of another unit or dtype"
-                ));
+                sound = Err(format!("the shadow tile holds r{other} of another unit or dtype"));
             } else if !run.window.may_join(&o.window) {
                 sound = Err(format!(
                     "window {:?} overlaps {:?} of r{other} in the shadow tile",
@@ -125,19 +121,12 @@ fn multiply(cx: &ChipCx<'_>, state: &mut Planes, used: &mut [bool], i: u32) -> R
         })
         .collect();
     held.sort_by_key(|b| (b.window.n0, b.window.k0));
-    let split = range
-        .clone()
-        .any(|plane| state.active[plane] != state.active[first]);
-    let foreign = held
-        .iter()
-        .find(|b| !same_unit(cx, run, &cx.runs[b.load as usize]));
+    let split = range.clone().any(|plane| state.active[plane] != state.active[first]);
+    let foreign = held.iter().find(|b| !same_unit(cx, run, &cx.runs[b.load as usize]));
     if split {
         sound = Err("the planes of this unit hold different tiles".into());
     } else if let Some(b) = foreign {
-        sound = Err(format!(
-            "the tile holds r{} of another unit or dtype",
-            b.load
-        ));
+        sound = Err(format!("the tile holds r{} of another unit or dtype", b.load));
     } else if held != cx.claims[i as usize].blocks {
         sound = Err(format!(
             "claims blocks {}, the tile holds {}",
@@ -173,20 +162,14 @@ fn accumulators(cx: &ChipCx<'_>, order: &[(u64, bool, u32)], sink: &mut Sink) {
     let rows = cx.t.mxm.acc_rows as usize;
     let n_planes = 2 * cx.t.mxm.planes_per_hemisphere as usize;
     let uses_rows = |run: &Run| run.acc_in == AccIn::Row || run.out.is_none();
-    if !order
-        .iter()
-        .any(|&(_, l, i)| !l && uses_rows(&cx.runs[i as usize]))
-    {
+    if !order.iter().any(|&(_, l, i)| !l && uses_rows(&cx.runs[i as usize])) {
         return;
     }
     let mut state: Vec<Option<AccRow>> = vec![None; n_planes * rows];
     let per = cx.t.mxm.planes_per_hemisphere as usize;
     let unread = |r: AccRow, row: usize, sink: &mut Sink| {
         sink.report(Invariant::Accumulators, || {
-            let what = format!(
-                "result {} in accumulator row {row} is read by nobody",
-                r.result
-            );
+            let what = format!("result {} in accumulator row {row} is read by nobody", r.result);
             cx.violation(Invariant::Accumulators, r.run, None, what)
         });
     };
@@ -212,8 +195,7 @@ fn accumulators(cx: &ChipCx<'_>, order: &[(u64, bool, u32)], sink: &mut Sink) {
                     let wrong = match cell {
                         Some(c) if c.run == claim.run && c.result as u64 == result => {
                             c.read = true;
-                            (c.ready > cycle)
-                                .then(|| format!("row {read} is usable from @{}", c.ready))
+                            (c.ready > cycle).then(|| format!("row {read} is usable from @{}", c.ready))
                         }
                         Some(c) => Some(format!(
                             "claims result {result} of r{} in accumulator row {read}, which holds result {} of r{}",

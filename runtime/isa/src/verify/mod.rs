@@ -56,9 +56,7 @@ mod structure;
 mod values;
 mod walk;
 
-pub use report::{
-    BusyCycles, EntrySummary, MAX_VIOLATIONS, VerifyErrors, VerifySummary, Violation,
-};
+pub use report::{BusyCycles, EntrySummary, MAX_VIOLATIONS, VerifyErrors, VerifySummary, Violation};
 
 use crate::artifact::{Artifact, Entry};
 use crate::claim::{ChainId, Claims, RunId};
@@ -176,8 +174,7 @@ impl<'a> ChipCx<'a> {
     /// Runs that take part in the replay, with their ids.
     fn sound(&self) -> impl Iterator<Item = (u32, &'a Run)> + '_ {
         let runs = self.runs.iter().zip(&self.ok).enumerate();
-        runs.filter(|(_, (_, ok))| **ok)
-            .map(|(i, (run, _))| (i as u32, run))
+        runs.filter(|(_, (_, ok))| **ok).map(|(i, (run, _))| (i as u32, run))
     }
 
     /// A run that takes part in the replay.
@@ -206,13 +203,7 @@ impl<'a> ChipCx<'a> {
     }
 
     /// A violation at a run; `cycle` is that of the run's first issue where `None`.
-    fn violation(
-        &self,
-        invariant: Invariant,
-        id: RunId,
-        cycle: Option<u64>,
-        what: String,
-    ) -> Violation {
+    fn violation(&self, invariant: Invariant, id: RunId, cycle: Option<u64>, what: String) -> Violation {
         let run = &self.runs[id as usize];
         Violation {
             invariant,
@@ -261,11 +252,7 @@ pub fn verify_with(art: &Artifact, checks: Checks) -> Result<VerifySummary, Veri
                 .collect()
         })
         .collect();
-    let values_ok: Vec<Vec<bool>> = art
-        .entries
-        .iter()
-        .map(|e| values::check(art, e, &mut sink))
-        .collect();
+    let values_ok: Vec<Vec<bool>> = art.entries.iter().map(|e| values::check(art, e, &mut sink)).collect();
     let protected = values::check_homes(art, &values_ok, &mut sink);
     let sums = values::check_sram(art, &values_ok, &mut sink);
     let mut summary = VerifySummary {
@@ -325,10 +312,7 @@ fn context<'a>(
         sink.global(Invariant::Records, &entry.name, chip, what);
     };
     if entry.chips.len() != art.n_chips as usize {
-        fail(
-            None,
-            format!("{} chips of {}", entry.chips.len(), art.n_chips),
-        );
+        fail(None, format!("{} chips of {}", entry.chips.len(), art.n_chips));
         return None;
     }
     let mut chips = Vec::with_capacity(entry.chips.len());
@@ -373,10 +357,7 @@ fn context<'a>(
         chip.ok = structure::check(chip, sink);
     }
     // Replaying around malformed records would only repeat what is known.
-    (sink.total() == before).then_some(EntryCx {
-        t: &art.target,
-        chips,
-    })
+    (sink.total() == before).then_some(EntryCx { t: &art.target, chips })
 }
 
 /// A16: operands, blocks and accumulator rows come from the taker's own chain.
@@ -414,10 +395,7 @@ fn summarise(cx: &EntryCx<'_>, entry: &Entry, sink: &mut Sink) -> EntrySummary {
             s.runs += 1;
             s.events += info.issues as u64;
             let cost = structure::alu_cost(run) as u64;
-            busy.add(
-                run.op.unit(),
-                info.issues as u64 * info.occupancy as u64 * cost,
-            );
+            busy.add(run.op.unit(), info.issues as u64 * info.occupancy as u64 * cost);
             let end = chip.first(i) + cx.t.run_end(run) as u64;
             s.makespan = s.makespan.max(end);
         }

@@ -33,9 +33,7 @@ pub(super) fn check(cx: &ChipCx<'_>, sink: &mut Sink) {
     for (i, run) in cx.sound() {
         let info = &cx.info[i as usize];
         if let Some(what) = crowded(run, info.occupancy) {
-            sink.report(Invariant::Queues, || {
-                cx.violation(Invariant::Queues, i, None, what)
-            });
+            sink.report(Invariant::Queues, || cx.violation(Invariant::Queues, i, None, what));
         }
         let start = cx.first(i);
         let end = start + info.last as u64 + info.occupancy as u64;
@@ -51,11 +49,7 @@ pub(super) fn check(cx: &ChipCx<'_>, sink: &mut Sink) {
             Queue::Mem(p) => (0, p.dense(cx.t.groups, cx.t.banks) as u32),
             Queue::MxmLoad(..) | Queue::MxmMul(..) => {
                 let (hemi, first, count) = planes(cx, run);
-                let kind = if matches!(run.queue, Queue::MxmLoad(..)) {
-                    1
-                } else {
-                    2
-                };
+                let kind = if matches!(run.queue, Queue::MxmLoad(..)) { 1 } else { 2 };
                 for plane in first..first + count {
                     hold(kind << 24 | (hemi as u32) << 8 | plane as u32);
                 }
@@ -124,12 +118,7 @@ fn check_loads(cx: &ChipCx<'_>, sink: &mut Sink) {
         for _ in 0..issues {
             let vectors = left.min(run.belts as u32);
             left -= vectors;
-            takes.push((
-                hemi as u8,
-                steps.step(),
-                vectors * run.dtype.words() as u32,
-                i,
-            ));
+            takes.push((hemi as u8, steps.step(), vectors * run.dtype.words() as u32, i));
         }
     }
     takes.sort_unstable();
@@ -139,7 +128,8 @@ fn check_loads(cx: &ChipCx<'_>, sink: &mut Sink) {
         if words > limit {
             let (_, cycle, _, run) = group[group.len() - 1];
             sink.report(Invariant::LoadWords, || {
-                let what = format!("tile loads of this hemisphere take {words} words in one cycle, {limit} are possible");
+                let what =
+                    format!("tile loads of this hemisphere take {words} words in one cycle, {limit} are possible");
                 cx.violation(Invariant::LoadWords, run, Some(cycle as u64), what)
             });
         }

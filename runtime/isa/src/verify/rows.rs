@@ -64,13 +64,7 @@ fn live_words(lanes: u16, v: &Value) -> (u32, u32) {
 }
 
 /// Replays all banks of a chip.
-pub(super) fn check(
-    cx: &ChipCx<'_>,
-    bank: &mut Bank,
-    protected: &[Protected],
-    wanted: &[bool],
-    sink: &mut Sink,
-) {
+pub(super) fn check(cx: &ChipCx<'_>, bank: &mut Bank, protected: &[Protected], wanted: &[bool], sink: &mut Sink) {
     let n_places = cx.t.n_places();
     let mut banks: Vec<Vec<u32>> = vec![Vec::new(); n_places];
     for (i, run) in cx.sound() {
@@ -95,9 +89,7 @@ pub(super) fn check(
         if runs.is_empty() && values.is_empty() {
             continue;
         }
-        let foreign = protected
-            .iter()
-            .filter(|p| p.chip == cx.chip && p.place == place);
+        let foreign = protected.iter().filter(|p| p.chip == cx.chip && p.place == place);
         let before = sink.total();
         runs.sort_unstable_by_key(|&i| (cx.first(i), i));
         bank.replay(cx, Order::Time, runs, values, foreign.clone(), wanted, sink);
@@ -170,12 +162,7 @@ fn address(cx: &ChipCx<'_>, i: u32, run: &Run) -> Result<(), (Invariant, String)
             | (Opcode::Scatter, ValueKind::NextState(_))
     );
     if !writable {
-        let what = format!(
-            "v{} is {:?}, {} cannot define it",
-            m.value,
-            v.kind,
-            run.op.mnemonic()
-        );
+        let what = format!("v{} is {:?}, {} cannot define it", m.value, v.kind, run.op.mnemonic());
         return Err((Invariant::Definitions, what));
     }
     Ok(())
@@ -244,13 +231,9 @@ impl Bank {
         for &v in values {
             self.seen[v as usize] = false;
             let kind = cx.entry.values[v as usize].kind;
-            if !matches!(
-                kind,
-                ValueKind::Const(_) | ValueKind::Input | ValueKind::State(_)
-            ) {
+            if !matches!(kind, ValueKind::Const(_) | ValueKind::Input | ValueKind::State(_)) {
                 self.defined_at[v as usize] = self.defined.len();
-                self.defined
-                    .resize(self.defined.len() + extent(v).len(), false);
+                self.defined.resize(self.defined.len() + extent(v).len(), false);
                 continue;
             }
             let words = &mut self.owner[extent(v)];
@@ -272,10 +255,9 @@ impl Bank {
                 && let Err((invariant, cycle, what)) = self.run(cx, &a)
             {
                 let (invariant, what) = match (order, invariant) {
-                    (Order::Chains, Invariant::Rows) => (
-                        Invariant::ChainOrder,
-                        format!("in the order of chains, {what}"),
-                    ),
+                    (Order::Chains, Invariant::Rows) => {
+                        (Invariant::ChainOrder, format!("in the order of chains, {what}"))
+                    }
                     _ => (invariant, what),
                 };
                 sink.report(invariant, || cx.violation(invariant, i, Some(cycle), what));
@@ -341,13 +323,7 @@ impl Bank {
 
     /// The words at `start` (from the value's base), of which the first is word `part` of its vector, hold the value.
     #[inline]
-    fn read(
-        &mut self,
-        a: &Access<'_>,
-        start: usize,
-        part: usize,
-        now: u64,
-    ) -> Result<(), (Invariant, String)> {
+    fn read(&mut self, a: &Access<'_>, start: usize, part: usize, now: u64) -> Result<(), (Invariant, String)> {
         let v = a.claim.value;
         self.seen[v as usize] = true;
         let base = a.value.base as usize + start;
@@ -361,16 +337,12 @@ impl Bank {
             ));
         }
         let words = base + begin..base + end;
-        let (Some(owners), Some(since)) = (self.owner.get(words.clone()), self.since.get(words))
-        else {
+        let (Some(owners), Some(since)) = (self.owner.get(words.clone()), self.since.get(words)) else {
             return Err((Invariant::Addresses, "outside of the bank".into()));
         };
         for (&owner, &since) in owners.iter().zip(since) {
             if owner != v {
-                return Err((
-                    Invariant::Rows,
-                    format!("reads v{v}, the row holds {}", name(owner)),
-                ));
+                return Err((Invariant::Rows, format!("reads v{v}, the row holds {}", name(owner))));
             }
             if since > now {
                 return Err((
@@ -408,9 +380,7 @@ impl Bank {
         }
         let base = a.value.base as usize + start;
         let words = base..base + a.words;
-        let (Some(owners), Some(since)) =
-            (self.owner.get_mut(words.clone()), self.since.get_mut(words))
-        else {
+        let (Some(owners), Some(since)) = (self.owner.get_mut(words.clone()), self.since.get_mut(words)) else {
             return Err((Invariant::Addresses, "outside of the bank".into()));
         };
         for owner in owners.iter_mut() {

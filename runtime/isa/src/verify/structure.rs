@@ -35,9 +35,7 @@ pub(super) fn operands(run: &Run, mut visit: impl FnMut(usize, Operand)) {
         for g in 0..belt_groups(run) {
             let mut o = run.a;
             if let Src::Stream(s) = &mut o.src {
-                s.index = s
-                    .index
-                    .wrapping_add(g.wrapping_mul(run.dtype.words() as u8));
+                s.index = s.index.wrapping_add(g.wrapping_mul(run.dtype.words() as u8));
             }
             visit(g as usize, o);
         }
@@ -62,9 +60,7 @@ pub(super) fn taken(run: &Run, slot: usize) -> u32 {
     match run.op {
         Opcode::LoadRow | Opcode::LoadCol => {
             let belts = run.belts.max(1) as u32;
-            run.load_vectors()
-                .saturating_sub(slot as u32)
-                .div_ceil(belts)
+            run.load_vectors().saturating_sub(slot as u32).div_ceil(belts)
         }
         _ => run.issues(),
     }
@@ -117,11 +113,7 @@ fn check_units(t: &Target, run: &Run) -> Check {
             }
         }
         Queue::Alu(i) if i as u16 + alu_cost(run) as u16 > t.vxm.alus as u16 => {
-            return Err(format!(
-                "{} ALUs from ALU {i} of {}",
-                alu_cost(run),
-                t.vxm.alus
-            ));
+            return Err(format!("{} ALUs from ALU {i} of {}", alu_cost(run), t.vxm.alus));
         }
         Queue::Mem(_) => {
             let words = run.dtype.words();
@@ -161,12 +153,9 @@ fn check_dtypes(run: &Run) -> Check {
     match run.op {
         Opcode::Write if run.words == 1 => word(run.a),
         Opcode::Send => word(run.a),
-        Opcode::Write
-        | Opcode::LoadRow
-        | Opcode::LoadCol
-        | Opcode::Permute
-        | Opcode::Transpose
-        | Opcode::Scatter => takes(run.a, run.dtype, 'a'),
+        Opcode::Write | Opcode::LoadRow | Opcode::LoadCol | Opcode::Permute | Opcode::Transpose | Opcode::Scatter => {
+            takes(run.a, run.dtype, 'a')
+        }
         Opcode::Reduce => {
             takes(run.a, run.dtype, 'a')?;
             match run.dtype {
@@ -175,9 +164,9 @@ fn check_dtypes(run: &Run) -> Check {
             }
         }
         Opcode::Gather => match (run.a.src, run.out) {
-            (Src::Stream(s), Some(out)) if s.dir != out.dir => Err(format!(
-                "the result leaves on {out}, the index comes on {s}"
-            )),
+            (Src::Stream(s), Some(out)) if s.dir != out.dir => {
+                Err(format!("the result leaves on {out}, the index comes on {s}"))
+            }
             _ => Ok(()),
         },
         Opcode::Mul => {
@@ -201,9 +190,7 @@ pub(super) fn acc_walk(run: &Run, out: bool) -> Walk {
 pub(super) fn check_target(t: &Target) -> Check {
     let far = t.position.mem_first as u32 + t.position.mem_step as u32 * t.groups as u32;
     let p = &t.position;
-    let far = [far, p.sxm as u32, p.mxm as u32, p.c2c as u32]
-        .into_iter()
-        .max();
+    let far = [far, p.sxm as u32, p.mxm as u32, p.c2c as u32].into_iter().max();
     if far.is_some_and(|f| f >= 1 << 14) {
         return Err("positions of units lie below 16384".into());
     }
@@ -218,16 +205,9 @@ pub(super) fn check_target(t: &Target) -> Check {
 
 /// Checks the claims of a run for shape: as many as it has operands, naming runs, chains and values that exist.
 pub(super) fn check_claims(cx: &ChipCx<'_>, run: &Run, claims: &Claims) -> Check {
-    let n = if run.op == Opcode::Recv {
-        1
-    } else {
-        n_operands(run)
-    };
+    let n = if run.op == Opcode::Recv { 1 } else { n_operands(run) };
     if claims.operands.len() != n {
-        return Err(format!(
-            "{} operands are claimed, it takes {n}",
-            claims.operands.len()
-        ));
+        return Err(format!("{} operands are claimed, it takes {n}", claims.operands.len()));
     }
     if run.op != Opcode::Recv {
         for p in claims.operands.iter().chain(&claims.acc) {
@@ -240,11 +220,7 @@ pub(super) fn check_claims(cx: &ChipCx<'_>, run: &Run, claims: &Claims) -> Check
     if is_mul == claims.blocks.is_empty() {
         return Err(format!("{} tile blocks are claimed", claims.blocks.len()));
     }
-    if let Some(b) = claims
-        .blocks
-        .iter()
-        .find(|b| b.load as usize >= cx.runs.len())
-    {
+    if let Some(b) = claims.blocks.iter().find(|b| b.load as usize >= cx.runs.len()) {
         return Err(format!("run r{} of {} is claimed", b.load, cx.runs.len()));
     }
     if claims.acc.is_some() != (is_mul && run.acc_in == AccIn::Row) {

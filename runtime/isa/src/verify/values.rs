@@ -37,10 +37,7 @@ fn check_place(art: &Artifact, v: &Value) -> Check {
         ));
     }
     if !v.base.is_multiple_of(words) || !(t.slices as u16).is_multiple_of(words) {
-        return Err(format!(
-            "address 0x{:04x} is not a multiple of {words}",
-            v.base
-        ));
+        return Err(format!("address 0x{:04x} is not a multiple of {words}", v.base));
     }
     let end = v.base as u64 + v.n_vectors as u64 * words as u64;
     if v.n_vectors == 0 || end > t.bank_words() as u64 {
@@ -119,12 +116,9 @@ fn check_const(art: &Artifact, v: &Value, offset: u64, length: u64, form: &Const
                 ));
             }
             let panel = crate::artifact::PANEL_COLUMNS as u64;
-            let bytes =
-                (t.columns as u64).div_ceil(panel) * panel * t.rows as u64 * t.dtype.bytes() as u64;
+            let bytes = (t.columns as u64).div_ceil(panel) * panel * t.rows as u64 * t.dtype.bytes() as u64;
             if t.offset.checked_add(bytes).is_none_or(|end| end > all) {
-                return Err(format!(
-                    "tile {tile} ends beyond the {all} bytes of the weights"
-                ));
+                return Err(format!("tile {tile} ends beyond the {all} bytes of the weights"));
             }
         }
     }
@@ -135,11 +129,7 @@ fn check_const(art: &Artifact, v: &Value, offset: u64, length: u64, form: &Const
 type Home = (usize, u16, u32, u32, DType, u16, u16);
 
 /// Constants and states have one address in all entries. Returns, per entry, the rows that other entries rely on.
-pub(super) fn check_homes(
-    art: &Artifact,
-    values_ok: &[Vec<bool>],
-    sink: &mut Sink,
-) -> Vec<Vec<Protected>> {
+pub(super) fn check_homes(art: &Artifact, values_ok: &[Vec<bool>], sink: &mut Sink) -> Vec<Vec<Protected>> {
     let t = &art.target;
     // Key: state or const, its number, its chip.
     let mut homes: Vec<BTreeMap<(bool, u32, u16), BTreeSet<Home>>> = Vec::new();

@@ -34,11 +34,7 @@ impl Walk {
     /// Cycles at which the results of a run are available; `base` is the run's first issue.
     pub fn results(t: &Target, run: &Run, base: i64) -> Walk {
         let base = base + t.latency_of(run) as i64;
-        let last: i64 = run
-            .dims
-            .iter()
-            .map(|d| (d.count as i64 - 1) * d.stride as i64)
-            .sum();
+        let last: i64 = run.dims.iter().map(|d| (d.count as i64 - 1) * d.stride as i64).sum();
         match run.op {
             Opcode::Transpose => Walk {
                 base: base + last,

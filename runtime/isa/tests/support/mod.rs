@@ -72,18 +72,9 @@ fn address(rng: &mut Rng, dims: &[Dim; 3], size: u32, words: u16, extra: u32) ->
 
 /// A random run of an opcode, valid on `t` (which has 32 streams each way and offers every rate).
 pub fn run(rng: &mut Rng, op: Opcode, t: &Target) -> Run {
-    let any = [
-        DType::F32,
-        DType::F16,
-        DType::BF16,
-        DType::I32,
-        DType::I8,
-        DType::U8,
-    ];
+    let any = [DType::F32, DType::F16, DType::BF16, DType::I32, DType::I8, DType::U8];
     let dtype = match op {
-        Opcode::LoadRow | Opcode::LoadCol | Opcode::Mul => {
-            rng.pick(&[DType::F32, DType::F16, DType::BF16, DType::I8])
-        }
+        Opcode::LoadRow | Opcode::LoadCol | Opcode::Mul => rng.pick(&[DType::F32, DType::F16, DType::BF16, DType::I8]),
         Opcode::Send | Opcode::Recv => DType::U8,
         _ => rng.pick(&any),
     };
@@ -274,14 +265,7 @@ pub fn artifact(seed: u64) -> Artifact {
     }
 }
 
-fn entry(
-    rng: &mut Rng,
-    name: &str,
-    programs: &[Program],
-    t: &Target,
-    rows: u32,
-    tile_rows: u32,
-) -> Entry {
+fn entry(rng: &mut Rng, name: &str, programs: &[Program], t: &Target, rows: u32, tile_rows: u32) -> Entry {
     let mut values = Vec::new();
     for chip in 0..2u16 {
         for place in t.places() {

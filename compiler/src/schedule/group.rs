@@ -9,8 +9,8 @@
 //! other direction.
 
 use super::solve;
-use crate::CompileError;
 use crate::chain::{Chain, ChainId, ChainKind, ChainProgram, Node, NodeArg, NodeOp};
+use crate::{CompileError, CompileErrorKind};
 use lockstep_graph::EntityId;
 use lockstep_isa::{AluOp, DType, Dir, Opcode, Place, Queue, Target};
 
@@ -422,6 +422,19 @@ fn own_queues(target: &Target, chain: ChainId, steps: &[Step]) -> Result<(), Com
         for b in &steps[..i] {
             if b.unit == a.unit && a.offset < b.offset + hold(target, b) && b.offset < a.offset + hold(target, a) {
                 let buf = |s: &Step| super::deps::memory(s).map(|(buf, _)| buf.to_string());
+                // Banks are shared within a chain only where all others are full.
+                if let (Queue::Mem(_), Some(x), Some(y)) = (queue, buf(a), buf(b))
+                    && x != y
+                {
+                    let summary = format!(
+                        "chain {chain} reads and writes {x} and {y} in the same cycles, and one bank alone has room for both; use more chips or narrower weights"
+                    );
+                    let report = format!("{x}, {y}: both in the bank of {queue:?}");
+                    return Err(CompileError {
+                        kind: CompileErrorKind::DoesNotFit { summary, report },
+                        at: None,
+                    });
+                }
                 return Err(bad(
                     chain,
                     format_args!(

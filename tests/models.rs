@@ -106,7 +106,13 @@ const MINILM: Model = Model {
         (&["rand.in0", "rand.in1", "rand.in2"], &["rand.out0"]),
         (&["padded.in0", "padded.in1", "padded.in2"], &["padded.out0"]),
     ],
-    on: &[("tsp-2020", 1), ("tsp-2020", 2), ("tsp-2020", 4), ("lpx-2026", 1), ("cpu", 1)],
+    on: &[
+        ("tsp-2020", 1),
+        ("tsp-2020", 2),
+        ("tsp-2020", 4),
+        ("lpx-2026", 1),
+        ("cpu", 1),
+    ],
     ..SILERO
 };
 

@@ -3,7 +3,7 @@
 //! | stage | module | result |
 //! |---|---|---|
 //! | lower | [`lower`] | [`tir::TensorIr`] |
-//! | optimize | `passes` | the same, smaller |
+//! | optimize | [`passes`], [`rewrite`] | the same, smaller |
 //! | partition | [`partition`] | [`partition::Partitioned`] |
 //! | layout, chains | [`layout`], [`chain`] | [`chain::ChainProgram`] |
 //! | schedule | [`schedule`] | [`schedule::Schedule`] |
@@ -22,6 +22,7 @@ pub mod partition;
 pub mod passes;
 pub mod pipeline;
 pub mod report;
+pub mod rewrite;
 pub mod schedule;
 pub mod text;
 pub mod tir;

@@ -1,0 +1,98 @@
+//! Whole programs: layers that repeat, what becomes of them, and that they stay equal.
+
+use super::*;
+use crate::tir::eval::{Tensor, eval};
+use crate::tir::expr::Ex;
+use crate::tir::{Phase, ReduceOp, TirBuilder, Type};
+use lockstep_graph::{Verify, VerifyErrors};
+use lockstep_isa::DType;
+use lockstep_isa::artifact::HostDType;
+
+const ROWS: usize = 6;
+const HEADS: usize = 2;
+const WIDTH: usize = 4;
+
+/// So many layers of attention with a residual connection and a normalisation.
+fn attention(layers: usize) -> TensorIr {
+    let mut b = TirBuilder::new("attention");
+    let ty = Type::new(DType::F32, &[ROWS, HEADS * WIDTH]);
+    let mut x = b.input("x", HostDType::F32, &ty.shape, ty.clone());
+    for layer in 0..layers {
+        let project = |b: &mut TirBuilder, name: &str, x| {
+            let name = format!("{name}.{layer}");
+            let values: Vec<f32> = (0..64).map(|i| ((i * 29 + layer * 7 + name.len()) % 23) as f32 / 40.0 - 0.2).collect();
+            let w = b.const_f32(&name, &[8, HEADS, WIDTH], &values).unwrap();
+            let bias = b.const_f32(&format!("{name}.bias"), &[1, HEADS, WIDTH], &values[..8]).unwrap();
+            let y = b.contract(x, w, &[], &[(1, 0)]).unwrap();
+            b.map(&[y, bias], |e, y| e.add(y[0], y[1])).unwrap()
+        };
+        let (q, k, v) = (project(&mut b, "query", x), project(&mut b, "key", x), project(&mut b, "value", x));
+        let s = b.contract(q, k, &[(1, 1)], &[(2, 2)]).unwrap();
+        let s = b.map(&[s], |e, s| e.mul(s[0], Ex::f32(0.3))).unwrap();
+        let top = b.reduce(ReduceOp::Max, s, &[2]).unwrap();
+        let p = b.map(&[s, top], |e, x| e.exp(e.sub(x[0], x[1]))).unwrap();
+        let l = b.reduce(ReduceOp::Add, p, &[2]).unwrap();
+        let p = b.map(&[p, l], |e, x| e.div(x[0], x[1])).unwrap();
+        let y = b.contract(p, v, &[(0, 1)], &[(2, 0)]).unwrap();
+        let y = b.transpose(y, &[1, 0, 2]).unwrap();
+        let y = b.reshape(y, &ty.shape).unwrap();
+        let y = b.map(&[y, x], |e, y| e.add(y[0], y[1])).unwrap();
+        let mean = b.reduce(ReduceOp::Add, y, &[1]).unwrap();
+        x = b.map(&[y, mean], |e, y| e.sub(y[0], e.mul(y[1], Ex::f32(0.125)))).unwrap();
+    }
+    b.output("y", HostDType::F32, &ty.shape, x);
+    let mut ir = b.finish();
+    let dead_code = TIR_PASSES.iter().find(|p| p.name == "dead-code").unwrap();
+    (dead_code.run)(&mut ir, &PassCx::default()).unwrap();
+    ir
+}
+
+fn results(ir: &TensorIr) -> Vec<f32> {
+    let values = (0..ROWS * HEADS * WIDTH).map(|i| (i * 31 % 17) as f32 / 9.0 - 0.8).collect();
+    eval(ir, &[Tensor::f32(&[ROWS, HEADS * WIDTH], values)], &mut []).unwrap()[0].to_f32()
+}
+
+fn rewritten(ir: &TensorIr, options: RewriteOptions) -> (TensorIr, RewriteReport) {
+    let target = lockstep_isa::Target::builtin("tsp-2020").unwrap().unwrap();
+    let mut out = ir.clone();
+    let report = run(&mut out, &target, &options).unwrap();
+    let mut errors = VerifyErrors::new();
+    out.verify(&Phase::Legal, &mut errors);
+    assert!(errors.is_empty(), "{errors}\n{out}");
+    (out, report)
+}
+
+#[test]
+fn layers_stay_equal_and_get_cheaper() {
+    let ir = attention(4);
+    let (out, report) = rewritten(&ir, RewriteOptions::default());
+    for (a, b) in results(&ir).iter().zip(results(&out)) {
+        assert!((a - b).abs() < 1e-4, "{a} {b}\n{out}");
+    }
+    assert!(report.stages.iter().all(|s| s.cycles_after <= s.cycles_before), "{report:?}");
+    assert!(report.stages.first().map(|s| s.cycles_before) > report.stages.last().map(|s| s.cycles_after), "{report:?}");
+    assert!(report.blocks.iter().all(|b| b.nodes <= NODE_LIMIT && !b.stop.is_empty()), "{report:?}");
+    assert!(report.blocks.len() < report.blocks.iter().map(|b| b.times).sum(), "layers repeat: {report:?}");
+}
+
+#[test]
+fn exact_keeps_every_bit() {
+    let ir = attention(2);
+    let (out, _) = rewritten(&ir, RewriteOptions { exact: true, stop_after: None });
+    assert_eq!(results(&ir), results(&out));
+}
+
+#[test]
+fn the_same_program_every_time() {
+    let ir = attention(3);
+    let text = |options| rewritten(&ir, options).0.to_string();
+    assert_eq!(text(RewriteOptions::default()), text(RewriteOptions::default()));
+    let none = RewriteOptions { exact: false, stop_after: Some(0) };
+    assert_eq!(results(&ir), results(&rewritten(&ir, none).0));
+}
+
+#[test]
+fn the_scale_of_attention_goes_to_the_weights() {
+    let (out, _) = rewritten(&attention(1), RewriteOptions::default());
+    assert!(!out.to_string().contains("0.3)"), "{out}");
+}

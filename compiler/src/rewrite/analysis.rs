@@ -62,15 +62,33 @@ impl Analysis<Node> for Facts {
         let args: Vec<Data> = node.args.iter().map(|&a| graph[a].data.clone()).collect();
         let constant = args.iter().all(|a| a.constant);
         let origins = graph.analysis.current.clone();
-        let data = |ty: Type, constant: bool| Data { ty, constant, shared: false, imm: None, origins: origins.clone() };
+        let data = |ty: Type, constant: bool| Data {
+            ty,
+            constant,
+            shared: false,
+            imm: None,
+            origins: origins.clone(),
+        };
         match &node.op {
             NodeOp::Leaf(n) => match graph.analysis.leaves.get(*n as usize) {
-                Some(leaf) => Data { shared: leaf.shared, ..data(leaf.ty.clone(), leaf.constant) },
+                Some(leaf) => Data {
+                    shared: leaf.shared,
+                    ..data(leaf.ty.clone(), leaf.constant)
+                },
                 None => data(Type::new(DType::F32, &[]), false),
             },
-            NodeOp::Imm(bits, dtype) => Data { imm: Some(*bits), ..data(Type::new(*dtype, &[]), true) },
+            NodeOp::Imm(bits, dtype) => Data {
+                imm: Some(*bits),
+                ..data(Type::new(*dtype, &[]), true)
+            },
             NodeOp::Prim(_, ty) => data(ty.clone(), constant),
-            NodeOp::Cvt(dtype) => data(Type { dtype: *dtype, shape: args[0].ty.shape.clone() }, constant),
+            NodeOp::Cvt(dtype) => data(
+                Type {
+                    dtype: *dtype,
+                    shape: args[0].ty.shape.clone(),
+                },
+                constant,
+            ),
             NodeOp::Alu(op) => {
                 let (dtype, shape) = elementwise(&mut graph.analysis.clash, *op, &args);
                 let imm: Option<Vec<u32>> = args.iter().map(|a| a.imm).collect();
@@ -80,7 +98,10 @@ impl Analysis<Node> for Facts {
                     let compute = if *op == AluOp::Select { dtype } else { compute };
                     alu(*op, compute, dtype, [bits[0], bits[1], bits[2]])
                 });
-                Data { imm, ..data(Type { dtype, shape }, constant) }
+                Data {
+                    imm,
+                    ..data(Type { dtype, shape }, constant)
+                }
             }
         }
     }
@@ -88,7 +109,8 @@ impl Analysis<Node> for Facts {
     fn merge(&mut self, a: &mut Data, b: Data) -> DidMerge {
         debug_assert_eq!(a.ty, b.ty, "a rule joined values of different types");
         if a.ty != b.ty {
-            self.clash.get_or_insert_with(|| format!("a rule joined {:?} and {:?}", a.ty, b.ty));
+            self.clash
+                .get_or_insert_with(|| format!("a rule joined {:?} and {:?}", a.ty, b.ty));
         }
         let joined = Data {
             ty: a.ty.clone(),
@@ -117,7 +139,9 @@ impl Analysis<Node> for Facts {
 
 /// Result dtype and broadcast shape of an ALU operation.
 fn elementwise(clash: &mut Option<String>, op: AluOp, args: &[Data]) -> (DType, Vec<usize>) {
-    let compute = args.get(usize::from(op == AluOp::Select)).map_or(DType::F32, |a| a.ty.dtype.widened());
+    let compute = args
+        .get(usize::from(op == AluOp::Select))
+        .map_or(DType::F32, |a| a.ty.dtype.widened());
     let dtype = match op {
         AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge => DType::I32,
         _ => compute,
@@ -143,9 +167,21 @@ pub fn add_move(graph: &mut Graph, x: Id, map: IndexMap) -> Id {
     if map.is_identity(&ty.shape) {
         return x;
     }
-    let ty = Type { shape: map.shape().to_vec(), ..ty };
+    let ty = Type {
+        shape: map.shape().to_vec(),
+        ..ty
+    };
     let part = graph.analysis.maps.intern(map);
-    graph.add(Node::new(NodeOp::Prim(Op::Move { parts: vec![part], fill: 0 }, ty), &[x]))
+    graph.add(Node::new(
+        NodeOp::Prim(
+            Op::Move {
+                parts: vec![part],
+                fill: 0,
+            },
+            ty,
+        ),
+        &[x],
+    ))
 }
 
 /// Adds an elementwise operation.

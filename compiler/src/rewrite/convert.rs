@@ -57,7 +57,11 @@ pub fn blocks(ir: &TensorIr) -> Vec<Block> {
     for (id, value) in ir.values.iter() {
         value.inputs.iter().for_each(|v| last_use[v.index()] = id.index());
     }
-    let roots = ir.outputs.iter().map(|p| p.value).chain(ir.states.values().map(|s| s.next));
+    let roots = ir
+        .outputs
+        .iter()
+        .map(|p| p.value)
+        .chain(ir.states.values().map(|s| s.next));
     roots.for_each(|v| last_use[v.index()] = usize::MAX);
     let inside = |id: ValueId| !constant.contains(id) && !matches!(ir.values[id].op, Op::Input | Op::State(_));
     let mut all = Vec::new();
@@ -88,7 +92,12 @@ pub fn blocks(ir: &TensorIr) -> Vec<Block> {
                 block.leaves.push(u);
             }
         }
-        block.outputs = block.values.iter().copied().filter(|v| last_use[v.index()] > end).collect();
+        block.outputs = block
+            .values
+            .iter()
+            .copied()
+            .filter(|v| last_use[v.index()] > end)
+            .collect();
     }
     all
 }
@@ -100,12 +109,20 @@ pub fn key(ir: &TensorIr, block: &Block, constant: &IdSet<ValueId>, users: &[u32
         constant: constant.contains(v),
         shared: constant.contains(v) && users[v.index()] > 1,
     };
-    let numbers = |list: &[ValueId], r: fn(u32) -> Ref| -> Vec<(ValueId, Ref)> { list.iter().copied().zip((0..).map(r)).collect() };
-    let refs: BTreeMap<ValueId, Ref> =
-        numbers(&block.leaves, Ref::Leaf).into_iter().chain(numbers(&block.values, Ref::Local)).collect();
+    let numbers = |list: &[ValueId], r: fn(u32) -> Ref| -> Vec<(ValueId, Ref)> {
+        list.iter().copied().zip((0..).map(r)).collect()
+    };
+    let refs: BTreeMap<ValueId, Ref> = numbers(&block.leaves, Ref::Leaf)
+        .into_iter()
+        .chain(numbers(&block.values, Ref::Local))
+        .collect();
     let value = |&v: &ValueId| {
         let data = &ir.values[v];
-        (data.op.clone(), data.ty.clone(), data.inputs.iter().filter_map(|u| refs.get(u).copied()).collect())
+        (
+            data.op.clone(),
+            data.ty.clone(),
+            data.inputs.iter().filter_map(|u| refs.get(u).copied()).collect(),
+        )
     };
     let output = |v: &ValueId| block.values.iter().position(|b| b == v).map(|n| n as u32);
     BlockKey {
@@ -117,8 +134,13 @@ pub fn key(ir: &TensorIr, block: &Block, constant: &IdSet<ValueId>, users: &[u32
 
 /// The e-graph of a block, and the classes of its outputs.
 pub fn graph(key: &BlockKey, facts: Facts) -> (Graph, Vec<Id>) {
-    let mut graph = Graph::new(Facts { leaves: key.leaves.clone(), ..facts });
-    let leaves: Vec<Id> = (0..key.leaves.len()).map(|n| graph.add(Node::new(NodeOp::Leaf(n as u32), &[]))).collect();
+    let mut graph = Graph::new(Facts {
+        leaves: key.leaves.clone(),
+        ..facts
+    });
+    let leaves: Vec<Id> = (0..key.leaves.len())
+        .map(|n| graph.add(Node::new(NodeOp::Leaf(n as u32), &[])))
+        .collect();
     let mut ids: Vec<Id> = Vec::new();
     for (n, (op, ty, inputs)) in key.values.iter().enumerate() {
         graph.analysis.current = BTreeSet::from([n as u32]);
@@ -156,7 +178,11 @@ fn split(graph: &mut Graph, nodes: &[MapNode], args: &[Id]) -> Option<Id> {
                 Arg::Operand(i) => args[i as usize],
                 Arg::Node(i) => ids[i as usize],
                 Arg::Imm(bits) => {
-                    let dtype = if node.op == AluOp::Select && n == 0 { DType::I32 } else { compute };
+                    let dtype = if node.op == AluOp::Select && n == 0 {
+                        DType::I32
+                    } else {
+                        compute
+                    };
                     graph.add(Node::new(NodeOp::Imm(bits, dtype), &[]))
                 }
             });
@@ -193,14 +219,27 @@ pub struct Solution {
 
 /// The chosen operations of a graph.
 pub fn solution(graph: &Graph, roots: &[Id], choice: &Choice) -> Option<Solution> {
-    let at: BTreeMap<Id, usize> = choice.nodes.iter().enumerate().map(|(n, (class, _))| (*class, n)).collect();
+    let at: BTreeMap<Id, usize> = choice
+        .nodes
+        .iter()
+        .enumerate()
+        .map(|(n, (class, _))| (*class, n))
+        .collect();
     let place = |id: &Id| at.get(&graph.find(*id)).copied();
     let step = |(class, node): &(Id, Node)| {
         let data = &graph[*class].data;
         let args = node.args.iter().map(place).collect::<Option<Vec<usize>>>()?;
-        Some(Step { op: node.op.clone(), args, ty: data.ty.clone(), origins: data.origins.iter().copied().collect() })
+        Some(Step {
+            op: node.op.clone(),
+            args,
+            ty: data.ty.clone(),
+            origins: data.origins.iter().copied().collect(),
+        })
     };
-    Some(Solution { steps: choice.nodes.iter().map(step).collect::<Option<_>>()?, outputs: roots.iter().map(place).collect::<Option<_>>()? })
+    Some(Solution {
+        steps: choice.nodes.iter().map(step).collect::<Option<_>>()?,
+        outputs: roots.iter().map(place).collect::<Option<_>>()?,
+    })
 }
 
 /// Rebuilds the program with a solution for every block that has one.
@@ -225,10 +264,22 @@ pub fn rebuild(ir: &mut TensorIr, blocks: &[Block], solutions: &[Option<&Solutio
         }
     }
     let renamed = |ports: &[Port]| -> Result<Vec<Port>, CompileError> {
-        ports.iter().map(|p| Ok(Port { value: fetch(&new, p.value)?, ..p.clone() })).collect()
+        ports
+            .iter()
+            .map(|p| {
+                Ok(Port {
+                    value: fetch(&new, p.value)?,
+                    ..p.clone()
+                })
+            })
+            .collect()
     };
     let (inputs, outputs) = (renamed(&old.inputs)?, renamed(&old.outputs)?);
-    let next = old.states.values().map(|s| fetch(&new, s.next)).collect::<Result<Vec<_>, _>>()?;
+    let next = old
+        .states
+        .values()
+        .map(|s| fetch(&new, s.next))
+        .collect::<Result<Vec<_>, _>>()?;
     next.into_iter().enumerate().for_each(|(n, v)| b.set_next(n, v));
     *ir = b.finish();
     ir.inputs = inputs;
@@ -242,7 +293,11 @@ fn fetch(new: &[Option<ValueId>], v: ValueId) -> Result<ValueId, CompileError> {
 
 fn keep(b: &mut TirBuilder, old: &TensorIr, new: &mut [Option<ValueId>], id: ValueId) -> Result<(), CompileError> {
     let value = &old.values[id];
-    let inputs = value.inputs.iter().map(|&v| fetch(new, v)).collect::<Result<Vec<_>, _>>()?;
+    let inputs = value
+        .inputs
+        .iter()
+        .map(|&v| fetch(new, v))
+        .collect::<Result<Vec<_>, _>>()?;
     b.set_origins(&value.origins);
     new[id.index()] = Some(b.push(value.op.clone(), &inputs, &value.ty)?);
     Ok(())
@@ -300,14 +355,34 @@ fn single(b: &mut TirBuilder, op: AluOp, ty: &Type, args: &[Made]) -> Result<Val
             }
         };
     }
-    b.map_nodes(&ty.shape, &operands, vec![MapNode { op, dtype: ty.dtype, args: slots, axis: 0 }])
+    b.map_nodes(
+        &ty.shape,
+        &operands,
+        vec![MapNode {
+            op,
+            dtype: ty.dtype,
+            args: slots,
+            axis: 0,
+        }],
+    )
 }
 
 fn origins(old: &TensorIr, block: &Block, step: &Step) -> Vec<OriginId> {
     let all = |values: &[ValueId]| -> Vec<OriginId> {
-        let set: BTreeSet<OriginId> = values.iter().flat_map(|&v| old.values[v].origins.iter().copied()).collect();
+        let set: BTreeSet<OriginId> = values
+            .iter()
+            .flat_map(|&v| old.values[v].origins.iter().copied())
+            .collect();
         set.into_iter().collect()
     };
-    let from: Vec<ValueId> = step.origins.iter().filter_map(|&n| block.values.get(n as usize).copied()).collect();
-    if from.is_empty() { all(&block.outputs) } else { all(&from) }
+    let from: Vec<ValueId> = step
+        .origins
+        .iter()
+        .filter_map(|&n| block.values.get(n as usize).copied())
+        .collect();
+    if from.is_empty() {
+        all(&block.outputs)
+    } else {
+        all(&from)
+    }
 }

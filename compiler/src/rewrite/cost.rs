@@ -55,7 +55,8 @@ impl Model<'_> {
     /// An elementwise operation: its ALUs of all that the VXM has, once per vector, and its latency.
     fn alu(&self, op: AluOp, ty: &Type) -> u64 {
         let alus = u64::from(self.target.vxm.alus).max(1);
-        self.vectors(ty) * u64::from(op.cost()) * CYCLE / alus + u64::from(self.target.alu_latency(op.latency_key())) * CYCLE
+        self.vectors(ty) * u64::from(op.cost()) * CYCLE / alus
+            + u64::from(self.target.alu_latency(op.latency_key())) * CYCLE
     }
 
     /// A primitive.
@@ -78,7 +79,10 @@ impl Model<'_> {
                 let passes = x.batch.div_ceil(pack) * x.rows * x.depth.div_ceil(lanes) * x.columns.div_ceil(lanes);
                 // Without a matrix unit of the dtype, products are made on the VXM.
                 let busy = match self.target.mxm_rate(a.dtype) {
-                    Some(rate) => passes * u64::from(rate.cycles_per_vector) / (2 * u64::from(self.target.mxm_units(a.dtype)).max(1)),
+                    Some(rate) => {
+                        passes * u64::from(rate.cycles_per_vector)
+                            / (2 * u64::from(self.target.mxm_units(a.dtype)).max(1))
+                    }
                     None => x.batch * x.rows * x.columns * x.depth / lanes,
                 };
                 busy + trip + u64::from(l.load + l.mul)

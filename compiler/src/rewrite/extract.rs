@@ -41,7 +41,12 @@ pub fn extract(
     for _ in 0..MAX_ROUNDS {
         let mut changed = false;
         for &class in &classes {
-            for (n, node) in graph[class].nodes.iter().enumerate().filter(|(_, node)| allowed(class, node)) {
+            for (n, node) in graph[class]
+                .nodes
+                .iter()
+                .enumerate()
+                .filter(|(_, node)| allowed(class, node))
+            {
                 let limit = best.get(&class).map_or(u64::MAX, |b| b.total);
                 if let Some((set, total)) = candidate(graph, &best, class, node, cost(class, node), limit) {
                     best.insert(class, Best { set, total, node: n });
@@ -53,8 +58,20 @@ pub fn extract(
             break;
         }
     }
-    let mut walk = Walk { graph, best: &best, cost, state: BTreeMap::new(), choice: Choice { nodes: Vec::new(), cost: 0 } };
-    roots.iter().all(|&root| walk.visit(graph.find(root))).then_some(walk.choice)
+    let mut walk = Walk {
+        graph,
+        best: &best,
+        cost,
+        state: BTreeMap::new(),
+        choice: Choice {
+            nodes: Vec::new(),
+            cost: 0,
+        },
+    };
+    roots
+        .iter()
+        .all(|&root| walk.visit(graph.find(root)))
+        .then_some(walk.choice)
 }
 
 /// The set of a node with the best sets of its operands, if it costs less than `limit` and does not contain the class itself.
@@ -75,7 +92,11 @@ fn candidate(
         if arg == class || inner.set.contains_key(&class) || inner.total >= limit {
             return None;
         }
-        if set.is_empty() { set.clone_from(&inner.set) } else { set.extend(inner.set.iter().map(|(&k, &v)| (k, v))) }
+        if set.is_empty() {
+            set.clone_from(&inner.set)
+        } else {
+            set.extend(inner.set.iter().map(|(&k, &v)| (k, v)))
+        }
     }
     if own > 0 {
         set.insert(class, own);
@@ -100,7 +121,9 @@ impl Walk<'_> {
         if let Some(&done) = self.state.get(&class) {
             return done;
         }
-        let Some(best) = self.best.get(&class) else { return false };
+        let Some(best) = self.best.get(&class) else {
+            return false;
+        };
         let node = self.graph[class].nodes[best.node].clone();
         self.state.insert(class, false);
         if !node.args.iter().all(|&a| self.visit(self.graph.find(a))) {

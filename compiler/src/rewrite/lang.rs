@@ -34,7 +34,10 @@ pub struct Node {
 impl Node {
     /// A node from its parts.
     pub fn new(op: NodeOp, args: &[Id]) -> Node {
-        Node { op, args: args.to_vec() }
+        Node {
+            op,
+            args: args.to_vec(),
+        }
     }
 
     /// An elementwise operation.
@@ -82,9 +85,14 @@ impl FromOp for Node {
         {
             return Ok(Node::f32(value));
         }
-        let alu = AluOp::ALL.iter().find(|a| a.name() == op && a.arity() == children.len() && **a != AluOp::Cvt);
+        let alu = AluOp::ALL
+            .iter()
+            .find(|a| a.name() == op && a.arity() == children.len() && **a != AluOp::Cvt);
         match alu {
-            Some(&alu) if !children.is_empty() => Ok(Node { op: NodeOp::Alu(alu), args: children }),
+            Some(&alu) if !children.is_empty() => Ok(Node {
+                op: NodeOp::Alu(alu),
+                args: children,
+            }),
             _ => Err(NotAnOperation(op.to_string(), children.len())),
         }
     }

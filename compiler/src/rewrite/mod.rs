@@ -92,7 +92,12 @@ pub fn estimate(ir: &TensorIr, target: &Target) -> u64 {
         let operands: Vec<&crate::tir::Type> = v.inputs.iter().map(|&u| &ir.values[u].ty).collect();
         model.op(&v.op, &operands, &v.ty)
     };
-    ir.values.iter().filter(|(id, _)| !constant.contains(*id)).map(|(_, v)| of(v)).sum::<u64>() / CYCLE
+    ir.values
+        .iter()
+        .filter(|(id, _)| !constant.contains(*id))
+        .map(|(_, v)| of(v))
+        .sum::<u64>()
+        / CYCLE
 }
 
 /// What was found for a distinct block.
@@ -111,10 +116,17 @@ struct Solved {
 pub fn run(ir: &mut TensorIr, target: &Target, options: &RewriteOptions) -> Result<RewriteReport, CompileError> {
     let constant = consteval::const_values(ir);
     let mut users = vec![0u32; ir.values.len()];
-    ir.values.values().flat_map(|v| &v.inputs).for_each(|v| users[v.index()] += 1);
+    ir.values
+        .values()
+        .flat_map(|v| &v.inputs)
+        .for_each(|v| users[v.index()] += 1);
     let blocks = convert::blocks(ir);
     let keys: Vec<BlockKey> = blocks.iter().map(|b| convert::key(ir, b, &constant, &users)).collect();
-    let mut facts = Facts { maps: std::mem::take(&mut ir.maps), budget: options.stop_after, ..Facts::default() };
+    let mut facts = Facts {
+        maps: std::mem::take(&mut ir.maps),
+        budget: options.stop_after,
+        ..Facts::default()
+    };
     let mut solved: BTreeMap<&BlockKey, Solved> = BTreeMap::new();
     let mut order: Vec<&BlockKey> = Vec::new();
     for key in &keys {
@@ -126,7 +138,10 @@ pub fn run(ir: &mut TensorIr, target: &Target, options: &RewriteOptions) -> Resu
         order.push(key);
     }
     ir.maps = facts.maps;
-    let solutions: Vec<Option<&Solution>> = keys.iter().map(|k| solved.get(k).and_then(|s| s.solution.as_ref())).collect();
+    let solutions: Vec<Option<&Solution>> = keys
+        .iter()
+        .map(|k| solved.get(k).and_then(|s| s.solution.as_ref()))
+        .collect();
     convert::rebuild(ir, &blocks, &solutions)?;
     let cx = PassCx { exact: options.exact };
     for name in AFTER {
@@ -134,7 +149,13 @@ pub fn run(ir: &mut TensorIr, target: &Target, options: &RewriteOptions) -> Resu
             (pass.run)(ir, &cx)?;
         }
     }
-    let total = |stage: usize| solved.values().map(|s| s.costs[stage] * s.stats.times as u64).sum::<u64>() / CYCLE;
+    let total = |stage: usize| {
+        solved
+            .values()
+            .map(|s| s.costs[stage] * s.stats.times as u64)
+            .sum::<u64>()
+            / CYCLE
+    };
     let stages = rules::STAGES.iter().enumerate().map(|(n, (name, _))| StageGain {
         stage: (*name).to_string(),
         cycles_before: total(n),
@@ -142,10 +163,19 @@ pub fn run(ir: &mut TensorIr, target: &Target, options: &RewriteOptions) -> Resu
     });
     let report = RewriteReport {
         stages: stages.collect(),
-        blocks: order.iter().filter_map(|k| solved.get(k)).map(|s| s.stats.clone()).collect(),
+        blocks: order
+            .iter()
+            .filter_map(|k| solved.get(k))
+            .map(|s| s.stats.clone())
+            .collect(),
     };
     for gain in &report.stages {
-        tracing::debug!(stage = gain.stage, before = gain.cycles_before, after = gain.cycles_after, "rewrite");
+        tracing::debug!(
+            stage = gain.stage,
+            before = gain.cycles_before,
+            after = gain.cycles_after,
+            "rewrite"
+        );
     }
     Ok(report)
 }
@@ -155,12 +185,25 @@ fn solve(key: &BlockKey, facts: &mut Facts, target: &Target, options: &RewriteOp
     let model = Model { target };
     let mut costs = Vec::with_capacity(rules::STAGES.len() + 1);
     let mut best: Option<Solution> = None;
-    let mut stats = BlockStats { times: 1, nodes: 0, classes: 0, stop: String::new() };
+    let mut stats = BlockStats {
+        times: 1,
+        nodes: 0,
+        classes: 0,
+        stop: String::new(),
+    };
     for n_stages in 0..=rules::STAGES.len() {
         let last = n_stages == rules::STAGES.len();
         // A budget of rule applications is for the stages together.
-        let budget = if last { facts.budget } else { options.stop_after.map(|_| 0) };
-        let given = Facts { budget, maps: std::mem::take(&mut facts.maps), ..Facts::default() };
+        let budget = if last {
+            facts.budget
+        } else {
+            options.stop_after.map(|_| 0)
+        };
+        let given = Facts {
+            budget,
+            maps: std::mem::take(&mut facts.maps),
+            ..Facts::default()
+        };
         let (graph, roots) = convert::graph(key, given);
         let runner = Runner::<_, _, ()>::new(Facts::default())
             .with_egraph(graph)
@@ -194,5 +237,9 @@ fn solve(key: &BlockKey, facts: &mut Facts, target: &Target, options: &RewriteOp
         }
     }
     tracing::debug!(nodes = stats.nodes, classes = stats.classes, stop = stats.stop, "block");
-    Ok(Solved { solution: best, costs, stats })
+    Ok(Solved {
+        solution: best,
+        costs,
+        stats,
+    })
 }

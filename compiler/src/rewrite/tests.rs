@@ -20,13 +20,21 @@ fn attention(layers: usize) -> TensorIr {
     for layer in 0..layers {
         let project = |b: &mut TirBuilder, name: &str, x| {
             let name = format!("{name}.{layer}");
-            let values: Vec<f32> = (0..64).map(|i| ((i * 29 + layer * 7 + name.len()) % 23) as f32 / 40.0 - 0.2).collect();
+            let values: Vec<f32> = (0..64)
+                .map(|i| ((i * 29 + layer * 7 + name.len()) % 23) as f32 / 40.0 - 0.2)
+                .collect();
             let w = b.const_f32(&name, &[8, HEADS, WIDTH], &values).unwrap();
-            let bias = b.const_f32(&format!("{name}.bias"), &[1, HEADS, WIDTH], &values[..8]).unwrap();
+            let bias = b
+                .const_f32(&format!("{name}.bias"), &[1, HEADS, WIDTH], &values[..8])
+                .unwrap();
             let y = b.contract(x, w, &[], &[(1, 0)]).unwrap();
             b.map(&[y, bias], |e, y| e.add(y[0], y[1])).unwrap()
         };
-        let (q, k, v) = (project(&mut b, "query", x), project(&mut b, "key", x), project(&mut b, "value", x));
+        let (q, k, v) = (
+            project(&mut b, "query", x),
+            project(&mut b, "key", x),
+            project(&mut b, "value", x),
+        );
         let s = b.contract(q, k, &[(1, 1)], &[(2, 2)]).unwrap();
         let s = b.map(&[s], |e, s| e.mul(s[0], Ex::f32(0.3))).unwrap();
         let top = b.reduce(ReduceOp::Max, s, &[2]).unwrap();
@@ -38,7 +46,9 @@ fn attention(layers: usize) -> TensorIr {
         let y = b.reshape(y, &ty.shape).unwrap();
         let y = b.map(&[y, x], |e, y| e.add(y[0], y[1])).unwrap();
         let mean = b.reduce(ReduceOp::Add, y, &[1]).unwrap();
-        x = b.map(&[y, mean], |e, y| e.sub(y[0], e.mul(y[1], Ex::f32(0.125)))).unwrap();
+        x = b
+            .map(&[y, mean], |e, y| e.sub(y[0], e.mul(y[1], Ex::f32(0.125))))
+            .unwrap();
     }
     b.output("y", HostDType::F32, &ty.shape, x);
     let mut ir = b.finish();
@@ -48,7 +58,9 @@ fn attention(layers: usize) -> TensorIr {
 }
 
 fn results(ir: &TensorIr) -> Vec<f32> {
-    let values = (0..ROWS * HEADS * WIDTH).map(|i| (i * 31 % 17) as f32 / 9.0 - 0.8).collect();
+    let values = (0..ROWS * HEADS * WIDTH)
+        .map(|i| (i * 31 % 17) as f32 / 9.0 - 0.8)
+        .collect();
     eval(ir, &[Tensor::f32(&[ROWS, HEADS * WIDTH], values)], &mut []).unwrap()[0].to_f32()
 }
 
@@ -69,16 +81,37 @@ fn layers_stay_equal_and_get_cheaper() {
     for (a, b) in results(&ir).iter().zip(results(&out)) {
         assert!((a - b).abs() < 1e-4, "{a} {b}\n{out}");
     }
-    assert!(report.stages.iter().all(|s| s.cycles_after <= s.cycles_before), "{report:?}");
-    assert!(report.stages.first().map(|s| s.cycles_before) > report.stages.last().map(|s| s.cycles_after), "{report:?}");
-    assert!(report.blocks.iter().all(|b| b.nodes <= NODE_LIMIT && !b.stop.is_empty()), "{report:?}");
-    assert!(report.blocks.len() < report.blocks.iter().map(|b| b.times).sum(), "layers repeat: {report:?}");
+    assert!(
+        report.stages.iter().all(|s| s.cycles_after <= s.cycles_before),
+        "{report:?}"
+    );
+    assert!(
+        report.stages.first().map(|s| s.cycles_before) > report.stages.last().map(|s| s.cycles_after),
+        "{report:?}"
+    );
+    assert!(
+        report
+            .blocks
+            .iter()
+            .all(|b| b.nodes <= NODE_LIMIT && !b.stop.is_empty()),
+        "{report:?}"
+    );
+    assert!(
+        report.blocks.len() < report.blocks.iter().map(|b| b.times).sum(),
+        "layers repeat: {report:?}"
+    );
 }
 
 #[test]
 fn exact_keeps_every_bit() {
     let ir = attention(2);
-    let (out, _) = rewritten(&ir, RewriteOptions { exact: true, stop_after: None });
+    let (out, _) = rewritten(
+        &ir,
+        RewriteOptions {
+            exact: true,
+            stop_after: None,
+        },
+    );
     assert_eq!(results(&ir), results(&out));
 }
 
@@ -87,7 +120,10 @@ fn the_same_program_every_time() {
     let ir = attention(3);
     let text = |options| rewritten(&ir, options).0.to_string();
     assert_eq!(text(RewriteOptions::default()), text(RewriteOptions::default()));
-    let none = RewriteOptions { exact: false, stop_after: Some(0) };
+    let none = RewriteOptions {
+        exact: false,
+        stop_after: Some(0),
+    };
     assert_eq!(results(&ir), results(&rewritten(&ir, none).0));
 }
 

@@ -58,7 +58,9 @@ fn div_exact(graph: &mut Graph, class: Id) -> Vec<Id> {
     let mut out = Vec::new();
     for node in nodes.iter().filter(|n| n.op == NodeOp::Alu(AluOp::Div)) {
         let divisor = &graph[node.args[1]].data;
-        let Some(bits) = divisor.imm.filter(|_| divisor.ty.dtype == DType::F32) else { continue };
+        let Some(bits) = divisor.imm.filter(|_| divisor.ty.dtype == DType::F32) else {
+            continue;
+        };
         let c = f32::from_bits(bits);
         if c.is_normal() && c.to_bits().trailing_zeros() >= 23 && (1.0 / c).is_normal() {
             let inverse = graph.add(Node::f32(1.0 / c));

@@ -52,7 +52,10 @@ impl Contract {
         let first = self.batch.len() + if side == 0 { 0 } else { free(0).len() };
         let free = free(side);
         let axis_of = |a: usize| {
-            let batch = self.batch.iter().position(|p| usize::from(if side == 0 { p.0 } else { p.1 }) == a);
+            let batch = self
+                .batch
+                .iter()
+                .position(|p| usize::from(if side == 0 { p.0 } else { p.1 }) == a);
             batch.or_else(|| free.iter().position(|&f| f == a).map(|n| first + n))
         };
         (0..rank(side)).map(axis_of).collect()
@@ -63,7 +66,9 @@ impl Contract {
         let pairs = || self.batch.iter().chain(&self.contracted);
         let mine = |p: &(u8, u8)| usize::from(if side == 0 { p.0 } else { p.1 });
         let other = |p: &(u8, u8)| usize::from(if side == 0 { p.1 } else { p.0 });
-        (0..self.shapes[side].len()).map(|a| pairs().find(|p| mine(p) == a).map(other)).collect()
+        (0..self.shapes[side].len())
+            .map(|a| pairs().find(|p| mine(p) == a).map(other))
+            .collect()
     }
 }
 
@@ -100,7 +105,9 @@ fn reaxis(from: &[usize], from_axis: &[Option<usize>]) -> Option<IndexMap> {
 /// Brings a factor of an operand to the axes of the result; `None` if it varies along a contracted axis.
 pub(super) fn to_output(c: &Contract, side: usize, factor: &[usize]) -> Option<IndexMap> {
     let axes = c.output_axes(side);
-    let from: Vec<Option<usize>> = (0..c.ty.rank()).map(|o| axes.iter().position(|&a| a == Some(o))).collect();
+    let from: Vec<Option<usize>> = (0..c.ty.rank())
+        .map(|o| axes.iter().position(|&a| a == Some(o)))
+        .collect();
     (factor.len() == axes.len()).then(|| reaxis(factor, &from)).flatten()
 }
 
@@ -112,7 +119,11 @@ fn scaled(graph: &mut Graph, operand: Id, factor: Id, map: Option<IndexMap>) -> 
     };
     let product = add_alu(graph, AluOp::Mul, &[operand, moved]);
     let dtype = graph[operand].data.ty.dtype;
-    if dtype == DType::F32 { product } else { graph.add(Node::new(NodeOp::Cvt(dtype), &[product])) }
+    if dtype == DType::F32 {
+        product
+    } else {
+        graph.add(Node::new(NodeOp::Cvt(dtype), &[product]))
+    }
 }
 
 /// A constant factor of a product goes to an operand that is constant, an immediate to either.
@@ -124,12 +135,21 @@ fn scale_into(graph: &mut Graph, class: Id) -> Vec<Id> {
         if !factor.constant || factor.ty.dtype != DType::F32 {
             continue;
         }
-        for c in contracts(graph, node.args[0]).into_iter().filter(|c| c.ty.dtype == DType::F32) {
+        for c in contracts(graph, node.args[0])
+            .into_iter()
+            .filter(|c| c.ty.dtype == DType::F32)
+        {
             for side in 0..2 {
                 let operand = &graph[c.args[side]].data;
                 let wide = operand.ty.dtype == DType::F32;
-                let map = if factor.imm.is_some() { Some(None) } else { reaxis(&factor.ty.shape, &c.output_axes(side)).map(Some) };
-                let Some(map) = map.filter(|m| operand.constant || (wide && m.is_none())) else { continue };
+                let map = if factor.imm.is_some() {
+                    Some(None)
+                } else {
+                    reaxis(&factor.ty.shape, &c.output_axes(side)).map(Some)
+                };
+                let Some(map) = map.filter(|m| operand.constant || (wide && m.is_none())) else {
+                    continue;
+                };
                 graph.analysis.current.extend(graph[node.args[0]].data.origins.clone());
                 let mut args = c.args;
                 args[side] = scaled(graph, c.args[side], node.args[1], map);
@@ -156,7 +176,11 @@ fn scale_past(graph: &mut Graph, class: Id) -> Vec<Id> {
                 if !factor.constant || !fits {
                     continue;
                 }
-                let map = if factor.imm.is_some() { Some(None) } else { reaxis(&factor.ty.shape, &c.paired_axes(other)).map(Some) };
+                let map = if factor.imm.is_some() {
+                    Some(None)
+                } else {
+                    reaxis(&factor.ty.shape, &c.paired_axes(other)).map(Some)
+                };
                 let Some(map) = map else { continue };
                 let mut args = c.args;
                 args[side] = node.args[0];
@@ -183,7 +207,10 @@ fn bias_past(graph: &mut Graph, class: Id) -> Vec<Id> {
                 let inner = graph[node.args[0]].data.ty.clone();
                 let paired = c.paired_axes(side);
                 let full = bias.ty.rank() == inner.rank()
-                    && paired.iter().enumerate().all(|(a, p)| p.is_none() || bias.ty.shape[a] == inner.shape[a]);
+                    && paired
+                        .iter()
+                        .enumerate()
+                        .all(|(a, p)| p.is_none() || bias.ty.shape[a] == inner.shape[a]);
                 if !bias.constant || !full || inner != graph[c.args[side]].data.ty || bias.ty.dtype != inner.dtype {
                     continue;
                 }

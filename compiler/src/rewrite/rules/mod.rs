@@ -42,7 +42,11 @@ pub enum Action {
     /// The right side as a pattern over the variables of the left, where all conditions hold.
     Pattern(&'static str, &'static str, &'static [When]),
     /// Classes equal to a class with such an operation, and a program in which the rule fires, whose last value is the root.
-    Function(Root, fn(&mut Graph, Id) -> Vec<Id>, fn(&mut TirBuilder) -> Result<ValueId, CompileError>),
+    Function(
+        Root,
+        fn(&mut Graph, Id) -> Vec<Id>,
+        fn(&mut TirBuilder) -> Result<ValueId, CompileError>,
+    ),
 }
 
 /// The operation that a function rule looks for.
@@ -66,12 +70,26 @@ pub struct Rule {
 }
 
 /// A pattern rule.
-pub const fn rule(name: &'static str, kind: Kind, left: &'static str, right: &'static str, when: &'static [When]) -> Rule {
-    Rule { name, kind, action: Action::Pattern(left, right, when) }
+pub const fn rule(
+    name: &'static str,
+    kind: Kind,
+    left: &'static str,
+    right: &'static str,
+    when: &'static [When],
+) -> Rule {
+    Rule {
+        name,
+        kind,
+        action: Action::Pattern(left, right, when),
+    }
 }
 
 /// The stages in order: name and rules.
-pub const STAGES: &[(&str, &[Rule])] = &[("algebra", algebra::RULES), ("fold", fold::RULES), ("softmax", softmax::RULES)];
+pub const STAGES: &[(&str, &[Rule])] = &[
+    ("algebra", algebra::RULES),
+    ("fold", fold::RULES),
+    ("softmax", softmax::RULES),
+];
 
 /// The rewrites of the first `n_stages` stages.
 ///
@@ -94,7 +112,10 @@ pub(super) fn compile(rule: &Rule) -> Result<Rewrite<Node, Facts>, CompileError>
                 let var: Var = name.parse().map_err(|_| bad(format!("{name} is no variable")))?;
                 conditions.push((var, matches!(condition, When::Imm(_))));
             }
-            let applier = Right { ast: parse(right)?.ast, conditions };
+            let applier = Right {
+                ast: parse(right)?.ast,
+                conditions,
+            };
             Rewrite::new(rule.name, parse(left)?, applier).map_err(bad)
         }
         Action::Function(root, apply, _) => Rewrite::new(rule.name, Find(root), Apply(apply)).map_err(bad),
@@ -108,7 +129,14 @@ struct Right {
 }
 
 impl Applier<Node, Facts> for Right {
-    fn apply_one(&self, graph: &mut Graph, class: Id, subst: &Subst, _: Option<&PatternAst<Node>>, _: Symbol) -> Vec<Id> {
+    fn apply_one(
+        &self,
+        graph: &mut Graph,
+        class: Id,
+        subst: &Subst,
+        _: Option<&PatternAst<Node>>,
+        _: Symbol,
+    ) -> Vec<Id> {
         for &(var, imm) in &self.conditions {
             let Some(&id) = subst.get(var) else { return Vec::new() };
             let data = &graph[id].data;
@@ -126,7 +154,10 @@ impl Applier<Node, Facts> for Right {
                 },
                 ENodeOrVar::ENode(node) => {
                     let args: Vec<Id> = node.args.iter().map(|&a| ids[usize::from(a)]).collect();
-                    graph.add(Node { op: node.op.clone(), args })
+                    graph.add(Node {
+                        op: node.op.clone(),
+                        args,
+                    })
                 }
             };
             ids.push(id);
@@ -151,7 +182,11 @@ impl Searcher<Node, Facts> for Find {
             (NodeOp::Prim(Op::Contract { .. }, _), Root::Contract) => true,
             _ => false,
         });
-        (found && limit > 0).then(|| SearchMatches { eclass: class, substs: vec![Subst::default()], ast: None })
+        (found && limit > 0).then(|| SearchMatches {
+            eclass: class,
+            substs: vec![Subst::default()],
+            ast: None,
+        })
     }
 
     fn vars(&self) -> Vec<Var> {
@@ -189,6 +224,8 @@ pub(super) fn sample_input(b: &mut TirBuilder, name: &str, shape: &[usize]) -> V
 /// An f32 constant of a rule's example: different values of both signs, away from zero.
 pub(super) fn sample_const(b: &mut TirBuilder, name: &str, shape: &[usize]) -> Result<ValueId, CompileError> {
     let n: usize = shape.iter().product();
-    let values: Vec<f32> = (0..n).map(|i| (if i % 3 == 1 { -1.0 } else { 1.0 }) * (0.5 + (i * 7 % 11) as f32 * 0.113)).collect();
+    let values: Vec<f32> = (0..n)
+        .map(|i| (if i % 3 == 1 { -1.0 } else { 1.0 }) * (0.5 + (i * 7 % 11) as f32 * 0.113))
+        .collect();
     b.const_f32(name, shape, &values)
 }

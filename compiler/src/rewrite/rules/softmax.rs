@@ -8,8 +8,8 @@
 
 use super::super::analysis::{Graph, add_alu, add_move};
 use super::super::lang::{Node, NodeOp};
-use super::fold::{contracts, to_output};
 use super::Kind::Reassoc;
+use super::fold::{contracts, to_output};
 use super::{Action, Root, Rule};
 use crate::error::CompileError;
 use crate::tir::{ReduceOp, TirBuilder, ValueId};
@@ -46,14 +46,18 @@ fn scale_after(graph: &mut Graph, class: Id) -> Vec<Id> {
         for side in 0..2 {
             let operand: Vec<Node> = graph[c.args[side]].nodes.clone();
             for node in operand {
-                let NodeOp::Alu(op @ (AluOp::Mul | AluOp::Div)) = node.op else { continue };
+                let NodeOp::Alu(op @ (AluOp::Mul | AluOp::Div)) = node.op else {
+                    continue;
+                };
                 let factor = graph[node.args[1]].data.clone();
                 let inner = &graph[node.args[0]].data;
                 let same = inner.ty == graph[c.args[side]].data.ty;
                 if factor.constant || !same || factor.ty.dtype != DType::F32 {
                     continue;
                 }
-                let Some(map) = to_output(&c, side, &factor.ty.shape) else { continue };
+                let Some(map) = to_output(&c, side, &factor.ty.shape) else {
+                    continue;
+                };
                 let mut args = c.args;
                 args[side] = node.args[0];
                 let product = c.add(graph, args);

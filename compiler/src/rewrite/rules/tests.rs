@@ -3,16 +3,24 @@
 use super::super::analysis::Facts;
 use super::super::{convert, extract};
 use super::*;
+use crate::tir::consteval;
 use crate::tir::eval::{Tensor, eval};
 use crate::tir::{Arg, MapNode, TensorIr};
-use crate::tir::consteval;
 use egg::Runner;
 use lockstep_graph::EntityId;
 
 /// Elements of both signs, or positive ones.
 fn numbers(n: usize, salt: usize, positive: bool) -> Vec<f32> {
     let number = |i: usize| 0.25 + ((i * 37 + salt * 101 + 11) % 97) as f32 / 61.0;
-    (0..n).map(|i| if positive || (i + salt).is_multiple_of(2) { number(i) } else { -number(i) }).collect()
+    (0..n)
+        .map(|i| {
+            if positive || (i + salt).is_multiple_of(2) {
+                number(i)
+            } else {
+                -number(i)
+            }
+        })
+        .collect()
 }
 
 /// The program of a pattern: the first variable is a whole tensor, the others are rows, columns or constants.
@@ -40,8 +48,14 @@ fn program(left: &str, when: &[When]) -> TensorIr {
                     result
                 }
             }
-            ENodeOrVar::ENode(Node { op: NodeOp::Imm(bits, _), .. }) => (Arg::Imm(*bits), None),
-            ENodeOrVar::ENode(Node { op: NodeOp::Alu(op), args }) => {
+            ENodeOrVar::ENode(Node {
+                op: NodeOp::Imm(bits, _),
+                ..
+            }) => (Arg::Imm(*bits), None),
+            ENodeOrVar::ENode(Node {
+                op: NodeOp::Alu(op),
+                args,
+            }) => {
                 let mut operands = Vec::new();
                 let mut slots = [Arg::Imm(0); 3];
                 let mut shape = vec![1, 1];
@@ -55,7 +69,12 @@ fn program(left: &str, when: &[When]) -> TensorIr {
                         (imm, None) => imm,
                     };
                 }
-                let node = MapNode { op: *op, dtype: DType::F32, args: slots, axis: 0 };
+                let node = MapNode {
+                    op: *op,
+                    dtype: DType::F32,
+                    args: slots,
+                    axis: 0,
+                };
                 (Arg::Imm(0), Some(b.map_nodes(&shape, &operands, vec![node]).unwrap()))
             }
             ENodeOrVar::ENode(node) => panic!("{node:?} in a pattern"),
@@ -92,12 +111,24 @@ fn check(rule: &Rule) {
     };
     let constant = consteval::const_values(&ir);
     let mut users = vec![0u32; ir.values.len()];
-    ir.values.values().flat_map(|v| &v.inputs).for_each(|v| users[v.index()] += 1);
+    ir.values
+        .values()
+        .flat_map(|v| &v.inputs)
+        .for_each(|v| users[v.index()] += 1);
     let blocks = convert::blocks(&ir);
     assert_eq!(blocks.len(), 1, "{}", rule.name);
     let key = convert::key(&ir, &blocks[0], &constant, &users);
-    let (graph, roots) = convert::graph(&key, Facts { maps: ir.maps.clone(), ..Facts::default() });
-    let runner = Runner::<_, _, ()>::new(Facts::default()).with_egraph(graph).with_iter_limit(1).run(&[compile(rule).unwrap()]);
+    let (graph, roots) = convert::graph(
+        &key,
+        Facts {
+            maps: ir.maps.clone(),
+            ..Facts::default()
+        },
+    );
+    let runner = Runner::<_, _, ()>::new(Facts::default())
+        .with_egraph(graph)
+        .with_iter_limit(1)
+        .run(&[compile(rule).unwrap()]);
     assert!(!runner.iterations[0].applied.is_empty(), "{} does not fire", rule.name);
     let mut graph = runner.egraph;
     assert_eq!(graph.analysis.clash, None, "{}", rule.name);
@@ -107,7 +138,9 @@ fn check(rule: &Rule) {
     // Every way to compute the root, one after the other.
     for node in graph[root].nodes.clone() {
         let allowed = |class: egg::Id, n: &Node| class != root || *n == node;
-        let Some(choice) = extract::extract(&graph, &[root], &|_, _| 1, &allowed) else { continue };
+        let Some(choice) = extract::extract(&graph, &[root], &|_, _| 1, &allowed) else {
+            continue;
+        };
         let solution = convert::solution(&graph, &[root], &choice).unwrap();
         let mut rewritten = ir.clone();
         rewritten.maps = graph.analysis.maps.clone();
@@ -139,7 +172,10 @@ fn a_wrong_rule_is_found() {
 
 #[test]
 fn names_are_unique() {
-    let mut names: Vec<&str> = STAGES.iter().flat_map(|(_, rules)| rules.iter().map(|r| r.name)).collect();
+    let mut names: Vec<&str> = STAGES
+        .iter()
+        .flat_map(|(_, rules)| rules.iter().map(|r| r.name))
+        .collect();
     let n = names.len();
     names.sort_unstable();
     names.dedup();

@@ -1,6 +1,6 @@
 //! Test support: model builders, random programs, comparisons.
 //!
-//! Feature `tir` adds what needs the compiler: [`program`], [`random`] and [`differ`].
+//! Feature `tir` adds what needs the compiler: `program`, `random` and `differ`.
 
 pub mod asm;
 pub mod asm_claims;

@@ -1,6 +1,6 @@
 //! Passes over the tensor IR, one per file; [`TIR_PASSES`] is their order and reads as prose.
 //!
-//! A pass rebuilds the program value by value ([`rebuild`]), which shares equal operations and drops unused ones on the way.
+//! A pass rebuilds the program value by value (`rebuild`), which shares equal operations and drops unused ones on the way.
 
 mod axes;
 mod compose_moves;

@@ -6,7 +6,7 @@
 //! - [`op`]: the closed set of operators, each with its shapes and dtypes
 //! - [`infer`]: result shapes of an operator, shared by builder and verifier
 //! - [`verify`]: the numbered invariants of a graph
-//! - [`print`]: the `.graph` text form
+//! - [`mod@print`]: the `.graph` text form
 
 pub mod build;
 mod dtype;

@@ -139,12 +139,12 @@ pub enum Op {
         shape: Shape,
     },
 
-    /// `x: T[s], indices: i32|i64[r]` → `T[s[..axis], r, s[axis+1..]]`. Indices lie in 0..s[axis]; others, taken as unsigned, are clamped to the last.
+    /// `x: T[s], indices: i32|i64[r]` → `T[s[..axis], r, s[axis+1..]]`. Indices lie in `0..s[axis]`; others, taken as unsigned, are clamped to the last.
     Gather {
         /// The indexed axis.
         axis: usize,
     },
-    /// `x: T[s], indices: i32|i64[r]`, same rank, `r ≤ s` but at `axis` → `T[r]`: result[p] = x[p with p[axis] replaced by indices[p]]. Indices as in [`Op::Gather`].
+    /// `x: T[s], indices: i32|i64[r]`, same rank, `r ≤ s` but at `axis` → `T[r]`: `result[p]` = `x[p with p[axis] replaced by indices[p]]`. Indices as in [`Op::Gather`].
     GatherElements {
         /// The indexed axis.
         axis: usize,
@@ -154,7 +154,7 @@ pub enum Op {
         /// Leading dims shared by x and indices.
         batch_dims: usize,
     },
-    /// `x: T[s], indices: i32|i64[r], updates: T[r]` → `T[s]`: x with result[p with p[axis] replaced by indices[p]] combined with updates[p], p in row-major order.
+    /// `x: T[s], indices: i32|i64[r], updates: T[r]` → `T[s]`: x with `result[p with p[axis] replaced by indices[p]]` combined with `updates[p]`, p in row-major order.
     ScatterElements {
         /// The indexed axis.
         axis: usize,

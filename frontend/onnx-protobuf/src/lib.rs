@@ -1,6 +1,6 @@
 //! The messages of ONNX's protobuf schema (IR version 13) for prost, written from the published field numbers.
 //!
-//! Bulk data (`raw_data`, `string_data`, attribute strings) is [`bytes::Bytes`]: decoding from a [`Bytes`](bytes::Bytes) that wraps a memory map copies none of it.
+//! Bulk data (`raw_data`, `string_data`, attribute strings) is [`bytes::Bytes`]: decoding from a [`Bytes`] that wraps a memory map copies none of it.
 //! Enumerations stay `i32`, so that values newer than this schema survive decoding; unknown fields are skipped. Nesting deeper than prost's limit is an error.
 
 mod graph;

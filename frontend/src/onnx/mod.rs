@@ -1,8 +1,8 @@
 //! ONNX models to [`Graph`]: opsets 7 and later, with statically known shapes.
 //!
-//! [`walk`] imports nodes in order into a [`GraphBuilder`](lockstep_graph::GraphBuilder) that folds small constants, so that shape operands
+//! `walk` imports nodes in order into a [`GraphBuilder`](lockstep_graph::GraphBuilder) that folds small constants, so that shape operands
 //! are known when an operator asks for them. Operators are in [`ops`], one file per family; control flow with a known condition or trip count
-//! is inlined by [`control`]. A node that cannot be imported is noted and its results are unknown from there on; the walk goes on, so that
+//! is inlined by `control`. A node that cannot be imported is noted and its results are unknown from there on; the walk goes on, so that
 //! one error names everything.
 
 mod control;

@@ -1,6 +1,6 @@
 //! Kernels of the cpu executor: the only unsafe code of this crate.
 //!
-//! Every kernel is written once, generic over a register type ([`simd::Simd`]), and instantiated for AVX-512, AVX2 and
+//! Every kernel is written once, generic over a register type (`simd::Simd`), and instantiated for AVX-512, AVX2 and
 //! plain f32. All instances compute the bits that `isa::scalar` defines. [`Kernels::new`] picks an instance after
 //! checking that the host has its instructions.
 
@@ -45,17 +45,17 @@ type Peak = unsafe fn(u64) -> u64;
 pub struct Kernels {
     /// The level.
     pub level: Level,
-    /// [`map::map`].
+    /// `map::map`.
     pub map: Map,
-    /// [`convert::widen`].
+    /// `convert::widen`.
     pub widen: Widen,
-    /// [`convert::narrow`].
+    /// `convert::narrow`.
     pub narrow: Narrow,
-    /// [`moves::reduce`].
+    /// `moves::reduce`.
     pub reduce: Reduce,
-    /// [`moves::pack_columns`].
+    /// `moves::pack_columns`.
     pub pack_columns: Pack,
-    /// [`gemm::product`].
+    /// `gemm::product`.
     pub product: Multiply,
     peak: Peak,
 }

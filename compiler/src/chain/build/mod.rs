@@ -1,6 +1,6 @@
 //! Layout and chains: a partitioned [`TensorIr`] becomes a [`ChainProgram`].
 //!
-//! Operations are taken in order. Each value that must exist in SRAM gets a [`Home`]: a [`Layout`] and its buffers. Moves get
+//! Operations are taken in order. Each value that must exist in SRAM gets a `Home`: a [`Layout`] and its buffers. Moves get
 //! none at first: their users read through them in place where lanes agree, and only otherwise is the move carried out
 //! (`moves.rs`). Constants are made in whatever layout a user wants. A contract or reduce takes the maps that follow it
 //! into its own chains as epilogue (`kernel.rs`).

@@ -3,9 +3,25 @@
 use super::cx::{Fail, malformed, unsupported};
 use super::external;
 use super::walk::Walk;
+use bytes::Bytes;
 use half::{bf16, f16};
 use lockstep_graph::{DType, Shape, Weights};
 use lockstep_onnx_protobuf::{DataLocation, DataType, TensorProto};
+
+/// Name, dtype, shape and row-major little-endian elements of a file that holds a single tensor, as ONNX's test data stores them. Elements of
+/// less than a byte are spread over a byte each.
+///
+/// # Errors
+/// If the bytes are no tensor, its data lies elsewhere, or its elements are of a type that is not supported; one line.
+pub fn read(bytes: Bytes) -> Result<(String, DType, Shape, Weights), String> {
+    let proto = lockstep_onnx_protobuf::decode_tensor(bytes).map_err(|e| e.to_string())?;
+    let (dtype, shape, data) = decode(&proto).map_err(|fail| match fail {
+        Fail::Malformed(message) => message,
+        Fail::Unsupported { reason, .. } => reason,
+        Fail::Import(error) => error.to_string(),
+    })?;
+    Ok((proto.name, dtype, shape, data))
+}
 
 /// The dtype that ONNX numbers so; 4-bit integers are stored in a byte each.
 pub(super) fn dtype(data_type: i32) -> Result<DType, Fail> {

@@ -1,0 +1,308 @@
+//! The ONNX backend suite on the interpreter, the simulator and the cpu executor.
+//!
+//! ```text
+//! cargo test --test conformance                          the chosen tests of the committed archive
+//! cargo test --release --test conformance -- --full      the core list and the pytorch suites, from models/onnx-tests
+//! cargo test --release --test conformance -- --light     the whole networks, compiled for tsp-2020
+//! options: --bless rewrites what is expected and docs/ONNX_SUPPORT.md; --jobs N; --limit SECONDS; --verbose;
+//!          NAME.. runs only the tests whose names contain one of these (of the full list), and compares nothing
+//! ```
+//!
+//! Each test is compiled for `toy` on 1 and 2 chips and proved; the executors must give equal bits and the expected results at the official
+//! tolerance. A test runs in a process of its own kind, so that a crash or a test over the limit is a failure of that test alone. What is
+//! not listed in tests/data/conformance/expected.txt is expected to pass; anything unexpected fails the run.
+
+#![allow(missing_docs, clippy::print_stdout, clippy::print_stderr)]
+
+mod case;
+mod compare;
+mod outcome;
+mod run;
+mod support;
+mod workers;
+
+use case::Store;
+use outcome::{Outcome, Record};
+use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const ARCHIVE: &str = "tests/data/conformance/subset.zip";
+const EXPECTED: &str = "tests/data/conformance/expected.txt";
+const CORE: &str = "tests/data/conformance/core_tests.txt";
+const FETCHED: &str = "models/onnx-tests";
+const SUPPORT: &str = "docs/ONNX_SUPPORT.md";
+
+/// What the command line asks for.
+struct Wanted {
+    full: bool,
+    light: bool,
+    bless: bool,
+    verbose: bool,
+    worker: bool,
+    jobs: usize,
+    limit: u64,
+    names: Vec<String>,
+}
+
+fn path(below: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(below)
+}
+
+fn wanted() -> Result<Wanted, String> {
+    let mut wanted = Wanted {
+        full: false,
+        light: false,
+        bless: false,
+        verbose: false,
+        worker: false,
+        jobs: 2,
+        limit: 120,
+        names: Vec::new(),
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut number = || {
+            args.next()
+                .and_then(|n| n.parse().ok())
+                .ok_or(format!("{arg} needs a number"))
+        };
+        match arg.as_str() {
+            "--full" | "--ignored" | "--include-ignored" => wanted.full = true,
+            "--light" => wanted.light = true,
+            "--bless" => wanted.bless = true,
+            "--verbose" => wanted.verbose = true,
+            "--worker" => wanted.worker = true,
+            "--jobs" => wanted.jobs = number()? as usize,
+            "--limit" => wanted.limit = number()?,
+            "--nocapture" | "--quiet" | "-q" | "--exact" => {}
+            "--test-threads" | "--color" | "--format" => drop(args.next()),
+            other if other.starts_with('-') => {}
+            name => wanted.names.push(name.to_string()),
+        }
+    }
+    Ok(wanted)
+}
+
+/// The store of a run.
+fn store(fetched: bool) -> Result<Store, String> {
+    if !fetched {
+        return Store::archive(&path(ARCHIVE));
+    }
+    if !path(FETCHED).is_dir() {
+        return Err("models/onnx-tests is missing; python3 tests/fetch_models.py onnx-tests gets it".into());
+    }
+    Ok(Store::Folder(path(FETCHED)))
+}
+
+/// (suite, test) pairs of a run.
+fn tests(wanted: &Wanted, store: &Store) -> Result<Vec<(String, String)>, String> {
+    let mut all: Vec<(String, String)> = Vec::new();
+    if wanted.light {
+        all.extend(store.tests("real").into_iter().map(|t| ("real".to_string(), t)));
+        all.retain(|(_, t)| wanted.names.is_empty() || wanted.names.iter().any(|n| t.contains(n.as_str())));
+        return Ok(all);
+    }
+    if let Store::Archive(_) = store {
+        for suite in ["node", "pytorch-converted", "pytorch-operator"] {
+            all.extend(store.tests(suite).into_iter().map(|t| (suite.to_string(), t)));
+        }
+        return Ok(all);
+    }
+    let core = std::fs::read_to_string(path(CORE)).map_err(|e| format!("{CORE}: {e}"))?;
+    all.extend(core.lines().map(|t| ("node".to_string(), t.to_string())));
+    if !wanted.names.is_empty() {
+        let more = store.tests("node");
+        let listed: std::collections::BTreeSet<&str> = core.lines().collect();
+        let more = more.into_iter().filter(|t| !listed.contains(t.as_str()));
+        all.extend(more.map(|t| ("node".to_string(), t)));
+    }
+    for suite in ["pytorch-converted", "pytorch-operator"] {
+        all.extend(store.tests(suite).into_iter().map(|t| (suite.to_string(), t)));
+    }
+    all.retain(|(_, t)| wanted.names.is_empty() || wanted.names.iter().any(|n| t.contains(n.as_str())));
+    Ok(all)
+}
+
+/// Test -> (class, reason) of those that are not expected to pass.
+fn expected() -> Result<BTreeMap<String, (String, String)>, String> {
+    let text = std::fs::read_to_string(path(EXPECTED)).map_err(|e| format!("{EXPECTED}: {e}"))?;
+    let lines = text.lines().filter(|l| !l.starts_with('#') && !l.is_empty());
+    let parse = |line: &str| -> Option<(String, (String, String))> {
+        let mut parts = line.splitn(3, '\t');
+        Some((parts.next()?.into(), (parts.next()?.into(), parts.next()?.into())))
+    };
+    lines
+        .map(|l| parse(l).ok_or_else(|| format!("{EXPECTED}: {l}")))
+        .collect()
+}
+
+fn bless(records: &[Record]) -> Result<(), String> {
+    let mut text = String::from(
+        "# Tests that do not pass: name, class, reason. Written by `cargo test --test conformance -- --full --bless`.\n",
+    );
+    for r in records.iter().filter(|r| !r.outcome().passed()) {
+        text += &format!("{}\t{}\t{}\n", r.name, r.outcome().class(), r.outcome().reason());
+    }
+    std::fs::write(path(EXPECTED), text).map_err(|e| format!("{EXPECTED}: {e}"))
+}
+
+/// One request a line, `SUITE NAME`; one record a line.
+fn work() -> Result<(), String> {
+    let mut stores: [Option<Store>; 2] = [None, None];
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|e| e.to_string())?;
+        let mut parts = line.split(' ');
+        let (Some(from), Some(suite), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(format!("bad request {line}"));
+        };
+        let fetched = from == "fetched";
+        if stores[usize::from(fetched)].is_none() {
+            stores[usize::from(fetched)] = Some(store(fetched)?);
+        }
+        let machine = if suite == "real" {
+            run::Machine {
+                target: "tsp-2020",
+                chips: &[1],
+            }
+        } else {
+            run::Machine {
+                target: "toy",
+                chips: &[1, 2],
+            }
+        };
+        let started = std::time::Instant::now();
+        let case = stores[usize::from(fetched)].as_ref().map(|s| s.case(suite, name));
+        let mut record = match case {
+            Some(Ok(case)) => std::panic::catch_unwind(|| run::run(&case, machine)).unwrap_or_else(|panic| {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text
+                    .or_else(|| panic.downcast_ref::<&str>().copied())
+                    .unwrap_or("no message");
+                let mut record = Record {
+                    operator: case.operator(),
+                    opset: case.opset(),
+                    ..Record::default()
+                };
+                record.all(&Outcome::failed("panic", text));
+                record
+            }),
+            Some(Err(message)) => {
+                let mut record = Record::default();
+                record.all(&Outcome::Unsupported(message));
+                record
+            }
+            None => return Err("no store".into()),
+        };
+        record.name = name.to_string();
+        record.millis = started.elapsed().as_millis() as u64;
+        println!("{}", record.line());
+        std::io::stdout().flush().map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+/// The results by executor, and the failures by their first line.
+fn summary(records: &[Record], verbose: bool) {
+    let mut groups: BTreeMap<String, Vec<&Record>> = BTreeMap::new();
+    for r in records.iter().filter(|r| !r.outcome().passed()) {
+        let digitless: String = r
+            .outcome()
+            .reason()
+            .chars()
+            .map(|c| if c.is_ascii_digit() { '#' } else { c })
+            .collect();
+        let mut key = format!("{}: {}", r.outcome().class(), digitless);
+        while key.contains("##") {
+            key = key.replace("##", "#");
+        }
+        groups.entry(key).or_default().push(r);
+    }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|(key, of)| (std::cmp::Reverse(of.len()), key.clone()));
+    for (key, of) in &groups {
+        let names: Vec<&str> = of.iter().map(|r| r.name.as_str()).collect();
+        let shown = if verbose { names.len() } else { 3 };
+        let more = if names.len() > shown { ", .." } else { "" };
+        println!(
+            "{:5}  {key}\n         {}{more}",
+            of.len(),
+            names[..shown.min(names.len())].join(", ")
+        );
+    }
+    let count = |f: &dyn Fn(&Record) -> &Outcome| records.iter().filter(|r| f(r).passed()).count();
+    let classes = |c: &str| records.iter().filter(|r| r.outcome().class() == c).count();
+    println!(
+        "{} tests: {} passed on all, {} failed, {} unsupported; eval {}, sim {}, cpu {}; {} with an input fixed at compile time",
+        records.len(),
+        classes("passed"),
+        classes("failed"),
+        classes("unsupported"),
+        count(&|r| &r.eval),
+        count(&|r| &r.sim),
+        count(&|r| &r.cpu),
+        records.iter().filter(|r| !r.fixed.is_empty()).count(),
+    );
+}
+
+fn checked(wanted: &Wanted) -> Result<bool, String> {
+    let fetched = wanted.full || wanted.light || !wanted.names.is_empty();
+    let store = store(fetched)?;
+    let tests = tests(wanted, &store)?;
+    let from = if fetched { "fetched" } else { "committed" };
+    let records = workers::run(&tests, from, wanted.jobs, std::time::Duration::from_secs(wanted.limit))?;
+    summary(&records, wanted.verbose);
+    if !wanted.names.is_empty() {
+        for r in &records {
+            println!(
+                "{} {} ({} ms, chips {:?}, fixed {:?}, {} ULP) {}",
+                r.name,
+                r.outcome().class(),
+                r.millis,
+                r.chips,
+                r.fixed,
+                r.ulp,
+                r.outcome().reason()
+            );
+        }
+        return Ok(true);
+    }
+    if wanted.full {
+        if wanted.bless {
+            bless(&records)?;
+        }
+        let text = support::page(&records);
+        let at = path(SUPPORT);
+        if wanted.bless {
+            std::fs::write(&at, text).map_err(|e| format!("{SUPPORT}: {e}"))?;
+        }
+    }
+    let expected = expected()?;
+    let mut good = true;
+    for r in &records {
+        let want = expected.get(&r.name).map_or("passed", |e| e.0.as_str());
+        if r.outcome().class() != want {
+            good = false;
+            println!(
+                "unexpected: {} {}, expected {want}: {}",
+                r.name,
+                r.outcome().class(),
+                r.outcome().reason()
+            );
+        }
+    }
+    Ok(good)
+}
+
+fn main() -> ExitCode {
+    let done = wanted().and_then(|w| if w.worker { work().map(|()| true) } else { checked(&w) });
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}

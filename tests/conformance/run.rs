@@ -1,0 +1,313 @@
+//! One test through the whole line: import, lower, the interpreter; then compile, prove, simulate, and run by the cpu executor.
+
+use crate::case::Case;
+use crate::compare;
+use crate::outcome::{Outcome, Record};
+use lockstep::graph::{Graph, Verified};
+use lockstep::isa::artifact::HostDType;
+use lockstep::runtime::host_convert::{to_chip, to_host};
+use lockstep::{
+    Artifact, Chips, CompileError, CompileErrorKind, ConstInput, HostTensor, ImportError, ImportOptions, LoadOptions,
+    Options, Silent, TensorView, files, lookup,
+};
+use lockstep_compiler::lower::lower;
+use lockstep_compiler::tir::TensorIr;
+use lockstep_compiler::tir::eval::{Tensor, eval};
+use lockstep_frontend::{ImportErrorKind, MemorySource};
+use std::sync::Arc;
+
+/// Largest number of elements of a float operand that counts as one of shape, scales or bounds.
+const SMALL: u64 = 8;
+
+/// Which target a suite is compiled for.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// A built-in target.
+    pub target: &'static str,
+    /// Numbers of chips to compile for, one after the other.
+    pub chips: &'static [u16],
+}
+
+/// Runs a test.
+pub fn run(case: &Case, machine: Machine) -> Record {
+    let mut record = Record {
+        name: case.name.clone(),
+        operator: case.operator(),
+        opset: case.opset(),
+        ..Record::default()
+    };
+    let (graph, ir, fixed) = match import(case) {
+        Ok(found) => found,
+        Err(outcome) => {
+            record.all(&outcome);
+            return record;
+        }
+    };
+    record.fixed = fixed;
+    record.eval = match interpret(case, &ir, &record.fixed) {
+        Ok(ulp) => {
+            record.ulp = record.ulp.max(ulp);
+            Outcome::Passed
+        }
+        Err(message) => Outcome::failed("eval", message),
+    };
+    (record.sim, record.cpu) = (Outcome::Passed, Outcome::Passed);
+    for &chips in machine.chips {
+        execute(case, &graph, machine.target, chips, &mut record);
+        if !record.sim.passed() || !record.cpu.passed() {
+            break;
+        }
+    }
+    record
+}
+
+/// Imports and lowers with as few inputs fixed as it takes: none, else one that can be an operand of shape, else all of those.
+fn import(case: &Case) -> Result<(Verified<Graph>, TensorIr, Vec<String>), Outcome> {
+    let first = import_with(case, &[]);
+    let Err(outcome) = first else {
+        return first.map(|(graph, ir)| (graph, ir, Vec::new()));
+    };
+    let inputs = case.sets.first().map_or(&[][..], |s| s.0.as_slice());
+    let shape_like = |t: &HostTensor| match t.dtype {
+        HostDType::F32 | HostDType::F64 | HostDType::F16 | HostDType::BF16 => {
+            t.shape.len() <= 1 && t.elements() as u64 <= SMALL
+        }
+        _ => true,
+    };
+    let may: Vec<&HostTensor> = inputs.iter().filter(|t| shape_like(t)).collect();
+    for size in 1..=may.len() {
+        for chosen in choices(may.len(), size) {
+            let fixed: Vec<&HostTensor> = chosen.iter().map(|&i| may[i]).collect();
+            if let Ok((graph, ir)) = import_with(case, &fixed) {
+                return Ok((graph, ir, fixed.iter().map(|t| t.name.clone()).collect()));
+            }
+        }
+    }
+    Err(outcome)
+}
+
+/// All ways to choose `size` of `n`, in lexicographic order; of more than 6 only the whole.
+fn choices(n: usize, size: usize) -> Vec<Vec<usize>> {
+    (0u32..1 << n.min(6))
+        .map(|bits| (0..n).filter(|&i| n > 6 || bits >> i & 1 == 1).collect::<Vec<_>>())
+        .filter(|c| c.len() == size)
+        .collect()
+}
+
+fn import_with(case: &Case, fixed: &[&HostTensor]) -> Result<(Verified<Graph>, TensorIr), Outcome> {
+    let mut options = ImportOptions::default();
+    for tensor in case.sets.iter().flat_map(|s| &s.0).rev() {
+        let shape: Vec<usize> = tensor.shape.iter().map(|&n| n as usize).collect();
+        if fixed.iter().any(|t| t.name == tensor.name) {
+            let value = ConstInput::Tensor {
+                dtype: graph_dtype(tensor.dtype),
+                shape: lockstep::graph::Shape(shape),
+                data: tensor.bytes.clone().into(),
+            };
+            options.const_inputs.insert(tensor.name.clone(), value);
+        } else {
+            options.shapes.insert(tensor.name.clone(), shape);
+        }
+    }
+    let source = MemorySource::file("model.onnx", case.model.clone());
+    let graph = lockstep::import(&source, &options).map_err(|e| import_outcome(&e))?;
+    let graph = Verified::new(graph, &()).map_err(|e| Outcome::failed("graph", e.to_string()))?;
+    let ir = lower(&graph).map_err(|e| compile_outcome("lower", &e))?;
+    Ok((graph, ir))
+}
+
+fn import_outcome(error: &ImportError) -> Outcome {
+    match &*error.kind {
+        ImportErrorKind::Unsupported(ops) => {
+            let mut reasons: Vec<String> = ops.iter().map(|op| format!("{}: {}", op.op, op.reason)).collect();
+            reasons.dedup();
+            Outcome::Unsupported(reasons.join("; "))
+        }
+        _ => Outcome::failed("import", error.to_string()),
+    }
+}
+
+fn compile_outcome(stage: &str, error: &CompileError) -> Outcome {
+    match &error.kind {
+        CompileErrorKind::Unsupported(list) => {
+            let mut reasons: Vec<&str> = list.iter().map(|u| u.what.as_str()).collect();
+            reasons.dedup();
+            Outcome::Unsupported(reasons.join("; "))
+        }
+        CompileErrorKind::DoesNotFit { .. } => Outcome::failed("fit", error.to_string()),
+        _ => Outcome::failed(stage, error.to_string()),
+    }
+}
+
+fn interpret(case: &Case, ir: &TensorIr, fixed: &[String]) -> Result<f64, String> {
+    let mut worst = 0.0f64;
+    for (inputs, wanted) in usable(case, fixed) {
+        let mut given = Vec::new();
+        for port in &ir.inputs {
+            let tensor = inputs.iter().find(|t| t.name == port.name);
+            let tensor = tensor.ok_or_else(|| format!("input {} has no data", port.name))?;
+            let ty = ir.values[port.value].ty.clone();
+            let bits = tensor
+                .bytes
+                .chunks_exact(tensor.dtype.bytes())
+                .map(|b| lockstep::isa::scalar::widen(to_chip(b, port.host, ty.dtype), ty.dtype))
+                .collect();
+            given.push(Tensor::from_bits(ty, bits));
+        }
+        let outputs = eval(ir, &given, &mut []).map_err(|e| e.to_string())?;
+        let found: Vec<HostTensor> = ir
+            .outputs
+            .iter()
+            .zip(&outputs)
+            .map(|(port, tensor)| HostTensor {
+                name: port.name.clone(),
+                dtype: port.host,
+                shape: port.shape.iter().map(|&n| n as u64).collect(),
+                bytes: tensor
+                    .bits()
+                    .iter()
+                    .flat_map(|&bits| {
+                        let wide = if tensor.ty.dtype.is_float() {
+                            lockstep::isa::scalar::narrow_f32(f32::from_bits(bits), tensor.ty.dtype)
+                        } else {
+                            lockstep::isa::scalar::narrow_i32(bits as i32, tensor.ty.dtype)
+                        };
+                        to_host(wide, tensor.ty.dtype, port.host)
+                            .into_iter()
+                            .take(port.host.bytes())
+                    })
+                    .collect(),
+            })
+            .collect();
+        worst = worst.max(compare_all(case, &found, wanted)?);
+    }
+    Ok(worst)
+}
+
+/// The data sets whose fixed inputs have the values of the first.
+fn usable<'a>(case: &'a Case, fixed: &'a [String]) -> impl Iterator<Item = (&'a [HostTensor], &'a [HostTensor])> {
+    let same = move |inputs: &[HostTensor]| {
+        let first = &case.sets[0].0;
+        let wanted = |t: &&HostTensor| fixed.contains(&t.name);
+        inputs.iter().zip(first).all(|(a, b)| a.shape == b.shape)
+            && inputs.iter().filter(wanted).eq(first.iter().filter(wanted))
+    };
+    let sets = case.sets.iter().filter(move |s| same(&s.0));
+    sets.map(|s| (s.0.as_slice(), s.1.as_slice()))
+}
+
+fn compare_all(case: &Case, found: &[HostTensor], wanted: &[HostTensor]) -> Result<f64, String> {
+    let mut worst = 0.0f64;
+    for want in wanted {
+        let tensor = found.iter().find(|t| t.name == want.name);
+        let tensor = tensor.ok_or_else(|| format!("output {} is missing", want.name))?;
+        let ulp =
+            compare::check(tensor, want, case.rtol, case.atol).map_err(|e| format!("output {} {e}", want.name))?;
+        worst = worst.max(ulp);
+    }
+    Ok(worst)
+}
+
+fn compile(graph: &Verified<Graph>, target: &str, chips: Chips) -> Result<Arc<Artifact>, CompileError> {
+    let options = Options {
+        chips,
+        verify: true,
+        ..Options::default()
+    };
+    let machine = files::target(target).map_err(|e| CompileError::options(e.to_string()))?;
+    let compiled = lockstep::compile(graph, &machine, &options, &mut Silent)?;
+    let artifact = compiled.artifact;
+    artifact
+        .map(Arc::new)
+        .ok_or_else(|| CompileError::internal("emit", "no artifact"))
+}
+
+/// Compiles for a number of chips (for as many as the model can use, or needs) and runs on both executors.
+fn execute(case: &Case, graph: &Verified<Graph>, target: &str, chips: u16, record: &mut Record) {
+    let mut made = compile(graph, target, Chips::Exactly(chips));
+    let refused = |e: &CompileError| match e.kind {
+        CompileErrorKind::Options(_) => chips > 1,
+        CompileErrorKind::DoesNotFit { .. } => true,
+        _ => false,
+    };
+    if made.as_ref().is_err_and(refused) {
+        made = compile(graph, target, Chips::Auto);
+    }
+    let artifact = match made {
+        Ok(artifact) => artifact,
+        Err(error) => {
+            let outcome = compile_outcome("compile", &error);
+            (record.sim, record.cpu) = (outcome.clone(), outcome);
+            return;
+        }
+    };
+    record.chips.push(artifact.n_chips);
+    let mut results = Vec::new();
+    for backend in ["sim", "cpu"] {
+        let outcome = run_on(case, &artifact, backend, &record.fixed);
+        let (outcome, bits) = match outcome {
+            Ok((ulp, bits)) => {
+                record.ulp = record.ulp.max(ulp);
+                (Outcome::Passed, Some(bits))
+            }
+            Err(message) => (Outcome::failed(backend, message), None),
+        };
+        match backend {
+            "sim" => record.sim = outcome,
+            _ => record.cpu = outcome,
+        }
+        results.push(bits);
+    }
+    if let [Some(sim), Some(cpu)] = results.as_slice()
+        && sim != cpu
+    {
+        record.cpu = Outcome::failed("cpu", "the bits differ from the simulator's");
+    }
+}
+
+fn run_on(
+    case: &Case,
+    artifact: &Arc<Artifact>,
+    backend: &str,
+    fixed: &[String],
+) -> Result<(f64, Vec<HostTensor>), String> {
+    let executor = lookup(backend).map_err(|e| e.to_string())?;
+    let mut session = executor
+        .load(Arc::clone(artifact), &LoadOptions::default())
+        .map_err(|e| format!("load: {e}"))?;
+    let entry = &artifact.entries[0];
+    let (mut worst, mut all) = (0.0f64, Vec::new());
+    for (inputs, wanted) in usable(case, fixed) {
+        let mut views: Vec<TensorView<'_>> = Vec::new();
+        for port in &entry.inputs {
+            let tensor = inputs.iter().find(|t| t.name == port.name);
+            views.push(tensor.ok_or_else(|| format!("input {} has no data", port.name))?.view());
+        }
+        let outputs = session.run(0, &views).map_err(|e| e.to_string())?;
+        if outputs.cycles.is_some_and(|c| c != entry.makespan) {
+            return Err(format!("{:?} cycles, scheduled {}", outputs.cycles, entry.makespan));
+        }
+        worst = worst.max(compare_all(case, outputs.tensors, wanted)?);
+        all.extend(outputs.tensors.iter().cloned());
+    }
+    Ok((worst, all))
+}
+
+fn graph_dtype(dtype: HostDType) -> lockstep::graph::DType {
+    use lockstep::graph::DType;
+    match dtype {
+        HostDType::F32 => DType::F32,
+        HostDType::F16 => DType::F16,
+        HostDType::BF16 => DType::Bf16,
+        HostDType::F64 => DType::F64,
+        HostDType::I8 => DType::I8,
+        HostDType::I16 => DType::I16,
+        HostDType::I32 => DType::I32,
+        HostDType::I64 => DType::I64,
+        HostDType::U8 => DType::U8,
+        HostDType::U16 => DType::U16,
+        HostDType::U32 => DType::U32,
+        HostDType::U64 => DType::U64,
+        HostDType::Bool => DType::Bool,
+    }
+}

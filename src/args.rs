@@ -240,6 +240,9 @@ pub struct BenchVerb {
     /// Runs before those
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub warmup: u32,
+    /// Also show where the time goes on the first thread, from as many runs again
+    #[arg(long)]
+    pub profile: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -3,23 +3,24 @@
 //! Loading links every chain's instructions through their claims ([`link`]) and derives a plan from them ([`build`],
 //! [`matrix`], [`tape`]): products over weight panels that are used where the artifact has them, and tapes of vector
 //! operations that run over blocks of rows in cache. Belts, tiles and accumulators do not exist; data flows from rows
-//! through registers to rows. A run walks the chains in their order; nothing is decided and nothing allocated then.
+//! through registers to rows. A run decides nothing and allocates nothing.
 //!
-//! Threads split the rows or the columns of large chains, by a division fixed at load. It changes no bit of a result,
-//! nor does the SIMD level.
+//! Every thread has a list of chains, or of parts of their rows, that is fixed at load ([`order`]). Neither it nor the SIMD
+//! level changes a bit of a result.
 
 pub mod build;
+pub mod join;
 pub mod link;
 pub mod matrix;
+pub mod order;
 pub mod plan;
-pub mod split;
 pub mod tape;
 
 use crate::error::ExecError;
-use crate::executor::{Executor, LoadOptions, Outputs, Session};
+use crate::executor::{Executor, LoadOptions, Outputs, Session, StepTime};
 use crate::host_io::HostIo;
 use crate::host_tensor::TensorView;
-use crate::kernels::{FloatEnvironment, Kernels, Local, Machine, Team};
+use crate::kernels::{FloatEnvironment, Kernels, Local, Machine, Probe, Team};
 use crate::memory::Memory;
 use build::{Builder, Pool};
 use link::{LinkError, Linked};
@@ -49,8 +50,8 @@ pub struct Stats {
     pub by_issue: usize,
     /// Steps of the fused chains.
     pub steps: usize,
-    /// Steps split over threads.
-    pub split: usize,
+    /// Parts of chains beyond the first of each.
+    pub cut: usize,
 }
 
 /// A loaded artifact.
@@ -91,7 +92,7 @@ impl CpuSession {
             match build_plans(&artifact, &memory, &mut pool, row_bytes, tile_rows, options) {
                 Ok(mut plans) => {
                     for plan in &mut plans {
-                        split::split(plan, threads, row_bytes);
+                        order::order(plan, threads, row_bytes);
                     }
                     let host = HostIo::new(&artifact, &memory, options.max_memory_bytes)?;
                     let scratch = plans.iter().map(|p| p.scratch).max().unwrap_or(0);
@@ -123,6 +124,11 @@ impl CpuSession {
         Err(ExecError::artifact("weights", what))
     }
 
+    /// What its entries run.
+    pub fn plans(&self) -> &[Plan] {
+        &self.shared.plans
+    }
+
     /// How its chains run.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::default();
@@ -130,12 +136,12 @@ impl CpuSession {
             stats.chains += 1;
             if chain.events.is_empty() {
                 stats.steps += chain.steps.len();
-                let split = |s: &&(_, plan::Split, _)| s.1 != plan::Split::Whole;
-                stats.split += chain.steps.iter().filter(split).count();
             } else {
                 stats.by_issue += 1;
             }
         }
+        let parts = self.shared.plans.iter().flat_map(|p| p.threads.iter().flatten());
+        stats.cut = parts.filter(|p| p.part > 0).count();
         stats
     }
 }
@@ -178,11 +184,22 @@ fn build_plans(
     Ok(plans)
 }
 
-impl Session for CpuSession {
-    fn run(&mut self, entry: usize, inputs: &[TensorView<'_>]) -> Result<Outputs<'_>, ExecError> {
+impl CpuSession {
+    fn execute(
+        &mut self,
+        entry: usize,
+        inputs: &[TensorView<'_>],
+        probe: &mut Option<Probe>,
+    ) -> Result<Outputs<'_>, ExecError> {
         self.host.check(entry, inputs)?;
         let _environment = FloatEnvironment::enter();
+        let note = |probe: &mut Option<Probe>, kind| {
+            if let Some(probe) = probe {
+                probe.note(None, kind);
+            }
+        };
         self.host.place(entry, inputs, self.memory.bytes_mut());
+        note(probe, "input");
         let offset = self.scratch.as_ptr().align_offset(64).min(64);
         let machine = Machine::new(
             self.memory.bytes_mut(),
@@ -193,12 +210,23 @@ impl Session for CpuSession {
             self.scratch_bytes,
         );
         if let Some(plan) = self.shared.plans.get(entry) {
-            self.team.run(&self.shared.kernels, &machine, plan);
+            self.team.run(&self.shared.kernels, &machine, plan, probe);
         }
-        Ok(Outputs {
-            tensors: self.host.take(entry, self.memory.bytes()),
-            cycles: None,
-        })
+        let tensors = self.host.take(entry, self.memory.bytes());
+        note(probe, "output");
+        Ok(Outputs { tensors, cycles: None })
+    }
+}
+
+impl Session for CpuSession {
+    fn run(&mut self, entry: usize, inputs: &[TensorView<'_>]) -> Result<Outputs<'_>, ExecError> {
+        self.execute(entry, inputs, &mut None)
+    }
+
+    fn profile(&mut self, entry: usize, inputs: &[TensorView<'_>]) -> Result<Vec<StepTime>, ExecError> {
+        let mut probe = Some(Probe::start());
+        self.execute(entry, inputs, &mut probe)?;
+        Ok(probe.map_or(Vec::new(), |p| p.times))
     }
 
     fn reset_state(&mut self) {

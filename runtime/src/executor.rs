@@ -58,8 +58,29 @@ pub trait Session {
     /// An entry out of range, inputs that do not match the signature, a hazard.
     fn run(&mut self, entry: usize, inputs: &[TensorView<'_>]) -> Result<Outputs<'_>, ExecError>;
 
+    /// As [`Session::run`]; gives the time that each part of the run took on the calling thread, in the order of execution.
+    /// Empty where the executor does not measure.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    fn profile(&mut self, entry: usize, inputs: &[TensorView<'_>]) -> Result<Vec<StepTime>, ExecError> {
+        self.run(entry, inputs)?;
+        Ok(Vec::new())
+    }
+
     /// Sets every state to zero.
     fn reset_state(&mut self);
+}
+
+/// Time that a part of a run took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepTime {
+    /// Chain of the entry; `None` for what belongs to no chain.
+    pub chain: Option<u32>,
+    /// What was done: `product`, `pack`, `map`, `transpose`, `by issue`, `wait`, `input`, `output`.
+    pub kind: &'static str,
+    /// Nanoseconds.
+    pub nanoseconds: u64,
 }
 
 /// Results of a run, borrowed from the session.

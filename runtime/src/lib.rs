@@ -20,7 +20,7 @@ pub mod sim;
 
 pub use cpu::{Cpu, CpuSession};
 pub use error::ExecError;
-pub use executor::{Executor, LoadOptions, Outputs, Session, Simd, lookup};
+pub use executor::{Executor, LoadOptions, Outputs, Session, Simd, StepTime, lookup};
 pub use host_io::HostIo;
 pub use host_tensor::{HostTensor, TensorView};
 pub use memory::Memory;

@@ -3,12 +3,13 @@
 use super::{lines, print_json};
 use crate::args::BenchVerb;
 use crate::cmd::run::load;
-use crate::diag::{JSON_VERSION, Outcome};
+use crate::diag::{Failure, JSON_VERSION, Outcome};
 use crate::progress::Progress;
 use crate::{ALLOCATOR, subject, text};
 use lockstep::isa::Opcode;
-use lockstep::{Artifact, TensorView, tensors};
+use lockstep::{Artifact, Session, TensorView, tensors};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -46,6 +47,10 @@ pub fn run(verb: &BenchVerb) -> Outcome {
     let after = ALLOCATOR.stats();
     let allocations = (after.allocations - before.allocations) + (after.reallocations - before.reallocations);
     times.sort_by(f64::total_cmp);
+    let parts = match verb.profile {
+        true => parts(&artifact, entry, session.as_mut(), &views, verb.runs)?,
+        false => Vec::new(),
+    };
     let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
     let moved = moved(&artifact, entry);
     if verb.json {
@@ -57,6 +62,7 @@ pub fn run(verb: &BenchVerb) -> Outcome {
             "load_microseconds": load_time * 1e6,
             "microseconds": { "min": at(0.0), "p50": at(0.5), "p99": at(0.99), "max": at(1.0) },
             "allocations": allocations,
+            "parts": parts.iter().map(Part::json).collect::<Vec<_>>(),
             "sram_bytes_per_run": { "read": moved.read, "written": moved.written },
             "link_bytes_per_run": moved.sent,
             "multiply_adds_per_run": moved.macs,
@@ -88,8 +94,78 @@ pub fn run(verb: &BenchVerb) -> Outcome {
         text::bytes(moved.written),
         text::bytes(moved.sent)
     ));
+    if !parts.is_empty() {
+        let all: f64 = parts.iter().map(|p| p.microseconds).sum();
+        out.push(format!("{:>10}  {:>5}  {:>6}  part", "time", "share", "steps"));
+        for p in &parts {
+            let (time, share) = (text::microseconds(p.microseconds), p.microseconds / all * 100.0);
+            out.push(format!(
+                "{time:>10}  {share:>4.1}%  {:>6}  {} {}",
+                p.steps, p.operation, p.kind
+            ));
+        }
+    }
     lines(out);
     Ok(())
+}
+
+/// Steps of one kind for one kind of operation, over a run.
+struct Part {
+    operation: String,
+    kind: &'static str,
+    steps: usize,
+    microseconds: f64,
+}
+
+impl Part {
+    fn json(&self) -> serde_json::Value {
+        json!({
+            "operation": self.operation,
+            "kind": self.kind,
+            "steps": self.steps,
+            "microseconds": self.microseconds,
+        })
+    }
+}
+
+/// Where the time of a run goes on the calling thread: the least of several runs for each step, the longest part first.
+fn parts(
+    artifact: &Artifact,
+    entry: usize,
+    session: &mut dyn Session,
+    inputs: &[TensorView<'_>],
+    runs: u32,
+) -> Result<Vec<Part>, Failure> {
+    let mut best = session.profile(entry, inputs)?;
+    for _ in 1..runs {
+        let times = session.profile(entry, inputs)?;
+        for (b, t) in best.iter_mut().zip(&times) {
+            b.nanoseconds = b.nanoseconds.min(t.nanoseconds);
+        }
+    }
+    let e = &artifact.entries[entry];
+    let operation = |chain: Option<u32>| {
+        let chain = chain.and_then(|c| e.chains.get(c as usize));
+        let origin = chain.and_then(|c| e.origins.get(c.origin as usize));
+        let op = origin.and_then(|o| o.op.split(' ').next());
+        op.unwrap_or("host").to_owned()
+    };
+    let mut sums: BTreeMap<(String, &'static str), (usize, u64)> = BTreeMap::new();
+    for t in &best {
+        let sum = sums.entry((operation(t.chain), t.kind)).or_default();
+        *sum = (sum.0 + 1, sum.1 + t.nanoseconds);
+    }
+    let mut parts: Vec<Part> = sums
+        .into_iter()
+        .map(|((operation, kind), (steps, nanoseconds))| Part {
+            operation,
+            kind,
+            steps,
+            microseconds: nanoseconds as f64 / 1e3,
+        })
+        .collect();
+    parts.sort_by(|a, b| b.microseconds.total_cmp(&a.microseconds));
+    Ok(parts)
 }
 
 /// What the instructions of an entry move and compute, over all chips.

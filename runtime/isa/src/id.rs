@@ -63,6 +63,7 @@ impl DType {
     ];
 
     /// Size of one element in bytes; also the number of words (and of streams) of one vector.
+    #[inline]
     pub const fn bytes(self) -> usize {
         match self {
             DType::F32 | DType::I32 => 4,
@@ -72,16 +73,19 @@ impl DType {
     }
 
     /// Words of one vector of this dtype: 1, 2 or 4.
+    #[inline]
     pub const fn words(self) -> u16 {
         self.bytes() as u16
     }
 
     /// Whether the dtype is a floating-point type.
+    #[inline]
     pub const fn is_float(self) -> bool {
         matches!(self, DType::F32 | DType::F16 | DType::BF16)
     }
 
     /// The type in which the VXM computes on this dtype: F32 for floats, I32 for integers.
+    #[inline]
     pub const fn widened(self) -> DType {
         if self.is_float() { DType::F32 } else { DType::I32 }
     }

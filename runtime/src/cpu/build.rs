@@ -7,8 +7,9 @@
 //! A chain whose units would depend on each other in a circle, or that writes rows which it also reads, runs issue by
 //! issue in the order of the cycles instead, with every result in scratch: the same steps, one row at a time.
 
+use crate::cpu::join::join;
 use crate::cpu::link::{LinkError, Linked, Linking, Source, extent};
-use crate::cpu::plan::{ChainPlan, Plan, Rows, Space, Split, Step, Transpose};
+use crate::cpu::plan::{ChainPlan, Plan, Rows, Space, Step, Transpose};
 use crate::error::ExecError;
 use lockstep_isa::{AluOp, Opcode, scalar};
 use std::collections::{BTreeMap, BTreeSet};
@@ -493,9 +494,16 @@ impl<'b, 'a> Chain<'b, 'a> {
                 _ => self.tape(members)?,
             }
         }
-        let steps = std::mem::take(&mut self.steps);
+        let steps = std::mem::take(&mut self.steps).into_iter().map(|(s, _)| s).collect();
+        let steps = join(steps, self.b.row_bytes);
+        let rows = steps.iter().map(|s| match s {
+            Step::Multiply(m) => m.rows as usize,
+            _ => 0,
+        });
+        let rows = rows.max().unwrap_or(0);
+        self.b.plan.pointers = self.b.plan.pointers.max(rows);
         Ok(ChainPlan {
-            steps: steps.into_iter().map(|(s, _)| (s, Split::Whole, false)).collect(),
+            steps,
             ..ChainPlan::default()
         })
     }
@@ -579,7 +587,7 @@ impl<'b, 'a> Chain<'b, 'a> {
         events.sort_unstable();
         let steps = std::mem::take(&mut self.steps);
         Ok(ChainPlan {
-            steps: steps.into_iter().map(|(s, _)| (s, Split::Whole, false)).collect(),
+            steps: steps.into_iter().map(|(s, _)| s).collect(),
             events: events.into_iter().map(|e| (e.3, e.4)).collect(),
             ..ChainPlan::default()
         })

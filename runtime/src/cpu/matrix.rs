@@ -250,7 +250,8 @@ impl Chain<'_, '_> {
         plan.local = plan.local.max(deepest * PANEL_COLUMNS * 4);
         let step = Multiply {
             rows,
-            x,
+            x: vec![x],
+            each: rows,
             blocks,
             acc,
             copy,

@@ -231,8 +231,10 @@ pub struct BlockStep {
 pub struct Multiply {
     /// Rows.
     pub rows: u32,
-    /// x as f32.
-    pub x: Rows,
+    /// x as f32: row n is row `n % each` of item `n / each`.
+    pub x: Vec<Rows>,
+    /// Rows of each item of x.
+    pub each: u32,
     /// Blocks.
     pub blocks: Vec<BlockStep>,
     /// Accumulators and result: equidistant rows.
@@ -291,6 +293,16 @@ pub enum Step {
 }
 
 impl Step {
+    /// What it is called where its time is reported.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Step::Tape(_) => "map",
+            Step::Multiply(_) => "product",
+            Step::Pack(_) => "pack",
+            Step::Transpose(_) => "transpose",
+        }
+    }
+
     /// Rows, and how many of them must stay together on one thread.
     pub fn rows(&self) -> (u32, u32) {
         match self {
@@ -302,30 +314,37 @@ impl Step {
     }
 }
 
-/// How a step is split over threads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Split {
-    /// One thread does it all.
-    Whole,
-    /// Each thread takes a range of rows.
-    Rows,
-    /// Each thread takes a range of columns.
-    Columns,
-}
-
 /// Steps of one chain.
 #[derive(Clone, Debug, Default)]
 pub struct ChainPlan {
-    /// Steps in order, with their split and whether all threads meet before them.
-    pub steps: Vec<(Step, Split, bool)>,
+    /// Steps in order.
+    pub steps: Vec<Step>,
     /// For a chain that no fused form fits: (step, row) in the order of issue, instead of whole steps.
     pub events: Vec<(u32, u32)>,
-    /// The thread that runs the steps that are not split.
-    pub owner: usize,
-    /// Whether all threads meet before the chain.
-    pub wait: bool,
     /// Bytes of memory read and written, as ranges: first, end, written.
     pub accesses: Vec<(i64, i64, bool)>,
+}
+
+/// A chain, or one of equal parts of its rows, in the list of a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The chain.
+    pub chain: u32,
+    /// Which part.
+    pub part: u32,
+    /// Of how many.
+    pub parts: u32,
+    /// First and end of what it waits for in [`Plan::waits`].
+    pub waits: (u32, u32),
+}
+
+/// Something to wait for: another thread has done this many of its parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// The other thread.
+    pub thread: u32,
+    /// Parts that it must have done.
+    pub count: u32,
 }
 
 /// A weight tile as `gather` reads it.
@@ -348,6 +367,10 @@ pub struct TileView {
 pub struct Plan {
     /// Chains in order.
     pub chains: Vec<ChainPlan>,
+    /// What every thread does, in order.
+    pub threads: Vec<Vec<Part>>,
+    /// What parts wait for.
+    pub waits: Vec<Wait>,
     /// Tiles that gathers read in place.
     pub tiles: Vec<TileView>,
     /// Tile rows of gathers.

@@ -153,6 +153,10 @@ impl Simd for X8 {
         x!(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
     }
     #[inline(always)]
+    fn prefetch(p: *const u8) {
+        x!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+    #[inline(always)]
     fn sqrt(self) -> X8 {
         X8(x!(_mm256_sqrt_ps(self.0)))
     }

@@ -152,6 +152,10 @@ impl Simd for X16 {
         x!(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
     }
     #[inline(always)]
+    fn prefetch(p: *const u8) {
+        x!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+    #[inline(always)]
     fn sqrt(self) -> X16 {
         X16(x!(_mm512_sqrt_ps(self.0)))
     }

@@ -4,9 +4,8 @@
 //! session allocates scratch and buffers of the sizes that the plan states.
 
 use super::{Kernels, MapArgs, Product};
-use crate::cpu::plan::{
-    Arg, ChainPlan, Multiply, OpKind, Pack, Plan, Rows, SPACES, Space, Split, Step, Tape, TapeOp, Transpose,
-};
+use crate::cpu::plan::{Arg, Multiply, OpKind, Pack, Part, Plan, Rows, SPACES, Space, Step, Tape, TapeOp, Transpose};
+use crate::executor::StepTime;
 use lockstep_isa::artifact::PANEL_COLUMNS;
 use lockstep_isa::scalar;
 use lockstep_isa::{AluOp, DType};
@@ -25,7 +24,7 @@ pub struct Machine {
     scratch_bytes: usize,
 }
 
-// SAFETY: threads that share a machine write to disjoint rows between two barriers, which the plan guarantees.
+// SAFETY: a part that touches rows of another thread waits for it; the plan guarantees that.
 unsafe impl Send for Machine {}
 // SAFETY: as above.
 unsafe impl Sync for Machine {}
@@ -104,57 +103,93 @@ impl Local {
     }
 }
 
-/// The share of `rows` that thread `t` of `threads` does, in multiples of `grain`.
-pub fn share(rows: u32, grain: u32, t: usize, threads: usize) -> (u32, u32) {
-    let grain = grain.max(1) as u64;
-    let units = (rows as u64).div_ceil(grain);
-    let cut = |t: usize| (units * t as u64 / threads as u64 * grain).min(rows as u64) as u32;
-    (cut(t), cut(t + 1))
+/// Measures the parts of a run on one thread.
+pub struct Probe {
+    last: std::time::Instant,
+    /// What was measured so far.
+    pub times: Vec<StepTime>,
 }
 
-/// Runs thread `t`'s share of a chain. `meet` is called where all threads must meet.
+impl Probe {
+    /// Starts to measure.
+    pub fn start() -> Probe {
+        Probe {
+            last: std::time::Instant::now(),
+            times: Vec::new(),
+        }
+    }
+
+    /// Notes what was done since the last note.
+    pub fn note(&mut self, chain: Option<u32>, kind: &'static str) {
+        let now = std::time::Instant::now();
+        let nanoseconds = now.duration_since(self.last).as_nanos() as u64;
+        self.times.push(StepTime {
+            chain,
+            kind,
+            nanoseconds,
+        });
+        self.last = now;
+    }
+}
+
+/// The rows of part `part` of `parts`, in multiples of `grain`.
+fn share(rows: u32, grain: u32, part: u32, parts: u32) -> (u32, u32) {
+    let grain = grain.max(1) as u64;
+    let units = (rows as u64).div_ceil(grain);
+    let cut = |p: u32| (units * p as u64 / parts.max(1) as u64 * grain).min(rows as u64) as u32;
+    (cut(part), cut(part + 1))
+}
+
+/// Runs a part of a chain on thread `t`; `probe` is told what was done.
 ///
 /// # Safety
-/// The plan was built for this machine's spaces, `local` for the plan; all `threads` threads run the same chains.
-pub unsafe fn run_chain(
+/// The plan was built for this machine's spaces, `local` for the plan; what the part waits for is done.
+pub unsafe fn run_part(
     k: &Kernels,
     m: &Machine,
     plan: &Plan,
-    chain: &ChainPlan,
+    part: &Part,
     local: &mut Local,
-    (t, threads): (usize, usize),
-    meet: &(dyn Fn() + Sync),
+    t: usize,
+    probe: &mut Option<Probe>,
 ) {
-    if chain.wait && threads > 1 {
-        meet();
-    }
-    let own = m.with_scratch(chain.owner);
+    let Some(chain) = plan.chains.get(part.chain as usize) else {
+        return;
+    };
+    let mut note = |kind| {
+        if let Some(probe) = probe {
+            probe.note(Some(part.chain), kind);
+        }
+    };
+    let m = &m.with_scratch(t);
     // SAFETY: as the caller vouches.
     unsafe {
-        if !chain.events.is_empty() {
-            if t == chain.owner {
-                for &(s, n) in &chain.events {
-                    if let Some((step, ..)) = chain.steps.get(s as usize) {
-                        run_step(k, &own, plan, step, local, (n, n + 1), (0, 1));
-                    }
-                }
+        for &(s, n) in &chain.events {
+            if let Some(step) = chain.steps.get(s as usize) {
+                run_step(k, m, plan, step, local, (n, n + 1), std::ptr::null());
             }
+        }
+        if !chain.events.is_empty() {
+            note("by issue");
             return;
         }
-        for (step, split, wait) in &chain.steps {
-            if *wait && threads > 1 {
-                meet();
-            }
+        // The first weights of the steps from one on.
+        let next = |from: usize| {
+            let mut after = chain.steps.get(from..).unwrap_or(&[]).iter();
+            let weights = after.find_map(|s| match s {
+                Step::Multiply(s) => s.blocks.first(),
+                _ => None,
+            });
+            weights.map_or(std::ptr::null(), |b| m.byte(b.space, b.offset as i64).cast_const())
+        };
+        for (i, step) in chain.steps.iter().enumerate() {
             let (rows, grain) = step.rows();
-            match split {
-                Split::Whole if t != chain.owner => {}
-                Split::Whole => run_step(k, &own, plan, step, local, (0, rows), (0, 1)),
-                Split::Rows => {
-                    let (a, b) = share(rows, grain, t, threads);
-                    run_step(k, &own, plan, step, local, (a, b), (0, 1));
-                }
-                Split::Columns => run_step(k, &own, plan, step, local, (0, rows), (t, threads)),
-            }
+            let rows = match step {
+                Step::Pack(_) => (0, rows),
+                _ => share(rows, grain, part.part, part.parts),
+            };
+            run_step(k, m, plan, step, local, rows, next(i + 1));
+            note(step.kind());
         }
     }
 }
@@ -166,27 +201,20 @@ unsafe fn run_step(
     step: &Step,
     local: &mut Local,
     rows: (u32, u32),
-    columns: (usize, usize),
+    next: *const u8,
 ) {
     // SAFETY: as the caller vouches.
     unsafe {
         match step {
             Step::Tape(s) => tape(k, m, plan, s, local, rows),
-            Step::Multiply(s) => multiply(k, m, s, local, rows, columns),
-            Step::Pack(s) => pack(k, m, s, local, columns),
+            Step::Multiply(s) => multiply(k, m, s, local, rows, next),
+            Step::Pack(s) => pack(k, m, s, local),
             Step::Transpose(s) => transpose(m, s, local, rows),
         }
     }
 }
 
-unsafe fn multiply(
-    k: &Kernels,
-    m: &Machine,
-    s: &Multiply,
-    local: &mut Local,
-    (r0, r1): (u32, u32),
-    (t, threads): (usize, usize),
-) {
+unsafe fn multiply(k: &Kernels, m: &Machine, s: &Multiply, local: &mut Local, (r0, r1): (u32, u32), next: *const u8) {
     if r0 >= r1 {
         return;
     }
@@ -202,33 +230,32 @@ unsafe fn multiply(
         }
     }
     let scratch = local.base();
-    for b in &s.blocks {
-        let (q0, q1) = share(b.n.div_ceil(PANEL_COLUMNS as u32), 1, t, threads);
-        let n0 = q0 * PANEL_COLUMNS as u32;
-        let n = (q1 * PANEL_COLUMNS as u32).min(b.n).saturating_sub(n0);
-        if n == 0 {
-            continue;
-        }
+    for (i, b) in s.blocks.iter().enumerate() {
         local.pointers.clear();
         for r in r0..r1 {
-            let x = m.row(&s.x, r).wrapping_add(b.k0 as usize * 4);
+            let Some(x) = s.x.get((r / s.each) as usize) else {
+                continue;
+            };
+            let x = m.row(x, r % s.each).wrapping_add(b.k0 as usize * 4);
             local.pointers.push(x.cast_const());
         }
         let product = Product {
             x: &local.pointers,
             x_first: 0,
-            w: m.byte(b.space, b.offset as i64)
-                .wrapping_add(q0 as usize * b.panel_step)
-                .cast_const(),
+            w: m.byte(b.space, b.offset as i64).cast_const(),
             w_step: b.w_step,
             panel_step: b.panel_step,
             dtype: b.dtype,
             integer: !b.dtype.is_float(),
             k: b.k as usize,
-            n: n as usize,
-            acc: m.row(&s.acc, r0).wrapping_add((b.n0 + n0) as usize * 4),
+            n: b.n as usize,
+            acc: m.row(&s.acc, r0).wrapping_add(b.n0 as usize * 4),
             acc_step,
             zero: b.zero,
+            next: match s.blocks.get(i + 1) {
+                Some(b) => m.byte(b.space, b.offset as i64).cast_const(),
+                None => next,
+            },
             scratch,
         };
         // SAFETY: the plan vouches for the rows and panels; the slots hold a widened panel of the largest window.
@@ -236,7 +263,7 @@ unsafe fn multiply(
     }
 }
 
-unsafe fn pack(k: &Kernels, m: &Machine, s: &Pack, local: &mut Local, (t, threads): (usize, usize)) {
+unsafe fn pack(k: &Kernels, m: &Machine, s: &Pack, local: &mut Local) {
     let belts = s.belts.len() as u32;
     if belts == 0 {
         return;
@@ -246,8 +273,7 @@ unsafe fn pack(k: &Kernels, m: &Machine, s: &Pack, local: &mut Local, (t, thread
     let vector = |i: u32| m.row(&s.belts[(i % belts) as usize], i / belts);
     const PANEL: u32 = PANEL_COLUMNS as u32;
     let (depth, width) = if s.columns { (s.n, s.vectors) } else { (s.vectors, s.n) };
-    let (q0, q1) = share(width.div_ceil(PANEL), 1, t, threads);
-    for q in q0..q1 {
+    for q in 0..width.div_ceil(PANEL) {
         let count = (width - q * PANEL).min(PANEL);
         let panel = out.wrapping_add(q as usize * depth as usize * PANEL_COLUMNS * 4);
         // SAFETY: the plan vouches for the vectors and for room for the panels.

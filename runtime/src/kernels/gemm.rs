@@ -17,6 +17,8 @@ const MAX_ROWS: usize = 12;
 const WIDEN_ROWS: usize = 4;
 /// Rows of an integer window that are summed in f32: 256 * 255 * 255 is below 2^24.
 const EXACT_K: usize = 256;
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
 /// Bytes of one row of a widened panel.
 const PANEL_BYTES: usize = PANEL_COLUMNS * 4;
 
@@ -47,8 +49,17 @@ pub struct Product<'a> {
     pub acc_step: usize,
     /// Whether to start from zero instead of what the accumulator rows hold.
     pub zero: bool,
+    /// What will be read next after the last panel, to be fetched into the cache meanwhile.
+    pub next: *const u8,
     /// Room for one widened panel, `32 * k` elements of 4 bytes; used where the weights are narrow.
     pub scratch: *mut u8,
+}
+
+/// A panel, and what to fetch into the cache while it is multiplied: one line for each of its rows.
+#[derive(Clone, Copy)]
+pub(super) struct Panel {
+    w: *const u8,
+    ahead: *const u8,
 }
 
 /// How one kind of weights is loaded and multiplied.
@@ -68,13 +79,13 @@ pub(super) trait Level {
     ///
     /// # Safety
     /// As for [`product`].
-    unsafe fn one_panel<W: Weight>(p: &Product<'_>, x: &[*const u8], w: *const u8, acc: *mut u8, acc_step: usize);
+    unsafe fn one_panel<W: Weight>(p: &Product<'_>, x: &[*const u8], w: Panel, acc: *mut u8, acc_step: usize);
 
     /// [`panels`].
     ///
     /// # Safety
     /// As for [`product`].
-    unsafe fn panels<W: Weight>(p: &Product<'_>, w: *const u8, acc: *mut u8, count: usize);
+    unsafe fn panels<W: Weight>(p: &Product<'_>, w: Panel, acc: *mut u8, count: usize);
 
     /// [`super::convert::to_float`].
     ///
@@ -112,7 +123,7 @@ weights! {
 unsafe fn micro<V: Simd, W: Weight, const R: usize, const P: usize, const NV: usize>(
     p: &Product<'_>,
     x: &[*const u8],
-    w: *const u8,
+    w: Panel,
     acc: *mut u8,
     acc_step: usize,
 ) {
@@ -133,8 +144,10 @@ unsafe fn micro<V: Simd, W: Weight, const R: usize, const P: usize, const NV: us
                 }
             }
         }
-        let mut w = w;
+        let Panel { mut w, mut ahead } = w;
         for k in 0..p.k {
+            V::prefetch(ahead);
+            ahead = ahead.wrapping_add(LINE_BYTES);
             let mut b = [[V::splat(0.0); NV]; P];
             for (q, panel) in b.iter_mut().enumerate() {
                 for (v, reg) in panel.iter_mut().enumerate() {
@@ -179,7 +192,7 @@ unsafe fn micro<V: Simd, W: Weight, const R: usize, const P: usize, const NV: us
 pub(super) unsafe fn one_panel<V: Simd, W: Weight, const NV: usize>(
     p: &Product<'_>,
     x: &[*const u8],
-    w: *const u8,
+    w: Panel,
     acc: *mut u8,
     acc_step: usize,
 ) {
@@ -225,7 +238,7 @@ pub(super) unsafe fn one_panel<V: Simd, W: Weight, const NV: usize>(
 #[inline(always)]
 pub(super) unsafe fn panels<V: Simd, W: Weight, const NV: usize>(
     p: &Product<'_>,
-    w: *const u8,
+    w: Panel,
     acc: *mut u8,
     count: usize,
 ) {
@@ -266,8 +279,8 @@ fn most_panels<L: Level, W: Weight>(rows: usize) -> usize {
     }
 }
 
-/// All rows by the panel at `w`, whose first `n` columns belong to accumulators at `acc`.
-unsafe fn panel_rows<L: Level, W: Weight>(p: &Product<'_>, w: *const u8, acc: *mut u8, n: usize) {
+/// All rows by the panel at `w`, whose first `n` columns belong to accumulators at `acc`; `next` is read after it.
+unsafe fn panel_rows<L: Level, W: Weight>(p: &Product<'_>, w: *const u8, acc: *mut u8, n: usize, next: *const u8) {
     let most = most_rows::<L, W>();
     let rows = p.x.len();
     let blocks = rows.div_ceil(most);
@@ -275,6 +288,14 @@ unsafe fn panel_rows<L: Level, W: Weight>(p: &Product<'_>, w: *const u8, acc: *m
     for block in 0..blocks {
         let count = (rows - first).div_ceil(blocks - block);
         let x = &p.x[first..first + count];
+        // Each pass over the panel fetches as many lines of the next one as the panel has rows.
+        let fetched = block * p.k * LINE_BYTES;
+        let ahead = if fetched < p.k * p.w_step {
+            next.wrapping_add(fetched)
+        } else {
+            w
+        };
+        let w = Panel { w, ahead };
         // SAFETY: the rows and columns are within those that the caller vouches for; a narrow panel goes through a
         // buffer of whole ones.
         unsafe {
@@ -309,6 +330,10 @@ unsafe fn block<L: Level, W: Weight>(p: &Product<'_>) {
     unsafe {
         while q * PANEL_COLUMNS < p.n {
             let (w, acc) = (p.w.add(q * p.panel_step), p.acc.add(q * PANEL_BYTES));
+            let after = |count: usize| match (q + count) * PANEL_COLUMNS < p.n {
+                true => p.w.add((q + count) * p.panel_step),
+                false => p.next,
+            };
             let left = whole.saturating_sub(q);
             let count = if left > 1 {
                 left.div_ceil(left.div_ceil(most))
@@ -316,10 +341,11 @@ unsafe fn block<L: Level, W: Weight>(p: &Product<'_>) {
                 1
             };
             if count > 1 {
-                L::panels::<W>(p, w, acc, count);
+                let ahead = after(count);
+                L::panels::<W>(p, Panel { w, ahead }, acc, count);
             } else {
                 let n = (p.n - q * PANEL_COLUMNS).min(PANEL_COLUMNS);
-                panel_rows::<L, W>(p, w, acc, n);
+                panel_rows::<L, W>(p, w, acc, n, after(1));
             }
             q += count;
         }
@@ -347,7 +373,8 @@ unsafe fn widened_block<L: Level>(p: &Product<'_>) {
                 w_step: PANEL_BYTES,
                 ..*p
             };
-            panel_rows::<L, F32>(&wide, p.scratch, acc, n);
+            let next = w.wrapping_add(p.panel_step);
+            panel_rows::<L, F32>(&wide, p.scratch, acc, n, next);
         }
     }
 }

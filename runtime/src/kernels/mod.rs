@@ -25,7 +25,7 @@ mod team;
 mod tests;
 
 use crate::executor::Simd as Level;
-pub use drive::{Local, MAX_BLOCK, Machine};
+pub use drive::{Local, MAX_BLOCK, Machine, Probe};
 pub use gemm::Product;
 use lockstep_isa::{AluOp, DType};
 pub use map::MapArgs;
@@ -88,7 +88,7 @@ macro_rules! level {
                 unsafe fn one_panel<W: gemm::Weight>(
                     p: &Product<'_>,
                     x: &[*const u8],
-                    w: *const u8,
+                    w: gemm::Panel,
                     acc: *mut u8,
                     acc_step: usize,
                 ) {
@@ -98,7 +98,7 @@ macro_rules! level {
 
                 unsafe fn panels<W: gemm::Weight>(
                     p: &Product<'_>,
-                    w: *const u8,
+                    w: gemm::Panel,
                     acc: *mut u8,
                     count: usize,
                 ) {
@@ -118,7 +118,7 @@ macro_rules! level {
             unsafe fn one_panel<W: gemm::Weight>(
                 p: &Product<'_>,
                 x: &[*const u8],
-                w: *const u8,
+                w: gemm::Panel,
                 acc: *mut u8,
                 acc_step: usize,
             ) {
@@ -131,7 +131,7 @@ macro_rules! level {
             $(#[target_feature(enable = $feature)])?
             unsafe fn panels<W: gemm::Weight>(
                 p: &Product<'_>,
-                w: *const u8,
+                w: gemm::Panel,
                 acc: *mut u8,
                 count: usize,
             ) {

@@ -46,6 +46,9 @@ pub trait Simd: Lane {
     /// `p` is readable for `N` elements.
     unsafe fn load_i8(p: *const i8) -> Self::Int;
 
+    /// Asks for a line to be fetched into the second-level cache. Any address will do.
+    #[inline(always)]
+    fn prefetch(_p: *const u8) {}
     /// Square root.
     fn sqrt(self) -> Self;
     /// Rounds down.

@@ -1,6 +1,8 @@
-//! The threads of a session: they walk the chains of a plan together and meet where the plan says so.
+//! The threads of a session: each walks its list of a plan and waits where the plan says so.
+//!
+//! A thread publishes how many parts it has done; that count is all that threads share.
 
-use super::drive::{Local, Machine, run_chain};
+use super::drive::{Local, Machine, Probe, run_part};
 use super::{FloatEnvironment, Kernels};
 use crate::cpu::plan::Plan;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -10,6 +12,9 @@ use std::thread::JoinHandle;
 /// Spins before a waiting thread parks.
 const SPINS: u32 = 4_000;
 
+/// Progress of a thread that is done with its list.
+const DONE: u64 = u32::MAX as u64;
+
 /// What a run does.
 struct Job {
     kernels: Kernels,
@@ -17,15 +22,17 @@ struct Job {
     plan: *const Plan,
 }
 
+/// A count on a cache line of its own.
+#[repr(align(128))]
+struct Progress(AtomicU64);
+
 struct Control {
-    threads: usize,
     job: AtomicPtr<Job>,
     /// Counts runs.
     epoch: AtomicU64,
     stop: AtomicBool,
-    arrived: AtomicUsize,
-    /// Counts meetings.
-    phase: AtomicU64,
+    /// Parts done by each thread in the current run, which is the upper half.
+    progress: Vec<Progress>,
     sleepers: AtomicUsize,
     lock: Mutex<()>,
     wake: Condvar,
@@ -61,16 +68,15 @@ impl Control {
         }
     }
 
-    /// Returns when all threads have come here.
-    fn meet(&self) {
-        let phase = self.phase.load(SeqCst);
-        if self.arrived.fetch_add(1, SeqCst) + 1 == self.threads {
-            self.arrived.store(0, SeqCst);
-            self.phase.store(phase + 1, SeqCst);
-            self.notify();
-        } else {
-            self.wait(|| self.phase.load(SeqCst) != phase);
-        }
+    /// States that thread `t` has done `count` parts of run `epoch`.
+    fn publish(&self, t: usize, epoch: u64, count: u64) {
+        self.progress[t].0.store(epoch << 32 | count, SeqCst);
+        self.notify();
+    }
+
+    /// Returns when thread `t` has done `count` parts of run `epoch`.
+    fn reach(&self, t: usize, epoch: u64, count: u64) {
+        self.wait(|| self.progress[t].0.load(SeqCst) >= (epoch << 32 | count));
     }
 }
 
@@ -84,13 +90,12 @@ pub struct Team {
 impl Team {
     /// Starts `threads - 1` threads. `local` makes the buffers of each.
     pub fn new(threads: usize, local: impl Fn() -> Local) -> Team {
+        let progress = || Progress(AtomicU64::new(0));
         let control = Arc::new(Control {
-            threads: threads.max(1),
             job: AtomicPtr::new(std::ptr::null_mut()),
             epoch: AtomicU64::new(0),
             stop: AtomicBool::new(false),
-            arrived: AtomicUsize::new(0),
-            phase: AtomicU64::new(0),
+            progress: (0..threads.max(1)).map(|_| progress()).collect(),
             sleepers: AtomicUsize::new(0),
             lock: Mutex::new(()),
             wake: Condvar::new(),
@@ -110,21 +115,27 @@ impl Team {
 
     /// Runs a plan on all threads. Its builder has checked it against the machine's spaces; it states the division of
     /// work over as many threads as the team has.
-    pub fn run(&mut self, kernels: &Kernels, machine: &Machine, plan: &Plan) {
+    /// The probe measures the caller's thread.
+    pub fn run(&mut self, kernels: &Kernels, machine: &Machine, plan: &Plan, probe: &mut Option<Probe>) {
         let mut job = Job {
             kernels: *kernels,
             machine: *machine,
             plan,
         };
         let control = &self.control;
-        if control.threads > 1 {
+        let others = 1..control.progress.len();
+        let epoch = control.epoch.load(SeqCst) + 1;
+        if !others.is_empty() {
             control.job.store(&mut job, SeqCst);
-            control.epoch.fetch_add(1, SeqCst);
+            control.epoch.store(epoch, SeqCst);
             control.notify();
         }
-        share(control, &job, 0, &mut self.local);
-        if control.threads > 1 {
-            control.meet();
+        share(control, &job, 0, epoch, &mut self.local, probe);
+        for t in others {
+            control.reach(t, epoch, DONE);
+        }
+        if let Some(probe) = probe {
+            probe.note(None, "wait");
         }
     }
 }
@@ -140,15 +151,25 @@ impl Drop for Team {
     }
 }
 
-/// Thread `t`'s share of a run.
-fn share(control: &Control, job: &Job, t: usize, local: &mut Local) {
-    // SAFETY: the plan outlives the run: `Team::run` returns only after all threads have met.
+/// Thread `t`'s list of run `epoch`.
+fn share(control: &Control, job: &Job, t: usize, epoch: u64, local: &mut Local, probe: &mut Option<Probe>) {
+    // SAFETY: the plan outlives the run: `Team::run` returns only after all threads are done.
     let plan = unsafe { &*job.plan };
-    let meet = || control.meet();
-    for chain in &plan.chains {
-        let part = (t, control.threads);
-        // SAFETY: the plan's builder checked it, and every thread of the team walks the same chains.
-        unsafe { run_chain(&job.kernels, &job.machine, plan, chain, local, part, &meet) };
+    let alone = control.progress.len() == 1;
+    let list = plan.threads.get(t).map_or(&[][..], Vec::as_slice);
+    for (done, part) in list.iter().enumerate() {
+        let waits = plan.waits.get(part.waits.0 as usize..part.waits.1 as usize);
+        for wait in waits.unwrap_or(&[]) {
+            control.reach(wait.thread as usize, epoch, wait.count as u64);
+            if let Some(probe) = probe {
+                probe.note(Some(part.chain), "wait");
+            }
+        }
+        // SAFETY: the plan's builder checked it, and what the part waits for is done.
+        unsafe { run_part(&job.kernels, &job.machine, plan, part, local, t, probe) };
+        if !alone {
+            control.publish(t, epoch, done as u64 + 1);
+        }
     }
 }
 
@@ -162,8 +183,8 @@ fn work(control: &Control, t: usize, mut local: Local) {
         }
         seen += 1;
         let job = control.job.load(SeqCst);
-        // SAFETY: the job lives on the caller's stack until all threads have met at the end of the run.
-        share(control, unsafe { &*job }, t, &mut local);
-        control.meet();
+        // SAFETY: the job lives on the caller's stack until all threads are done.
+        share(control, unsafe { &*job }, t, seen, &mut local, &mut None);
+        control.publish(t, seen, DONE);
     }
 }

@@ -91,6 +91,31 @@ fn maps_equal_the_scalar_definition() {
     }
 }
 
+/// Around the place where `exp` takes a shortcut to zero, every number.
+#[test]
+fn small_exponentials_equal_the_scalar_definition() {
+    let (from, to) = ((-103.0f32).to_bits(), (-105.0f32).to_bits());
+    let a: Vec<u32> = (from..to).collect();
+    let n = a.len();
+    let want: Vec<u32> = a
+        .iter()
+        .map(|&x| scalar::alu(AluOp::Exp, DType::F32, x, 0, 0))
+        .collect();
+    for k in levels() {
+        let mut out = vec![1u32; n];
+        let args = MapArgs {
+            a: &[a.as_ptr().cast()],
+            b: &[],
+            c: &[],
+            out: &[out.as_mut_ptr().cast()],
+            n,
+        };
+        // SAFETY: the buffers hold `n` elements.
+        unsafe { (k.map)(AluOp::Exp, DType::F32, &args) };
+        assert!(out == want, "{:?}", k.level);
+    }
+}
+
 #[test]
 fn conversions_equal_the_scalar_definition() {
     let n = 777;
@@ -204,6 +229,7 @@ fn products_equal_the_scalar_chain() {
                         acc: acc.as_mut_ptr().cast(),
                         acc_step: lanes * 4,
                         zero,
+                        next: std::ptr::null(),
                         scratch: scratch.as_mut_ptr().cast(),
                     };
                     // SAFETY: the buffers have the sizes stated.
@@ -324,6 +350,7 @@ fn speed_of_products() {
                         acc: acc.as_mut_ptr().cast(),
                         acc_step: n * 4,
                         zero: k0 == 0,
+                        next: std::ptr::null(),
                         scratch: scratch.as_mut_ptr().cast(),
                     };
                     // SAFETY: the buffers have the sizes stated.

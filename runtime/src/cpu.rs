@@ -26,7 +26,11 @@ use build::{Builder, Pool};
 use link::{LinkError, Linked};
 use lockstep_isa::Artifact;
 use plan::Plan;
+use std::ops::Range;
 use std::sync::Arc;
+
+/// From this many chains on, two threads prepare them.
+const CHAINS_FOR_TWO: usize = 256;
 
 /// The executor `cpu`.
 pub struct Cpu;
@@ -166,20 +170,50 @@ fn build_plans(
     tile_rows: bool,
     options: &LoadOptions,
 ) -> Result<Vec<Plan>, LinkError> {
+    let limit = options.max_memory_bytes;
     let mut plans = Vec::with_capacity(artifact.entries.len());
     for entry in &artifact.entries {
         let linked = Linked::new(artifact, entry, memory, tile_rows)?;
-        let mut builder = Builder {
-            linked: &linked,
-            plan: Plan::default(),
-            pool,
-            row_bytes,
-            limit: options.max_memory_bytes,
+        let build = |chains: Range<usize>| -> Result<(Plan, Pool), LinkError> {
+            let mut pool = Pool::default();
+            let mut builder = Builder {
+                linked: &linked,
+                plan: Plan::default(),
+                pool: &mut pool,
+                row_bytes,
+                limit,
+            };
+            for chain in chains {
+                builder.chain(chain)?;
+            }
+            Ok((builder.plan, pool))
         };
-        for chain in 0..linked.chains.len() {
-            builder.chain(chain)?;
+        let (n, half) = (linked.chains.len(), linked.chains.len() / 2);
+        let parts = match n < CHAINS_FOR_TWO {
+            true => [Some(build(0..n)), None],
+            false => std::thread::scope(|scope| {
+                let beside = std::thread::Builder::new().spawn_scoped(scope, || build(half..n));
+                let first = build(0..half);
+                let second = match beside.map(|thread| thread.join()) {
+                    Ok(Ok(built)) => built,
+                    _ => build(half..n),
+                };
+                [Some(first), Some(second)]
+            }),
+        };
+        let mut plan = Plan::default();
+        for part in parts.into_iter().flatten() {
+            let (part, bytes) = part?;
+            let needed = pool.bytes.len() as u64 + bytes.bytes.len() as u64 + 64;
+            if needed > limit {
+                let e = ExecError::Memory { needed, allowed: limit };
+                return Err(e.into());
+            }
+            let at = pool.reserve(bytes.bytes.len());
+            pool.bytes[at..].copy_from_slice(&bytes.bytes);
+            plan.append(part, at);
         }
-        plans.push(builder.plan);
+        plans.push(plan);
     }
     Ok(plans)
 }

@@ -5,9 +5,9 @@
 //! it at `l * dtype.bytes()`. Every span starts at a row and at a multiple of 64 bytes.
 
 use crate::error::ExecError;
-use lockstep_isa::Artifact;
-use lockstep_isa::artifact::{ConstForm, PANEL_COLUMNS, TileImage, Value, ValueKind};
+use lockstep_isa::artifact::{ConstForm, Entry, PANEL_COLUMNS, TileImage, Value, ValueKind};
 use lockstep_isa::id::Place;
+use lockstep_isa::{Artifact, Opcode};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
@@ -45,12 +45,12 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Allocates the rows of every value of every entry, zeroed, and fills in the constants. With `tiles` false,
-    /// constants stored as weight tiles get no memory: their reader takes them from the artifact.
+    /// Allocates the rows of every value of every entry, zeroed, and fills in the constants. With `all` false, constants
+    /// stored as weight tiles and those of [`gathered`] get no memory: their reader takes them from the artifact.
     ///
     /// # Errors
     /// A value outside its bank or chip, a constant outside the weights section, or more than `max_bytes`.
-    pub fn new(artifact: &Artifact, tiles: bool, max_bytes: u64) -> Result<Memory, ExecError> {
+    pub fn new(artifact: &Artifact, all: bool, max_bytes: u64) -> Result<Memory, ExecError> {
         let target = &artifact.target;
         let lanes = target.word_bytes();
         let n_places = target.n_places();
@@ -61,10 +61,18 @@ impl Memory {
         }
         let row_words = (target.slices as u32).max(1);
         let mut used: Vec<(usize, u32, u32)> = Vec::new();
-        for entry in &artifact.entries {
+        let in_place: Vec<Vec<bool>> = match all {
+            true => Vec::new(),
+            false => artifact.entries.iter().map(|e| gathered(artifact, e)).collect(),
+        };
+        let has_rows = |entry: usize, i: usize, v: &Value| {
+            let in_place = in_place.get(entry).and_then(|e| e.get(i)).copied();
+            all || is_row_value(artifact, v) && in_place != Some(true)
+        };
+        for (e, entry) in artifact.entries.iter().enumerate() {
             for (i, v) in entry.values.iter().enumerate() {
                 let slot = check_value(artifact, v).map_err(|what| at_value(&entry.name, i, what))?;
-                if v.n_vectors == 0 || !(tiles || is_row_value(artifact, v)) {
+                if v.n_vectors == 0 || !has_rows(e, i, v) {
                     continue;
                 }
                 let end = v.base as u32 + v.n_vectors * v.dtype.words() as u32;
@@ -131,7 +139,7 @@ impl Memory {
             states: Vec::new(),
             n_words,
         };
-        memory.load_constants(artifact, tiles)?;
+        memory.load_constants(artifact, has_rows)?;
         memory.find_states(artifact);
         Ok(memory)
     }
@@ -215,10 +223,14 @@ impl Memory {
         self.states = ranges.into_iter().map(|(a, b)| a..b).collect();
     }
 
-    fn load_constants(&mut self, artifact: &Artifact, tiles: bool) -> Result<(), ExecError> {
+    fn load_constants(
+        &mut self,
+        artifact: &Artifact,
+        has_rows: impl Fn(usize, usize, &Value) -> bool,
+    ) -> Result<(), ExecError> {
         let weights = artifact.weight_bytes();
         let mut done = BTreeSet::new();
-        for entry in &artifact.entries {
+        for (e, entry) in artifact.entries.iter().enumerate() {
             for (i, v) in entry.values.iter().enumerate() {
                 let ValueKind::Const(k) = v.kind else {
                     continue;
@@ -226,7 +238,7 @@ impl Memory {
                 let Some(span) = self.value_span(v) else {
                     continue;
                 };
-                if !(tiles || is_row_value(artifact, v)) || !done.insert((span.start, k)) {
+                if !has_rows(e, i, v) || !done.insert((span.start, k)) {
                     continue;
                 }
                 let rows = &mut self.lines.as_mut_bytes()[span];
@@ -239,6 +251,28 @@ impl Memory {
 
 fn at_value(entry: &str, i: usize, what: String) -> ExecError {
     ExecError::artifact(format!("entry {entry:?} value v{i}"), what)
+}
+
+/// The values of an entry that are constants stored as rows which gathers alone take, by the claims: tables of
+/// embeddings, say, of which a run needs few rows.
+pub fn gathered(artifact: &Artifact, entry: &Entry) -> Vec<bool> {
+    let mut taken = vec![(false, false); entry.values.len()];
+    for chip in &entry.chips {
+        let runs = artifact
+            .programs
+            .get(chip.program as usize)
+            .map_or(&[][..], |p| &p.runs);
+        for (run, claims) in runs.iter().zip(&chip.claims) {
+            let value = claims.mem.and_then(|m| taken.get_mut(m.value as usize));
+            if let Some((gather, other)) = value {
+                *gather |= run.op == Opcode::Gather;
+                *other |= run.op != Opcode::Gather;
+            }
+        }
+    }
+    let rows = |v: &Value| matches!(v.kind, ValueKind::Const(_)) && is_row_value(artifact, v);
+    let both = entry.values.iter().zip(taken);
+    both.map(|(v, (gather, other))| gather && !other && rows(v)).collect()
 }
 
 /// Whether a value has rows of its own even where weight tiles are read in place.

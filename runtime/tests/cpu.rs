@@ -192,6 +192,52 @@ chain c0 "pv"
     assert_eq!(program("run-time", text, &toy()).by_issue, 0);
 }
 
+/// A table that only gathers take is read where it lies; one that something else reads as well has rows of its own.
+#[test]
+fn tables_are_gathered() {
+    let head = r#"
+value ids = input  c0.mem0.b0 0x0000 x4 i32 0:1
+value t = const    c0.mem2.b0 0x0000 x16 f32 8:24 = rand 7
+value y = computed c0.mem3.b0 0x0000 x4 f32 8:24
+value z = computed c0.mem3.b1 0x0000 x2 f32 8:24
+input "ids" int32 4,1 = ids
+output "y" float32 4,16 = y
+"#;
+    let gather = r#"
+chain c0 "gather"
+  c0.mem0.b0 @0  read ids[0;1] x4 -> st0.e
+  c0.mem2.b0 @28 gather st0.e t[3;2] limit=6 x4 -> st4.e
+  c0.mem3.b0 @56 write st4.e -> y[0;1] x4
+"#;
+    let read = r#"
+chain c0 "read"
+  c0.mem2.b0 @100 read t[5;1] x2 -> st0.e
+  c0.mem3.b1 @124 write st0.e -> z[0;1] x2
+"#;
+    let output = "output \"z\" float32 2,16 = z\n";
+    let without = head.replace("value z = computed c0.mem3.b1 0x0000 x2 f32 8:24\n", "");
+    assert_eq!(program("in place", &(without + gather), &toy()).by_issue, 0);
+    let both = format!("{head}{output}{gather}{read}");
+    assert_eq!(program("in memory", &both, &toy()).by_issue, 0);
+}
+
+/// So many chains are prepared by two threads; each has an immediate of its own.
+#[test]
+fn many_chains_are_prepared_together() {
+    let n = 300;
+    let mut text = format!("value x = input c0.mem0.b0 0x0000 x{n} f32 0:16\n");
+    text += &format!("value y = computed c0.mem1.b0 0x0000 x{n} f32 0:16\n");
+    text += &format!("input \"x\" float32 {n},16 = x\noutput \"y\" float32 {n},16 = y\n");
+    for c in 0..n {
+        let t = c * 60;
+        text += &format!("chain c0 \"add\"\n  c0.mem0.b0 @{t} read x[{c}] -> st0.w\n");
+        text += &format!("  c0.vxm0 @{} alu.add st0.w, {c}.5 -> st0.e\n", t + 23);
+        text += &format!("  c0.mem1.b0 @{} write st0.e -> y[{c}]\n", t + 34);
+    }
+    let stats = program("many", &text, &toy());
+    assert_eq!((stats.chains, stats.by_issue), (n, 0));
+}
+
 /// Results land one row below their operands, in the rows that the next issue read before: no fused form.
 #[test]
 fn a_chain_that_shifts_rows_runs_issue_by_issue() {

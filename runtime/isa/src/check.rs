@@ -307,7 +307,15 @@ impl Run {
                 })*
             };
         }
+        if *self == n {
+            return self.check_operands();
+        }
         same!(alu a b c out addr addr2 words row_stride limit window belts acc_in swap fold_dims emit_every n_out segment imm);
+        self.check_operands()
+    }
+
+    /// Checks that streams exist on any target, and that what is no operand is at its default.
+    fn check_operands(&self) -> Checked {
         let streams = [("a", self.a.src), ("b", self.b.src), ("c", self.c.src)];
         let streams = streams.into_iter().filter_map(|(field, src)| match src {
             Src::Stream(s) => Some((field, s)),

@@ -91,22 +91,54 @@ pub struct Chain<'b, 'a> {
     pub fused: bool,
     /// Bytes of scratch used.
     pub scratch: usize,
-    /// Where results lie that another unit reads.
-    pub place: BTreeMap<usize, Rows>,
-    /// Results taken of each node: first and count per consumer.
-    pub uses: BTreeMap<usize, Vec<(u32, u32)>>,
-    /// Vector nodes whose results leave their group.
-    pub leaves: BTreeSet<usize>,
-    /// Writes whose producer writes the rows itself.
-    pub direct: BTreeMap<usize, usize>,
+    /// Operands by rank of the node.
+    operands: Vec<Operands>,
+    /// Where results lie that another unit reads, by rank.
+    pub place: Vec<Option<Rows>>,
+    /// Results taken of each product by another: first and count per consumer, by rank.
+    pub uses: Vec<Vec<(u32, u32)>>,
+    /// Vector nodes whose results leave their group, by rank.
+    pub leaves: Vec<bool>,
+    /// The producer that writes the rows of a write itself, by rank of the write.
+    pub direct: Vec<Option<usize>>,
+    /// The write whose rows a producer writes itself, by rank of the producer.
+    pub writes: Vec<Option<usize>>,
     /// Reads and writes of the same rows at the same issues.
     pub in_place: Vec<(usize, usize)>,
     /// Steps with the node that they carry out.
     pub steps: Vec<(Step, usize)>,
-    /// Weights of tile loads.
-    pub weights: BTreeMap<usize, super::matrix::Weights>,
-    /// Defined columns of mul results.
-    pub columns: BTreeMap<usize, Vec<(u32, u32)>>,
+    /// Weights of tile loads, by rank.
+    pub weights: Vec<Option<super::matrix::Weights>>,
+    /// Defined columns of mul results, by rank.
+    pub columns: Vec<Option<Vec<(u32, u32)>>>,
+}
+
+/// Operands of a node in claim order, with the bytes per lane.
+#[derive(Clone, Copy)]
+pub struct Operands {
+    list: [(Source, usize); 3],
+    n: usize,
+}
+
+impl Operands {
+    /// None.
+    const NONE: Operands = Operands {
+        list: [(Source::Node(0, 0), 0); 3],
+        n: 0,
+    };
+
+    /// As a slice.
+    pub fn as_slice(&self) -> &[(Source, usize)] {
+        &self.list[..self.n]
+    }
+}
+
+/// The first member of a group.
+fn find(group: &[usize], mut i: usize) -> usize {
+    while group[i] != i {
+        i = group[i];
+    }
+    i
 }
 
 /// Whether a node is part of a tape.
@@ -140,20 +172,24 @@ impl<'a> Builder<'a> {
     }
 
     fn attempt(&mut self, ids: &[usize], fused: bool) -> Building<ChainPlan> {
+        let n = ids.len();
         let mut chain = Chain {
             b: self,
             ids,
             fused,
             scratch: 0,
-            place: BTreeMap::new(),
-            uses: BTreeMap::new(),
-            leaves: BTreeSet::new(),
-            direct: BTreeMap::new(),
+            operands: Vec::with_capacity(n),
+            place: vec![None; n],
+            uses: vec![Vec::new(); n],
+            leaves: vec![false; n],
+            direct: vec![None; n],
+            writes: vec![None; n],
             in_place: Vec::new(),
             steps: Vec::new(),
-            weights: BTreeMap::new(),
-            columns: BTreeMap::new(),
+            weights: vec![None; n],
+            columns: vec![None; n],
         };
+        chain.find_operands()?;
         let accesses = chain.accesses()?;
         if fused {
             chain.check_memory(&accesses)?;
@@ -168,19 +204,26 @@ impl<'a> Builder<'a> {
 
 impl<'b, 'a> Chain<'b, 'a> {
     /// Sources of a node's operands in claim order, with the bytes per lane; none for tile loads.
-    pub fn sources(&self, node: usize) -> Building<Vec<(Source, usize)>> {
+    pub fn sources(&self, node: usize) -> Operands {
+        self.operands[self.b.linked.nodes[node].rank]
+    }
+
+    fn find_operands(&mut self) -> Building<()> {
         let linked = self.b.linked;
-        let run = linked.nodes[node].run;
-        let n = match run.op {
-            Opcode::Read | Opcode::LoadRow | Opcode::LoadCol => 0,
-            Opcode::Recv => 1,
-            _ => linked.operands(node).count(),
-        };
-        let mut list = Vec::with_capacity(n);
-        for i in 0..n {
-            list.push(linked.source(node, i, run.issues(), self.fused)?);
+        for &node in self.ids {
+            let run = linked.nodes[node].run;
+            let n = match run.op {
+                Opcode::Read | Opcode::LoadRow | Opcode::LoadCol => 0,
+                Opcode::Recv => 1,
+                _ => linked.operands(node).count(),
+            };
+            let mut operands = Operands { n, ..Operands::NONE };
+            for (i, to) in operands.list.iter_mut().enumerate().take(n) {
+                *to = linked.source(node, i, run.issues(), self.fused)?;
+            }
+            self.operands.push(operands);
         }
-        Ok(list)
+        Ok(())
     }
 
     /// Sources of the belts of a tile load, with the number of vectors on each.
@@ -226,7 +269,7 @@ impl<'b, 'a> Chain<'b, 'a> {
     pub fn rows_of(&self, source: Source) -> Building<Rows> {
         match source {
             Source::Memory(rows) => Ok(rows),
-            Source::Node(p, first) => match self.place.get(&p) {
+            Source::Node(p, first) => match self.place[self.b.linked.nodes[p].rank] {
                 Some(rows) => Ok(rows.skip(first)),
                 None => Err(Obstacle::NotFused),
             },
@@ -244,7 +287,8 @@ impl<'b, 'a> Chain<'b, 'a> {
                 Opcode::Write | Opcode::Scatter => true,
                 _ => continue,
             };
-            if !write && (linked.tile_claim(id).is_some() || linked.is_constant(id)) {
+            let in_place = || linked.tile_claim(id).is_some() || linked.gathered_rows(id).is_some();
+            if !write && (linked.is_constant(id) || in_place()) {
                 continue;
             }
             let rows = linked.memory_rows(id)?;
@@ -334,31 +378,32 @@ impl<'b, 'a> Chain<'b, 'a> {
         }
     }
 
-    /// Records who takes which results.
+    /// Records who takes which results of products.
     fn record_uses(&mut self) -> Building<()> {
         let linked = self.b.linked;
         for &id in self.ids {
             let run = linked.nodes[id].run;
-            let mut taken = Vec::new();
-            for (source, _) in self.sources(id)? {
+            let mut take = |p: usize, first: u32, count: u32| {
+                if linked.nodes[p].run.op == Opcode::Mul {
+                    self.uses[linked.nodes[p].rank].push((first, count));
+                }
+            };
+            for &(source, _) in self.operands[linked.nodes[id].rank].as_slice() {
                 if let Source::Node(p, first) = source {
-                    taken.push((p, first, run.issues()));
+                    take(p, first, run.issues());
                 }
             }
-            if matches!(run.op, Opcode::LoadRow | Opcode::LoadCol) && !self.is_static_load(id) {
+            if matches!(run.op, Opcode::LoadRow | Opcode::LoadCol) {
                 let (vectors, belts) = (run.load_vectors(), (run.belts as u32).max(1));
-                for (g, (source, _)) in self.belt_sources(id)?.into_iter().enumerate() {
-                    if let Source::Node(p, first) = source {
-                        taken.push((p, first, (vectors - g as u32).div_ceil(belts)));
-                    }
+                for g in 0..belts.min(vectors) {
+                    let count = (vectors - g).div_ceil(belts);
+                    let (p, first) = linked.producer(id, g as usize, count)?;
+                    take(p, first, count);
                 }
             }
             if run.op == Opcode::Mul && run.acc_in == lockstep_isa::run::AccIn::Row {
                 let (p, first) = linked.accumulator(id, run.issues())?;
-                taken.push((p, first, run.issues()));
-            }
-            for (p, first, count) in taken {
-                self.uses.entry(p).or_default().push((first, count));
+                take(p, first, run.issues());
             }
         }
         Ok(())
@@ -375,28 +420,19 @@ impl<'b, 'a> Chain<'b, 'a> {
     fn fuse(&mut self) -> Building<ChainPlan> {
         self.record_uses()?;
         let linked = self.b.linked;
-        // Groups of vector nodes, by their least member.
-        let mut group: BTreeMap<usize, usize> = BTreeMap::new();
-        let find = |group: &BTreeMap<usize, usize>, mut i: usize| {
-            while let Some(&up) = group.get(&i).filter(|&&up| up != i) {
-                i = up;
-            }
-            i
-        };
+        let n = self.ids.len();
+        let rank = |id: usize| linked.nodes[id].rank;
+        // Groups of vector nodes, named by their first member; all by rank.
+        let mut group: Vec<usize> = (0..n).collect();
+        let mut crossing: Vec<(usize, usize)> = Vec::new();
         for &id in self.ids {
-            if is_vector(linked.nodes[id].run.op) {
-                group.insert(id, id);
-            }
-        }
-        let mut crossing = Vec::new();
-        for &id in self.ids {
-            for (source, width) in self.sources(id)? {
+            for &(source, width) in self.sources(id).as_slice() {
                 let Source::Node(p, first) = source else {
                     continue;
                 };
                 if self.aligned(id, p, first) {
-                    let (a, b) = (find(&group, id), find(&group, p));
-                    group.insert(a.max(b), a.min(b));
+                    let (a, b) = (find(&group, rank(id)), find(&group, rank(p)));
+                    group[a.max(b)] = a.min(b);
                 } else {
                     crossing.push((id, p));
                 }
@@ -411,88 +447,59 @@ impl<'b, 'a> Chain<'b, 'a> {
             }
         }
         for &(read, write) in &self.in_place {
-            if !self.stays_in_group(read, write, |id| find(&group, id)) {
+            if !self.stays_in_group(read, write, |id| find(&group, rank(id))) {
                 return Err(Obstacle::NotFused);
             }
         }
         for &(_, p) in &crossing {
             if is_vector(linked.nodes[p].run.op) {
-                self.leaves.insert(p);
+                self.leaves[rank(p)] = true;
             }
         }
-        // Units and what they wait for. A load belongs to every mul that multiplies by it.
-        let mut units: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        // Units and what they wait for, by the rank of their first member. A load belongs to every mul that multiplies by
+        // it.
+        let mut units: Vec<Vec<usize>> = vec![Vec::new(); n];
         for &id in self.ids {
             let op = linked.nodes[id].run.op;
             if is_vector(op) {
-                units.entry(find(&group, id)).or_default().push(id);
+                units[find(&group, rank(id))].push(id);
             } else if matches!(op, Opcode::Mul | Opcode::Transpose) {
-                units.entry(id).or_default().push(id);
+                units[rank(id)].push(id);
             }
         }
-        let unit_of = |id: usize| find(&group, id);
-        let mut waits: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-        for (&unit, members) in &units {
-            let mut needs = BTreeSet::new();
-            for &id in members {
-                let run = linked.nodes[id].run;
-                for (source, _) in self.sources(id)? {
-                    if let Source::Node(p, _) = source {
-                        needs.insert((p, id));
-                    }
-                }
-                if run.op == Opcode::Mul {
-                    if run.acc_in == lockstep_isa::run::AccIn::Row {
-                        needs.insert((linked.accumulator(id, run.issues())?.0, id));
-                    }
-                    for block in &linked.nodes[id].claims.blocks {
-                        let load = linked.block_load(id, block.load)?;
-                        if self.is_static_load(load) {
-                            continue;
-                        }
-                        for (source, _) in self.belt_sources(load)? {
-                            if let Source::Node(p, _) = source {
-                                needs.insert((p, load));
-                            }
-                        }
-                    }
-                }
-            }
-            let mut wait = BTreeSet::new();
-            for (p, consumer) in needs {
-                let up = unit_of(p);
-                if up == unit {
+        let mut waits = vec![0usize; n];
+        let mut wakes: Vec<Vec<usize>> = vec![Vec::new(); n];
+        for (unit, members) in units.iter().enumerate() {
+            for (p, consumer) in self.needs(members)? {
+                let up = find(&group, rank(p));
+                if up != unit {
+                    waits[unit] += 1;
+                    wakes[up].push(unit);
+                } else if crossing.contains(&(consumer, p)) {
                     // Within a group every operand must be the aligned result.
-                    if crossing.contains(&(consumer, p)) {
-                        return Err(Obstacle::NotFused);
-                    }
-                    continue;
+                    return Err(Obstacle::NotFused);
                 }
-                wait.insert(up);
             }
-            waits.insert(unit, wait);
         }
-        let mut order: Vec<usize> = Vec::new();
-        let mut done = BTreeSet::new();
-        let rank: BTreeMap<usize, usize> = self.ids.iter().enumerate().map(|(i, &n)| (n, i)).collect();
-        let mut pending: Vec<usize> = units.keys().copied().collect();
-        pending.sort_by_key(|u| units[u].iter().map(|n| rank[n]).min());
-        while !pending.is_empty() {
-            let ready = pending.iter().position(|u| waits[u].is_subset(&done));
-            let Some(i) = ready else {
-                return Err(Obstacle::NotFused);
-            };
-            let unit = pending.remove(i);
-            done.insert(unit);
-            order.push(unit);
-        }
-        for unit in order {
-            let members = &units[&unit];
+        let mut ready: BTreeSet<usize> = (0..n).filter(|&u| !units[u].is_empty() && waits[u] == 0).collect();
+        let mut left = units.iter().filter(|u| !u.is_empty()).count();
+        while let Some(unit) = ready.pop_first() {
+            left -= 1;
+            for &next in &wakes[unit] {
+                waits[next] -= 1;
+                if waits[next] == 0 {
+                    ready.insert(next);
+                }
+            }
+            let members = &units[unit];
             match linked.nodes[members[0]].run.op {
                 Opcode::Mul => self.multiply(members[0])?,
                 Opcode::Transpose => self.transpose(members[0])?,
                 _ => self.tape(members)?,
             }
+        }
+        if left > 0 {
+            return Err(Obstacle::NotFused);
         }
         let steps = std::mem::take(&mut self.steps).into_iter().map(|(s, _)| s).collect();
         let steps = join(steps, self.b.row_bytes);
@@ -508,27 +515,61 @@ impl<'b, 'a> Chain<'b, 'a> {
         })
     }
 
+    /// The nodes whose results the members of a unit take, and who takes them.
+    fn needs(&self, members: &[usize]) -> Building<Vec<(usize, usize)>> {
+        let linked = self.b.linked;
+        let mut needs = Vec::new();
+        for &id in members {
+            let run = linked.nodes[id].run;
+            for &(source, _) in self.sources(id).as_slice() {
+                if let Source::Node(p, _) = source {
+                    needs.push((p, id));
+                }
+            }
+            if run.op != Opcode::Mul {
+                continue;
+            }
+            if run.acc_in == lockstep_isa::run::AccIn::Row {
+                needs.push((linked.accumulator(id, run.issues())?.0, id));
+            }
+            for block in &linked.nodes[id].claims.blocks {
+                let load = linked.block_load(id, block.load)?;
+                if self.is_static_load(load) {
+                    continue;
+                }
+                for (source, _) in self.belt_sources(load)? {
+                    if let Source::Node(p, _) = source {
+                        needs.push((p, load));
+                    }
+                }
+            }
+        }
+        Ok(needs)
+    }
+
     /// Lets vector node `p` write the rows of write `w` itself where `w` takes exactly its results.
     fn choose_direct(&mut self, w: usize, p: usize, first: u32, width: usize) {
         let nodes = &self.b.linked.nodes;
         let (run, from) = (nodes[w].run, nodes[p].run);
         let produces = is_vector(from.op) && !(from.op == Opcode::Alu && from.alu == AluOp::Iota);
+        let (write, producer) = (nodes[w].rank, nodes[p].rank);
         if run.op == Opcode::Write
             && produces
             && first == 0
             && from.results() == run.issues()
             && width == run.words as usize
             && !self.in_place.iter().any(|&(_, q)| q == w)
-            && !self.direct.values().any(|&q| q == p)
+            && self.writes[producer].is_none()
         {
-            self.direct.insert(w, p);
+            self.direct[write] = Some(p);
+            self.writes[producer] = Some(w);
         }
     }
 
     fn transpose(&mut self, id: usize) -> Building<()> {
         let linked = self.b.linked;
         let run = linked.nodes[id].run;
-        let Some(&(source, width)) = self.sources(id)?.first() else {
+        let Some(&(source, width)) = self.sources(id).as_slice().first() else {
             return Err(linked.error(id, "no operand").into());
         };
         if width != run.dtype.bytes() {
@@ -536,7 +577,7 @@ impl<'b, 'a> Chain<'b, 'a> {
         }
         let a = self.rows_of(source)?;
         let out = self.reserve(run.results())?;
-        self.place.insert(id, out);
+        self.place[linked.nodes[id].rank] = Some(out);
         self.b.plan.pointers = self.b.plan.pointers.max(run.issues().max(run.n_out as u32) as usize);
         let step = Transpose {
             a,

@@ -2,8 +2,8 @@
 
 use crate::cpu::plan::{Rows, Space};
 use crate::error::ExecError;
-use crate::memory::Memory;
-use lockstep_isa::artifact::{Artifact, ConstForm, Entry, ValueKind};
+use crate::memory::{Memory, gathered};
+use lockstep_isa::artifact::{Artifact, ConstForm, Entry, Value, ValueKind};
 use lockstep_isa::claim::{Claims, MemClaim, Producer};
 use lockstep_isa::run::{AccIn, Addr, Operand, Src};
 use lockstep_isa::{Opcode, Queue, Run};
@@ -21,6 +21,8 @@ pub struct Node<'a> {
     pub claims: &'a Claims,
     /// Cycle of the first issue from the start of the entry.
     pub cycle: u64,
+    /// Its place among the nodes of its chain.
+    pub rank: usize,
 }
 
 /// What an operand is, from its first issue on.
@@ -46,15 +48,17 @@ pub struct Linked<'a> {
     first: Vec<usize>,
     /// Nodes of each chain in the order of their first issue.
     pub chains: Vec<Vec<usize>>,
-    /// Whether weight tiles have rows in memory as well.
+    /// Whether all constants have rows in memory, also those that can be read in place.
     pub tile_rows: bool,
+    /// Values that gathers read in place.
+    gathered: Vec<bool>,
 }
 
 /// A chain cannot be linked.
 pub enum LinkError {
     /// The artifact is wrong.
     Artifact(ExecError),
-    /// A weight tile is read as rows, which have no memory.
+    /// A constant that was to be read in place is read as rows, which have no memory.
     NeedsTileRows,
 }
 
@@ -86,6 +90,11 @@ impl<'a> Linked<'a> {
             first: Vec::new(),
             chains: vec![Vec::new(); entry.chains.len()],
             tile_rows,
+            gathered: if tile_rows {
+                Vec::new()
+            } else {
+                gathered(artifact, entry)
+            },
         };
         for (c, chip) in entry.chips.iter().enumerate() {
             let at = || format!("entry {:?} chip c{c}", entry.name);
@@ -114,12 +123,16 @@ impl<'a> Linked<'a> {
                     run,
                     claims,
                     cycle: chip.start + run.cycle as u64,
+                    rank: 0,
                 });
             }
         }
-        let nodes = &linked.nodes;
+        let nodes = &mut linked.nodes;
         for chain in &mut linked.chains {
-            chain.sort_by_key(|&i| (nodes[i].cycle, i));
+            chain.sort_unstable_by_key(|&i| (nodes[i].cycle, i));
+            for (rank, &i) in chain.iter().enumerate() {
+                nodes[i].rank = rank;
+            }
         }
         Ok(linked)
     }
@@ -290,7 +303,7 @@ impl<'a> Linked<'a> {
             self.memory.span(n.chip, place, low_word, words)
         });
         let Some(span) = span else {
-            if !self.tile_rows && self.tile_claim(node).is_some() {
+            if !self.tile_rows && (self.tile_claim(node).is_some() || self.is_gathered(node)) {
                 return Err(LinkError::NeedsTileRows);
             }
             let what = format!("words 0x{low:04x}..0x{:04x} belong to no value", high + words);
@@ -314,21 +327,79 @@ impl<'a> Linked<'a> {
         }
     }
 
-    /// The tile row that each issue of a read (or each issue of a gather at index 0) takes, with the tile; the
-    /// addresses are checked to be those of the claim. `None` where the run reads no tile.
-    pub fn tile_rows_of(&self, node: usize) -> Option<(u32, Vec<u32>)> {
-        let (tile, first, step, claim) = self.tile_claim(node)?;
+    /// Whether a run claims a value that gathers read in place.
+    fn is_gathered(&self, node: usize) -> bool {
+        let claim = self.nodes[node].claims.mem;
+        claim.is_some_and(|m| self.gathered.get(m.value as usize) == Some(&true))
+    }
+
+    /// Where a gather finds the row of index 0 and lane 0 of each of its issues within the weights section, and the bytes from
+    /// one row to the next; the addresses are checked to be those of the claim, and the rows to be inside. `None` where it
+    /// takes its rows from memory.
+    pub fn gathered_rows(&self, node: usize) -> Option<(Rows, u32)> {
+        if !self.is_gathered(node) {
+            return None;
+        }
+        let (claim, value) = self.placed_claim(node)?;
+        let run = self.nodes[node].run;
+        let ValueKind::Const(k) = value.kind else {
+            return None;
+        };
+        let constant = self.artifact.consts.get(k as usize)?;
+        let words = value.dtype.words();
+        let step = i64::from(run.row_stride / words);
+        let mut reach = (
+            claim.base as i64,
+            claim.base as i64 + (run.limit as i64 - 1).max(0) * step,
+        );
+        for (d, &s) in run.dims.iter().zip(&claim.strides) {
+            let far = (d.count as i64 - 1) * s as i64;
+            reach = (reach.0 + far.min(0), reach.1 + far.max(0));
+        }
+        let size = value.dtype.bytes() as i64;
+        let row = (value.hi as i64 - value.lo as i64) * size;
+        let end = constant.offset.checked_add(constant.length)?;
+        let inside = reach.0 >= 0
+            && reach.1 < value.n_vectors as i64
+            && constant.length as i64 == value.n_vectors as i64 * row
+            && end <= self.artifact.weight_bytes().len() as u64
+            && (value.lo..=value.hi).contains(&run.lo)
+            && run.hi <= value.hi
+            && run.row_stride.is_multiple_of(words);
+        if !inside {
+            return None;
+        }
+        let base = constant.offset as i64 - value.lo as i64 * size + claim.base as i64 * row;
+        let rows = Rows {
+            space: Space::Weights,
+            offset: base,
+            first: 0,
+            counts: [run.dims[0].count as u32, run.dims[1].count as u32],
+            strides: claim.strides.map(|s| s as i64 * row),
+        };
+        Some((rows, u32::try_from(step * row).ok()?))
+    }
+
+    /// The memory claim of a run and its value, where the run's addresses are those that the claim states.
+    fn placed_claim(&self, node: usize) -> Option<(MemClaim, &Value)> {
         let n = &self.nodes[node];
-        let run = n.run;
+        let (run, claim) = (n.run, n.claims.mem?);
         let value = self.entry.values.get(claim.value as usize)?;
         let words = value.dtype.words() as i64;
         let same_place = value.chip == n.chip && run.queue == Queue::Mem(value.place);
         let same_base = value.base as i64 + claim.base as i64 * words == run.addr.base as i64;
         let same_strides =
             (0..3).all(|d| run.dims[d].count == 1 || claim.strides[d] as i64 * words == run.addr.strides[d] as i64);
-        if !(same_place && same_base && same_strides && run.dtype == value.dtype) {
-            return None;
-        }
+        (same_place && same_base && same_strides && run.dtype == value.dtype).then_some((claim, value))
+    }
+
+    /// The tile row that each issue of a read (or each issue of a gather at index 0) takes, with the tile; the
+    /// addresses are checked to be those of the claim. `None` where the run reads no tile.
+    pub fn tile_rows_of(&self, node: usize) -> Option<(u32, Vec<u32>)> {
+        let (tile, first, step, _) = self.tile_claim(node)?;
+        let (claim, value) = self.placed_claim(node)?;
+        let words = value.dtype.words() as i64;
+        let run = self.nodes[node].run;
         let image = self.artifact.tiles.get(tile as usize)?;
         let mut rows = Vec::with_capacity(run.issues() as usize);
         for i in 0..run.issues() {

@@ -111,14 +111,15 @@ impl Chain<'_, '_> {
 
     /// The panels of a tile load, packed at load or by a step where need be. `rows` is how many rows of x they multiply.
     fn weights_of(&mut self, load: usize, rows: u32) -> Building<Weights> {
-        if let Some(&w) = self.weights.get(&load) {
+        let rank = self.b.linked.nodes[load].rank;
+        if let Some(w) = self.weights[rank] {
             return Ok(w);
         }
         let weights = match self.tile_weights(load)? {
             Some(w) => w,
             None => self.packed_weights(load, rows)?,
         };
-        self.weights.insert(load, weights);
+        self.weights[rank] = Some(weights);
         Ok(weights)
     }
 
@@ -172,7 +173,8 @@ impl Chain<'_, '_> {
         let node = linked.nodes[id];
         let run = node.run;
         let rows = run.issues();
-        let sources = self.sources(id)?;
+        let operands = self.sources(id);
+        let sources = operands.as_slice();
         let mut loads = Vec::new();
         for block in &node.claims.blocks {
             loads.push(linked.block_load(id, block.load)?);
@@ -218,7 +220,7 @@ impl Chain<'_, '_> {
         if run.a.dtype.bytes() != 4 {
             x = self.to_float(id, x, rows, run.a.dtype, (k_low, k_high))?;
         }
-        let (acc, mut copy, mut defined) = self.start(id, &sources)?;
+        let (acc, mut copy, mut defined) = self.start(id, sources)?;
         // Blocks that share columns go by ascending k; the first of them starts what no accumulator defines.
         blocks.sort_by_key(|b| (b.k0, b.n0));
         let mut clear = Vec::new();
@@ -242,8 +244,8 @@ impl Chain<'_, '_> {
             }
         }
         merge(&mut defined);
-        self.columns.insert(id, defined);
-        self.place.insert(id, acc);
+        self.columns[node.rank] = Some(defined);
+        self.place[node.rank] = Some(acc);
         let plan = &mut self.b.plan;
         plan.pointers = plan.pointers.max(rows as usize);
         let deepest = blocks.iter().map(|b| b.k).max().unwrap_or(0) as usize;
@@ -290,17 +292,16 @@ impl Chain<'_, '_> {
             return Ok((acc, Some((from, lo * 4, hi * 4)), vec![(lo, hi)]));
         };
         let product = linked.nodes[p].run.op == Opcode::Mul;
-        let defined = match self.columns.get(&p) {
+        let rank = linked.nodes[p].rank;
+        let defined = match &self.columns[rank] {
             Some(c) => c.clone(),
             None => {
                 let r = linked.nodes[p].run;
                 vec![(r.lo as u32, r.hi as u32)]
             }
         };
-        let shared = self.uses.get(&p).is_some_and(|uses| {
-            let overlaps = |&&(f, n): &&(u32, u32)| f < first + rows && first < f + n;
-            uses.iter().filter(overlaps).count() > 1
-        });
+        let overlaps = |&&(f, n): &&(u32, u32)| f < first + rows && first < f + n;
+        let shared = self.uses[rank].iter().filter(overlaps).count() > 1;
         if product && !shared {
             return Ok((from, None, defined));
         }

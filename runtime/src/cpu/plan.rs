@@ -382,3 +382,59 @@ pub struct Plan {
     /// Bytes of each thread's buffers.
     pub local: usize,
 }
+
+impl Plan {
+    /// Adds the chains of another plan after its own; what that plan has in the pool now lies `pool` bytes further on.
+    pub fn append(&mut self, mut other: Plan, pool: usize) {
+        let tables = (self.tiles.len() as u32, self.tile_rows.len() as u32);
+        for step in other.chains.iter_mut().flat_map(|c| &mut c.steps) {
+            step.shift(pool, tables);
+        }
+        self.chains.append(&mut other.chains);
+        self.tiles.append(&mut other.tiles);
+        self.tile_rows.append(&mut other.tile_rows);
+        self.scratch = self.scratch.max(other.scratch);
+        self.pointers = self.pointers.max(other.pointers);
+        self.local = self.local.max(other.local);
+    }
+}
+
+impl Step {
+    /// Moves what lies in the pool, and the indices of tiles and of their rows.
+    fn shift(&mut self, pool: usize, (tiles, tile_rows): (u32, u32)) {
+        let rows = |r: &mut Rows| {
+            if r.space == Space::Pool {
+                r.offset += pool as i64;
+            }
+        };
+        match self {
+            Step::Tape(t) => {
+                for op in &mut t.ops {
+                    for arg in [&mut op.a, &mut op.b, &mut op.c, &mut op.out] {
+                        if let Arg::Rows(r) = arg {
+                            rows(r);
+                        }
+                    }
+                    if let OpKind::GatherTile { tile, rows, .. } = &mut op.kind {
+                        (*tile, *rows) = (*tile + tiles, *rows + tile_rows);
+                    }
+                }
+            }
+            Step::Multiply(m) => {
+                m.x.iter_mut().for_each(rows);
+                rows(&mut m.acc);
+                if let Some((from, ..)) = &mut m.copy {
+                    rows(from);
+                }
+                for b in m.blocks.iter_mut().filter(|b| b.space == Space::Pool) {
+                    b.offset += pool;
+                }
+            }
+            Step::Pack(p) => p.belts.iter_mut().for_each(rows),
+            Step::Transpose(t) => {
+                rows(&mut t.a);
+                rows(&mut t.out);
+            }
+        }
+    }
+}

@@ -132,15 +132,16 @@ impl Chain<'_, '_> {
     fn result(&mut self, w: &mut Writer, id: usize) -> Building<Arg> {
         let linked = self.b.linked;
         let run = linked.nodes[id].run;
-        let direct = self.direct.iter().find(|&(_, &p)| p == id).map(|(&w, _)| w);
+        let rank = linked.nodes[id].rank;
+        let direct = self.writes[rank];
         let folded = run.op == Opcode::Fold && !run.emit_every;
         let out = if let (true, Some(write)) = (self.fused, direct) {
             let rows = linked.memory_rows(write)?;
-            self.place.insert(id, rows);
+            self.place[rank] = Some(rows);
             Arg::Rows(rows)
-        } else if !self.fused || folded || self.leaves.contains(&id) {
+        } else if !self.fused || folded || self.leaves[rank] {
             let rows = self.reserve(linked.results(id))?;
-            self.place.insert(id, rows);
+            self.place[rank] = Some(rows);
             Arg::Rows(rows)
         } else {
             w.slot()
@@ -154,7 +155,8 @@ impl Chain<'_, '_> {
     fn node(&mut self, w: &mut Writer, id: usize) -> Building<()> {
         let linked = self.b.linked;
         let run = linked.nodes[id].run;
-        let mut sources = self.sources(id)?.into_iter();
+        let operands = self.sources(id);
+        let mut sources = operands.as_slice().iter().copied();
         let none = Arg::None;
         let lanes = self.lanes(run.lo, run.hi);
         let fail = |what: &str| Err(Obstacle::Link(linked.error(id, what)));
@@ -248,7 +250,7 @@ impl Chain<'_, '_> {
                     w.push(kind, [a, b, none], out, bytes);
                     return Ok(());
                 }
-                if self.fused && self.direct.contains_key(&id) {
+                if self.fused && self.direct[linked.nodes[id].rank].is_some() {
                     return Ok(());
                 }
                 let a = self.narrow_arg(w, id, data, size as usize)?;
@@ -295,7 +297,7 @@ impl Chain<'_, '_> {
         if run.alu == AluOp::Iota {
             let rows = self.b.pool.row(true, run.imm[0], self.b.row_bytes);
             w.values.insert(id, Arg::Rows(rows));
-            self.place.insert(id, rows);
+            self.place[linked.nodes[id].rank] = Some(rows);
             return Ok(());
         }
         let a = self.operand(w, id, run.a, sources)?;
@@ -362,11 +364,18 @@ impl Chain<'_, '_> {
             w.push(kind, [a, Arg::None, Arg::None], out, exact);
             return Ok(());
         }
-        let from = Arg::Rows(linked.memory_rows(id)?);
+        let (from, stride) = match linked.gathered_rows(id) {
+            Some(rows) => rows,
+            None => {
+                let stride = run.row_stride as u32 * linked.memory.lanes() as u32;
+                (linked.memory_rows(id)?, stride)
+            }
+        };
+        let from = Arg::Rows(from);
         let out = self.result(w, id)?;
         let kind = OpKind::Gather {
             limit: run.limit,
-            stride: run.row_stride as u32 * linked.memory.lanes() as u32,
+            stride,
         };
         let bytes = self.live_bytes(id, size);
         w.push(kind, [a, Arg::None, from], out, bytes);

@@ -195,14 +195,19 @@ pub(crate) fn bytes_of<'a>(bytes: &'a [u8], info: &SectionInfo) -> &'a [u8] {
         .unwrap_or(&[])
 }
 
-/// Checks the crc32 of every section.
-pub(crate) fn check_crcs(bytes: &[u8], table: &[SectionInfo]) -> Result<(), ArtifactError> {
-    for info in table {
-        let (found, expected) = (crc32fast::hash(bytes_of(bytes, info)), info.crc32);
-        if found != expected {
-            let at = format!("section {}", info.section.name());
-            return Err(ArtifactErrorKind::Checksum { found, expected }.at(at));
-        }
+/// The crc32 of some bytes, to be combined with that of the bytes after them.
+pub(crate) fn crc_of(bytes: &[u8]) -> crc32fast::Hasher {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(bytes);
+    crc
+}
+
+/// Compares the crc32 of a section's bytes with what the table states.
+pub(crate) fn check_crc(found: u32, info: &SectionInfo) -> Result<(), ArtifactError> {
+    let expected = info.crc32;
+    if found != expected {
+        let at = format!("section {}", info.section.name());
+        return Err(ArtifactErrorKind::Checksum { found, expected }.at(at));
     }
     Ok(())
 }

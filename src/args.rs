@@ -43,9 +43,9 @@ pub struct CompileArgs {
     /// Chips that hold the weights, or auto for the least makespan
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = chips)]
     pub chips: lockstep::Chips,
-    /// Size of a symbolic dimension; may be repeated
-    #[arg(long = "dim", value_name = "NAME=VALUE", value_parser = dim)]
-    pub dims: Vec<(String, usize)>,
+    /// Size of a symbolic dimension, or several (NAME=1,4), one entry each; may be repeated
+    #[arg(long = "dim", value_name = "NAME=VALUE[,VALUE..]", value_parser = dim)]
+    pub dims: Vec<(String, Vec<usize>)>,
     /// Whole shape of an input; may be repeated
     #[arg(long = "shape", value_name = "INPUT=1x3x48x192", value_parser = shape)]
     pub shapes: Vec<(String, Vec<usize>)>,
@@ -125,7 +125,7 @@ pub struct ExecArgs {
     /// SIMD level of the cpu executor [default: the best that this machine has]
     #[arg(long, value_enum)]
     pub simd: Option<SimdArg>,
-    /// Entry to run [default: the first]
+    /// Entry to run [default: run takes the first whose shapes the inputs have, bench the first]
     #[arg(long, value_name = "NAME")]
     pub entry: Option<String>,
 }
@@ -350,12 +350,17 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 #[cfg(feature = "compile")]
-fn dim(text: &str) -> Result<(String, usize), String> {
-    let (name, value) = pair(text)?;
-    match value.parse() {
-        Ok(n) if n > 0 => Ok((name, n)),
-        _ => Err(format!("{value:?} is no size; allowed is a whole number from 1")),
+fn dim(text: &str) -> Result<(String, Vec<usize>), String> {
+    let (name, list) = pair(text)?;
+    let mut sizes = Vec::new();
+    for value in list.split(',') {
+        match value.parse() {
+            Ok(n) if n > 0 && sizes.contains(&n) => return Err(format!("{n} is listed twice")),
+            Ok(n) if n > 0 => sizes.push(n),
+            _ => return Err(format!("{value:?} is no size; allowed is a whole number from 1")),
+        }
     }
+    Ok((name, sizes))
 }
 
 #[cfg(feature = "compile")]

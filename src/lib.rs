@@ -14,7 +14,7 @@ pub mod tensors;
 
 #[cfg(feature = "compile")]
 pub use lockstep_compiler::{
-    Chips, CompileError, CompileErrorKind, Compiled, Observer, Options, Report, Silent, compile,
+    Chips, CompileError, CompileErrorKind, Compiled, Observer, Options, Report, Silent, compile, compile_entries,
 };
 #[cfg(feature = "compile")]
 pub use lockstep_frontend::{ConstInput, Graph, ImportError, ImportOptions, Source, import};

@@ -92,6 +92,7 @@ pub mod model {
     use lockstep::isa::artifact::HostDType;
     use lockstep::{Compiled, ConstInput, Graph, ImportOptions, Observer, Options, tensors};
     use lockstep_graph::{Shape, Verified, Weights};
+    use std::collections::BTreeMap;
     use std::path::Path;
 
     /// Which stages to show or to stop after.
@@ -121,17 +122,20 @@ pub mod model {
         }
     }
 
-    /// Imports a model.
+    /// Most entries of an artifact that the command line makes.
+    const MAX_ENTRIES: usize = 64;
+
+    /// Imports a model: a name and a graph per entry. There is one entry for every combination of the sizes that `--dim` lists, the
+    /// last named changing fastest; it is named after the sizes of which there are several.
     ///
     /// # Errors
     /// A path that is no model; options that do not fit it; what the importer reports.
-    pub fn import(path: &Path, args: &CompileArgs, progress: &mut Progress) -> Outcome<Graph> {
+    pub fn import(path: &Path, args: &CompileArgs, progress: &mut Progress) -> Outcome<Vec<(String, Graph)>> {
         if kind(path)? == Kind::Artifact {
             return Err(Failure::usage(format!("{path:?} is an artifact; expected a model")));
         }
         progress.begin("import");
         let mut options = ImportOptions {
-            dims: args.dims.iter().cloned().collect(),
             shapes: args.shapes.iter().cloned().collect(),
             states: args.states.clone(),
             ..ImportOptions::default()
@@ -140,9 +144,52 @@ pub mod model {
             options.const_inputs.insert(name.clone(), constant(name, value)?);
         }
         let source = FileSource::open(path)?;
-        let graph = lockstep::import(&source, &options)?;
+        let mut entries = Vec::new();
+        for (name, dims) in combinations(&args.dims)? {
+            options.dims = dims;
+            let graph = lockstep::import(&source, &options)?;
+            entries.push((name.unwrap_or_else(|| graph.entry.clone()), graph));
+        }
         progress.end();
-        Ok(graph)
+        Ok(entries)
+    }
+
+    /// Sizes of the symbolic dimensions of one entry, and its name where there are several entries.
+    type Sizes = (Option<String>, BTreeMap<String, usize>);
+
+    fn combinations(dims: &[(String, Vec<usize>)]) -> Outcome<Vec<Sizes>> {
+        let dims: BTreeMap<&String, (usize, &Vec<usize>)> = dims
+            .iter()
+            .enumerate()
+            .map(|(n, (name, sizes))| (name, (n, sizes)))
+            .collect();
+        let mut dims: Vec<_> = dims.into_iter().collect();
+        dims.sort_by_key(|(_, (n, _))| *n);
+        let count = dims
+            .iter()
+            .fold(1usize, |n, (_, (_, sizes))| n.saturating_mul(sizes.len()));
+        if count > MAX_ENTRIES {
+            return Err(Failure::usage(format!(
+                "--dim lists {count} combinations; allowed are {MAX_ENTRIES}"
+            )));
+        }
+        let mut found: Vec<Sizes> = vec![(None, BTreeMap::new())];
+        for (name, (_, sizes)) in dims {
+            let longer = found.iter().flat_map(|(entry, known)| {
+                sizes.iter().map(move |&size| {
+                    let mut known = known.clone();
+                    known.insert(name.clone(), size);
+                    let entry = match entry {
+                        _ if sizes.len() == 1 => entry.clone(),
+                        Some(entry) => Some(format!("{entry},{name}={size}")),
+                        None => Some(format!("{name}={size}")),
+                    };
+                    (entry, known)
+                })
+            });
+            found = longer.collect();
+        }
+        Ok(found)
     }
 
     /// Imports and compiles a model.
@@ -157,9 +204,12 @@ pub mod model {
         sink: Sink<'_>,
     ) -> Outcome<Compiled> {
         let target = files::target(&args.target)?;
-        let graph = import(path, args, progress)?;
-        let graph = Verified::new(graph, &())
-            .map_err(|errors| Failure::new(crate::diag::Code::Check, format!("import: {errors}; this is a bug")))?;
+        let mut graphs = Vec::new();
+        for (name, graph) in import(path, args, progress)? {
+            let graph = Verified::new(graph, &())
+                .map_err(|errors| Failure::new(crate::diag::Code::Check, format!("import: {errors}; this is a bug")))?;
+            graphs.push((name, graph));
+        }
         let options = Options {
             chips: args.chips,
             precision: args.precision.map(|p| match p {
@@ -174,7 +224,8 @@ pub mod model {
             serial: args.serial,
         };
         let mut watch = Watch { progress, sink };
-        let compiled = lockstep::compile(&graph, &target, &options, &mut watch)?;
+        let entries: Vec<_> = graphs.iter().map(|(name, graph)| (name.clone(), graph)).collect();
+        let compiled = lockstep::compile_entries(&entries, &target, &options, &mut watch)?;
         progress.end();
         Ok(compiled)
     }

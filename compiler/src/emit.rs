@@ -10,7 +10,7 @@ use crate::schedule::Schedule;
 use lockstep_graph::EntityId;
 use lockstep_isa::artifact::{ChainInfo, ChipProgram, Entry, Program, Value, ValueKind, WeightsBuilder};
 use lockstep_isa::encode::encode_run;
-use lockstep_isa::{Artifact, Target};
+use lockstep_isa::{Artifact, Place, Target};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -82,11 +82,12 @@ pub fn emit(
     })
 }
 
-/// Constants stored so far, by the address of their bytes and their shape.
+/// Constants stored so far, by the address of their bytes, their shape, and where they lie: a constant that one entry reads
+/// from more places than another is several constants over the same bytes.
 #[derive(Default)]
 struct Weights {
     builder: WeightsBuilder,
-    consts: BTreeMap<(usize, [u64; 4]), u32>,
+    consts: BTreeMap<(usize, [u64; 4], Place, u16), u32>,
     tiles: BTreeMap<(usize, [u64; 4]), u32>,
 }
 
@@ -110,10 +111,8 @@ fn values(program: &ChainProgram, schedule: &Schedule, weights: &mut Weights) ->
                         format!("buffer {id} has {} bytes of {expected}", bytes.len()),
                     ));
                 }
-                let key = (
-                    bytes.as_ptr() as usize,
-                    [0, buf.n_vectors as u64, lanes, buf.dtype as u64],
-                );
+                let shape = [0, buf.n_vectors as u64, lanes, buf.dtype as u64];
+                let key = (bytes.as_ptr() as usize, shape, home.place, home.base);
                 let index = match weights.consts.get(&key) {
                     Some(&index) => index,
                     None => weights.builder.push_rows(bytes),
@@ -158,6 +157,8 @@ fn values(program: &ChainProgram, schedule: &Schedule, weights: &mut Weights) ->
                         buf.n_vectors as u64,
                         lanes,
                     ],
+                    home.place,
+                    home.base,
                 );
                 let index = match weights.consts.get(&key) {
                     Some(&index) => index,

@@ -9,7 +9,7 @@
 //! | schedule | [`schedule`] | [`schedule::Schedule`] |
 //! | emit | [`emit`] | [`lockstep_isa::Artifact`] |
 //!
-//! [`compile`] runs them all; see `pipeline.rs`, which reads like this table.
+//! [`compile`] runs them all ([`compile_entries`] for several entries over the same weights and states); see `pipeline.rs`, which reads like this table.
 
 pub mod bound;
 pub mod chain;
@@ -29,5 +29,5 @@ pub mod tir;
 
 pub use error::{CompileError, CompileErrorKind};
 pub use options::{Chips, Options};
-pub use pipeline::{Compiled, Observer, Silent, compile};
+pub use pipeline::{Compiled, Observer, Silent, compile, compile_entries};
 pub use report::Report;

@@ -2,21 +2,23 @@
 
 use crate::bound::bound;
 use crate::chain::ChainProgram;
-use crate::chain::build::{Input, build};
+use crate::chain::build::{Input, build_entries};
 use crate::emit::{ArtifactInfo, emit};
 use crate::lower::lower;
 use crate::options::Options;
-use crate::partition::{PartitionOptions, Partitioned, candidates};
+use crate::partition::{PartitionOptions, Partitioned, candidates_of_entries};
 use crate::passes::{self, PassOptions, TIR_PASSES, precision};
 use crate::report::{self, Report};
-use crate::schedule::{Schedule, ScheduleOptions, schedule};
-use crate::tir::TensorIr;
+use crate::schedule::{Schedule, ScheduleOptions, schedule_entries};
 use crate::tir::verify::Phase;
+use crate::tir::{TensorIr, Type};
 use crate::{CompileError, CompileErrorKind};
 use lockstep_graph::{Graph, Verified, Verify, VerifyErrors};
 use lockstep_isa::{Artifact, Target, verify};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a compile gives.
+#[derive(Default)]
 pub struct Compiled {
     /// The artifact; `None` where the options stopped the compile before it was made.
     pub artifact: Option<Artifact>,
@@ -44,7 +46,7 @@ impl Observer for Silent {
 /// Partitions that are scheduled for real before one is chosen.
 const SCHEDULED: usize = 3;
 
-/// Compiles a graph.
+/// Compiles a graph: an artifact with one entry, under the name that the graph gives it.
 ///
 /// # Errors
 /// See [`CompileErrorKind`].
@@ -54,69 +56,63 @@ pub fn compile(
     options: &Options,
     observer: &mut dyn Observer,
 ) -> Result<Compiled, CompileError> {
-    let stopped = Ok(Compiled {
-        artifact: None,
-        report: None,
-    });
+    compile_entries(&[(graph.entry.clone(), graph)], target, options, observer)
+}
+
+/// Compiles several graphs into the entries of one artifact, by name. Constants of equal bytes are stored once; states of
+/// equal names are one state, which every entry reads and updates. All entries run on the same chips, and the first decides how
+/// constants and states are spread: give the one whose speed counts most.
+///
+/// # Errors
+/// See [`CompileErrorKind`]; `Options` where there is no entry, two have one name, or a state differs in shape or dtype.
+pub fn compile_entries(
+    entries: &[(String, &Verified<Graph>)],
+    target: &Target,
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> Result<Compiled, CompileError> {
     let mut cx = Driver { options, observer };
-    if cx.after("import", || lockstep_graph::print::print(graph)) {
-        return stopped;
+    let mut irs = Vec::with_capacity(entries.len());
+    let mut stopped = false;
+    for (name, graph) in entries {
+        match cx.tensor_ir(name, graph)? {
+            Some(ir) => irs.push(ir),
+            None => stopped = true,
+        }
     }
-    cx.observer.stage("lower");
-    let mut ir = lower(graph)?;
-    check(&ir, "lower")?;
-    if cx.after("lower", || ir.to_string()) {
-        return stopped;
+    if stopped {
+        return Ok(Compiled::default());
     }
-    cx.observer.stage("optimize");
-    if let Some(dtype) = options.precision {
-        precision::run(&mut ir, dtype)?;
-    }
-    let wanted = PassOptions {
-        dump_after: options
-            .dump_after
-            .iter()
-            .filter(|n| TIR_PASSES.iter().any(|p| p.name == **n))
-            .cloned()
-            .collect(),
-        stop_after: options
-            .stop_after
-            .iter()
-            .find(|n| TIR_PASSES.iter().any(|p| p.name == **n))
-            .cloned(),
-        verify: options.verify_passes,
-        exact: options.exact,
-    };
-    for dump in passes::run_all(&mut ir, &wanted)? {
-        cx.observer.dump(dump.pass, &dump.text);
-    }
-    if wanted.stop_after.is_some() || cx.after("optimize", || ir.to_string()) {
-        return stopped;
-    }
+    check_entries(&irs)?;
+    let irs: Vec<&TensorIr> = irs.iter().collect();
     cx.observer.stage("partition");
     let wanted = PartitionOptions {
         chips: options.chips,
         exact: options.exact,
     };
-    let parts = candidates(&ir, target, &wanted)?;
-    if cx.after("partition", || {
-        parts.first().map(ToString::to_string).unwrap_or_default()
-    }) {
-        return stopped;
+    let parts = candidates_of_entries(&irs, target, &wanted)?;
+    for part in parts.first().into_iter().flatten() {
+        stopped |= cx.after("partition", || part.to_string());
     }
-    cx.observer.stage("schedule");
-    let Some((part, chains, timed, examined)) = cx.best(&parts, target)? else {
-        return Err(CompileError::internal("partition", "no candidate"));
-    };
+    if stopped {
+        return Ok(Compiled::default());
+    }
+    let best = cx.best(&parts, target)?;
     cx.observer.stage("bound");
-    let bound = bound(&ir, part, target);
-    let report = report::report(&ir, part, &chains, &timed, &bound, target, examined);
+    let per_entry = irs.iter().zip(best.parts).zip(best.chains.iter().zip(&best.timed));
+    let report = Report::new(
+        target,
+        best.examined,
+        per_entry
+            .map(|((ir, part), (chains, timed))| report::entry(chains, timed, &bound(ir, part, target), part, target)),
+    );
     cx.observer.stage("emit");
     let info = ArtifactInfo {
-        name: graph.name.clone(),
+        name: entries.first().map(|(_, g)| g.name.clone()).unwrap_or_default(),
         report: report.to_json(),
     };
-    let artifact = emit(&[(&chains, &timed)], target, &info)?;
+    let timed: Vec<_> = best.chains.iter().zip(&best.timed).collect();
+    let artifact = emit(&timed, target, &info)?;
     if options.verify {
         cx.observer.stage("verify");
         verify::verify(&artifact).map_err(|e| CompileError::internal("verify", e.to_string()))?;
@@ -132,8 +128,13 @@ struct Driver<'a> {
     observer: &'a mut dyn Observer,
 }
 
-/// What scheduling a partition gives: the partition, its chains, their schedule, and the makespans of all that were examined.
-type Best<'p> = (&'p Partitioned, ChainProgram, Schedule, Vec<report::Examined>);
+/// The best partition, with the chains and the schedule of every entry, and the makespans of all that were examined.
+struct Best<'p> {
+    parts: &'p [Partitioned],
+    chains: Vec<ChainProgram>,
+    timed: Vec<Schedule>,
+    examined: Vec<report::Examined>,
+}
 
 impl Driver<'_> {
     /// Dumps after a stage if wanted; whether to stop there.
@@ -145,37 +146,69 @@ impl Driver<'_> {
         wanted(&self.options.stop_after)
     }
 
-    /// Schedules the most promising partitions and keeps the one with the least makespan, on ties the earlier.
-    fn best<'p>(&mut self, parts: &'p [Partitioned], target: &Target) -> Result<Option<Best<'p>>, CompileError> {
-        let mut best: Option<(usize, ChainProgram, Schedule)> = None;
+    /// The optimised tensor IR of an entry; `None` where the options stop before.
+    fn tensor_ir(&mut self, name: &str, graph: &Verified<Graph>) -> Result<Option<TensorIr>, CompileError> {
+        let options = self.options;
+        if self.after("import", || lockstep_graph::print::print(graph)) {
+            return Ok(None);
+        }
+        self.observer.stage("lower");
+        let mut ir = lower(graph)?;
+        name.clone_into(&mut ir.name);
+        check(&ir, "lower")?;
+        if self.after("lower", || ir.to_string()) {
+            return Ok(None);
+        }
+        self.observer.stage("optimize");
+        if let Some(dtype) = options.precision {
+            precision::run(&mut ir, dtype)?;
+        }
+        let is_pass = |name: &&String| TIR_PASSES.iter().any(|p| p.name == **name);
+        let wanted = PassOptions {
+            dump_after: options.dump_after.iter().filter(is_pass).cloned().collect(),
+            stop_after: options.stop_after.iter().find(is_pass).cloned(),
+            verify: options.verify_passes,
+            exact: options.exact,
+        };
+        for dump in passes::run_all(&mut ir, &wanted)? {
+            self.observer.dump(dump.pass, &dump.text);
+        }
+        let stopped = wanted.stop_after.is_some() || self.after("optimize", || ir.to_string());
+        Ok((!stopped).then_some(ir))
+    }
+
+    /// Schedules the most promising partitions and keeps the one with the least makespan over all entries, on ties the
+    /// earlier.
+    fn best<'p>(&mut self, candidates: &'p [Vec<Partitioned>], target: &Target) -> Result<Best<'p>, CompileError> {
+        let options = ScheduleOptions {
+            serial: self.options.serial,
+        };
+        let mut best: Option<(u64, Best<'p>)> = None;
         let mut examined = Vec::new();
         let mut refused = None;
-        for (n, part) in parts.iter().enumerate() {
+        for parts in candidates {
             if examined.len() >= SCHEDULED {
                 break;
             }
-            let input = Input {
-                ir: &part.ir,
-                chip: &part.chip,
-                n_chips: part.n_chips,
-                input_copies: &part.input_copies,
-                target,
-            };
-            let chains = build(&input)?;
-            match schedule(
-                &chains,
-                target,
-                &ScheduleOptions {
-                    serial: self.options.serial,
-                },
-            ) {
+            self.observer.stage("chains");
+            let inputs: Vec<Input<'_>> = parts.iter().map(|part| input(part, target)).collect();
+            let chains = build_entries(&inputs)?;
+            self.observer.stage("schedule");
+            match schedule_entries(&chains.iter().collect::<Vec<_>>(), target, &options) {
                 Ok(timed) => {
+                    let makespan = timed.iter().map(|t| t.makespan).sum();
                     examined.push(report::Examined {
-                        description: part.description.clone(),
-                        makespan: timed.makespan,
+                        description: parts.first().map(|p| p.description.clone()).unwrap_or_default(),
+                        makespan,
                     });
-                    if best.as_ref().is_none_or(|b| timed.makespan < b.2.makespan) {
-                        best = Some((n, chains, timed));
+                    if best.as_ref().is_none_or(|(least, _)| makespan < *least) {
+                        let found = Best {
+                            parts,
+                            chains,
+                            timed,
+                            examined: Vec::new(),
+                        };
+                        best = Some((makespan, found));
                     }
                 }
                 Err(e) if matches!(e.kind, CompileErrorKind::DoesNotFit { .. }) => refused = refused.or(Some(e)),
@@ -183,11 +216,48 @@ impl Driver<'_> {
             }
         }
         match (best, refused) {
-            (Some((n, chains, timed)), _) => Ok(Some((&parts[n], chains, timed, examined))),
+            (Some((_, best)), _) => Ok(Best { examined, ..best }),
             (None, Some(error)) => Err(error),
-            (None, None) => Ok(None),
+            (None, None) => Err(CompileError::internal("partition", "no candidate")),
         }
     }
+}
+
+fn input<'a>(part: &'a Partitioned, target: &'a Target) -> Input<'a> {
+    Input {
+        ir: &part.ir,
+        chip: &part.chip,
+        n_chips: part.n_chips,
+        input_copies: &part.input_copies,
+        target,
+    }
+}
+
+/// Entries have names of their own, and agree on the states that they share.
+fn check_entries(irs: &[TensorIr]) -> Result<(), CompileError> {
+    if irs.is_empty() {
+        return Err(CompileError::options("a model has at least one entry, none was given"));
+    }
+    let mut names: BTreeSet<&str> = BTreeSet::new();
+    let mut states: BTreeMap<&str, (&str, &Type)> = BTreeMap::new();
+    for ir in irs {
+        if !names.insert(&ir.name) {
+            return Err(CompileError::options(format!(
+                "two entries have the name {:?}; names must differ",
+                ir.name
+            )));
+        }
+        for state in ir.states.values() {
+            let (entry, ty) = *states.entry(&state.name).or_insert((&ir.name, &state.ty));
+            if *ty != state.ty {
+                return Err(CompileError::options(format!(
+                    "state {:?} is {} in entry {:?} and {ty} in entry {entry:?}; it must be the same in all",
+                    state.name, state.ty, ir.name
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Checks the invariants of the IR after a stage.

@@ -4,14 +4,13 @@ use crate::bound::Bound;
 use crate::chain::ChainProgram;
 use crate::partition::Partitioned;
 use crate::schedule::{Busy, Schedule, SramUse, Wait};
-use crate::tir::TensorIr;
 use lockstep_isa::op::UnitKind;
 use lockstep_isa::{DType, Opcode, Queue, Target};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Version of the JSON form.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A partition that was scheduled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +60,7 @@ pub struct Step {
     pub wait: String,
 }
 
-/// The report.
+/// The report of a compile.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// Target name.
@@ -74,6 +73,21 @@ pub struct Report {
     pub partition: String,
     /// Partitions that were scheduled.
     pub examined: Vec<Examined>,
+    /// The entries.
+    pub entries: Vec<EntryReport>,
+}
+
+/// The report of one entry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntryReport {
+    /// Its name.
+    pub name: String,
+    /// Clock, hertz.
+    pub clock_hz: u64,
+    /// Chips in use.
+    pub chips: u16,
+    /// The partition in words.
+    pub partition: String,
     /// Cycles of the schedule.
     pub makespan: u64,
     /// The bound and its terms.
@@ -96,16 +110,14 @@ pub struct Report {
     pub critical: Vec<Step>,
 }
 
-/// Makes the report of a compile.
-pub fn report(
-    _ir: &TensorIr,
-    part: &Partitioned,
+/// Makes the report of one entry.
+pub fn entry(
     chains: &ChainProgram,
     timed: &Schedule,
     bound: &Bound,
+    part: &Partitioned,
     target: &Target,
-    examined: Vec<Examined>,
-) -> Report {
+) -> EntryReport {
     let mut links: BTreeMap<(u16, u8), u64> = BTreeMap::new();
     for placed in &timed.runs {
         if let Queue::Send(link) = placed.run.queue {
@@ -132,12 +144,11 @@ pub fn report(
             }
         })
         .collect();
-    Report {
-        target: target.name.clone(),
+    EntryReport {
+        name: chains.name.clone(),
         clock_hz: target.clock_hz,
         chips: part.n_chips,
         partition: part.description.clone(),
-        examined,
         makespan: timed.makespan,
         bound: bound.clone(),
         sram: timed.sram.clone(),
@@ -233,6 +244,39 @@ fn kind_text(kind: UnitKind) -> &'static str {
 }
 
 impl Report {
+    /// The report of a compile from those of its entries.
+    pub fn new(target: &Target, examined: Vec<Examined>, entries: impl IntoIterator<Item = EntryReport>) -> Report {
+        let entries: Vec<EntryReport> = entries.into_iter().collect();
+        Report {
+            target: target.name.clone(),
+            clock_hz: target.clock_hz,
+            chips: entries.first().map_or(0, |e| e.chips),
+            partition: entries.first().map(|e| e.partition.clone()).unwrap_or_default(),
+            examined,
+            entries,
+        }
+    }
+
+    /// Canonical JSON: sorted keys, versioned.
+    pub fn to_json(&self) -> String {
+        self.to_value().to_string()
+    }
+
+    /// The JSON value.
+    pub fn to_value(&self) -> Value {
+        json!({
+            "version": VERSION,
+            "target": self.target,
+            "clock_hz": self.clock_hz,
+            "chips": self.chips,
+            "partition": self.partition,
+            "examined": self.examined.iter().map(|e| json!({"partition": e.description, "makespan_cycles": e.makespan})).collect::<Vec<_>>(),
+            "entries": self.entries.iter().map(EntryReport::to_value).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl EntryReport {
     /// Time of the schedule in microseconds.
     pub fn microseconds(&self) -> f64 {
         self.makespan as f64 * 1e6 / self.clock_hz.max(1) as f64
@@ -262,21 +306,12 @@ impl Report {
         std::array::from_fn(|i| busy[i] as f64 / (whole * self.units[i].max(1) as f64))
     }
 
-    /// Canonical JSON: sorted keys, versioned.
-    pub fn to_json(&self) -> String {
-        self.to_value().to_string()
-    }
-
     /// The JSON value.
-    pub fn to_value(&self) -> Value {
+    fn to_value(&self) -> Value {
         let u = self.utilisation();
         json!({
-            "version": VERSION,
-            "target": self.target,
-            "clock_hz": self.clock_hz,
-            "chips": self.chips,
+            "entry": self.name,
             "partition": self.partition,
-            "examined": self.examined.iter().map(|e| json!({"partition": e.description, "makespan_cycles": e.makespan})).collect::<Vec<_>>(),
             "makespan_cycles": self.makespan,
             "microseconds": self.microseconds(),
             "bound_cycles": self.bound.bound,

@@ -92,8 +92,9 @@ fn stage_text(verb: &InspectVerb, stage: Stage, progress: &mut Progress) -> Outc
         )));
     }
     if stage == Stage::Graph {
-        let graph = model::import(&verb.subject.path, &verb.subject.options, progress)?;
-        return Ok(lockstep::graph::print::print(&graph));
+        let entries = model::import(&verb.subject.path, &verb.subject.options, progress)?;
+        let texts = entries.iter().map(|(_, graph)| lockstep::graph::print::print(graph));
+        return Ok(texts.collect::<Vec<_>>().join("\n"));
     }
     let name = if stage == Stage::Tir { "optimize" } else { "partition" };
     let stages = Stages {
@@ -107,7 +108,10 @@ fn stage_text(verb: &InspectVerb, stage: Stage, progress: &mut Progress) -> Outc
         stages,
         progress,
         &mut |_, dump| {
-            text = dump.to_owned();
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(dump);
         },
     )?;
     Ok(text)

@@ -69,14 +69,19 @@ pub fn headline(artifact: &Artifact, report: &Value) -> Vec<String> {
             text::microseconds(us)
         ));
     }
-    if report.get("bound_cycles").is_some() {
+    for one in list(report, "entries") {
+        let entry = if artifact.entries.len() == 1 {
+            String::new()
+        } else {
+            format!("entry {}: ", word(one, "entry"))
+        };
         out.push(format!(
-            "bound {} cycles ({}), roofline {}; makespan / bound {:.2}, bound / roofline {:.2}",
-            cycles(report, "bound_cycles"),
-            word(report, "bound_limit"),
-            cycles(report, "roofline_cycles"),
-            number(report, "makespan_over_bound"),
-            number(report, "bound_over_roofline")
+            "{entry}bound {} cycles ({}), roofline {}; makespan / bound {:.2}, bound / roofline {:.2}",
+            cycles(one, "bound_cycles"),
+            word(one, "bound_limit"),
+            cycles(one, "roofline_cycles"),
+            number(one, "makespan_over_bound"),
+            number(one, "bound_over_roofline")
         ));
     }
     out
@@ -92,11 +97,29 @@ fn body(report: &Value) -> Vec<String> {
             cycles(one, "makespan_cycles")
         ));
     }
-    out.push(format!(
+    let entries = list(report, "entries");
+    for one in entries {
+        if entries.len() > 1 {
+            out.push(String::new());
+            out.push(format!(
+                "entry {}: {} cycles, {}",
+                word(one, "entry"),
+                cycles(one, "makespan_cycles"),
+                word(one, "partition")
+            ));
+        }
+        out.extend(entry(one));
+    }
+    out
+}
+
+/// What there is to say about one entry.
+fn entry(report: &Value) -> Vec<String> {
+    let mut out = vec![format!(
         "bound: resources {} cycles, critical path {} cycles",
         cycles(report, "bound_resource_cycles"),
         cycles(report, "bound_critical_path_cycles")
-    ));
+    )];
     out.push(format!(
         "program: {} chains, {} runs",
         cycles(report, "chains"),

@@ -23,14 +23,12 @@ use std::time::{Duration, Instant};
 pub fn run(verb: &RunVerb) -> Outcome {
     let mut progress = Progress::new();
     let artifact = Arc::new(subject::open(&verb.subject, &mut progress)?);
-    let entry = subject::entry(&artifact, verb.exec.entry.as_deref())?;
     let golden = match &verb.check {
         Some(path) => Some(Golden::read(path, verb.case.as_deref())?),
         None => None,
     };
-    let given = gather(verb, &artifact, entry, golden.as_ref())?;
+    let (entry, given, steps) = choose(verb, &artifact, golden.as_ref())?;
     let signature = &artifact.entries[entry];
-    let steps = steps(&signature.inputs, &given, verb.steps)?;
     progress.begin("load");
     let mut session = load(&verb.exec, &artifact)?;
     progress.begin("run");
@@ -57,6 +55,7 @@ pub fn run(verb: &RunVerb) -> Outcome {
         print_json(&json!({
             "version": JSON_VERSION,
             "backend": verb.exec.backend,
+            "entry": signature.name,
             "steps": steps,
             "cycles_per_step": done.cycles,
             "schedule_cycles": signature.makespan,
@@ -97,6 +96,29 @@ pub fn run(verb: &RunVerb) -> Outcome {
         ));
     }
     Ok(())
+}
+
+/// The entry to run with its inputs and their number of steps: the one that the options name, or the first whose shapes the
+/// inputs have, in one step if there is such an entry.
+fn choose(verb: &RunVerb, artifact: &Artifact, golden: Option<&Golden>) -> Outcome<(usize, Vec<HostTensor>, u64)> {
+    let with = |entry: usize| -> Outcome<(usize, Vec<HostTensor>, u64)> {
+        let given = gather(verb, artifact, entry, golden)?;
+        let steps = steps(&artifact.entries[entry].inputs, &given, verb.steps)?;
+        Ok((entry, given, steps))
+    };
+    if verb.exec.entry.is_some() || artifact.entries.len() == 1 {
+        return with(subject::entry(artifact, verb.exec.entry.as_deref())?);
+    }
+    let mut fits = Vec::new();
+    let mut refused = Vec::new();
+    for entry in 0..artifact.entries.len() {
+        match with(entry) {
+            Ok(one) => fits.push(one),
+            Err(e) => refused.push(format!("{}: {}", artifact.entries[entry].name, e.message)),
+        }
+    }
+    let best = fits.into_iter().min_by_key(|(entry, _, steps)| (*steps > 1, *entry));
+    best.ok_or_else(|| Failure::usage(format!("no entry takes these inputs; {}", refused.join("; "))))
 }
 
 /// Loads an artifact into the executor that the options name.

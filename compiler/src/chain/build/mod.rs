@@ -13,6 +13,7 @@ mod moves;
 mod ports;
 mod prepare;
 mod reduce;
+mod share;
 mod source;
 mod tiles;
 
@@ -87,7 +88,11 @@ pub(crate) struct Builder<'a> {
     tiles: BTreeMap<tiles::TileKey, Vec<(BufId, u32)>>,
     origin_ids: BTreeMap<OriginKey, u32>,
     origin: u32,
+    states: &'a mut StateLayouts,
 }
+
+/// Layouts of states by name and chip. The entry that reads a state first chooses, the others follow.
+type StateLayouts = BTreeMap<(String, u16), Layout>;
 
 type OriginKey = (String, Vec<String>);
 
@@ -99,6 +104,25 @@ type VectorKey = (Option<BufId>, u16, Option<Dir>, DType, Vec<u8>);
 /// # Errors
 /// Operations that no chain can carry out, and bugs.
 pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
+    build_beside(input, &mut StateLayouts::new())
+}
+
+/// Builds the chains of several entries over shared constants and states. A state has one layout in all of them, and
+/// one index in their lists of states; constants of equal bytes are behind one reference.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_entries(inputs: &[Input<'_>]) -> Result<Vec<ChainProgram>, CompileError> {
+    let mut states = StateLayouts::new();
+    let built: Result<Vec<_>, _> = inputs.iter().map(|input| build_beside(input, &mut states)).collect();
+    let mut programs = built?;
+    if programs.len() > 1 {
+        share::share(&mut programs)?;
+    }
+    Ok(programs)
+}
+
+fn build_beside(input: &Input<'_>, states: &mut StateLayouts) -> Result<ChainProgram, CompileError> {
     let consts = consteval::const_values(input.ir);
     let split = prepare::split(input.ir, input.chip, &|v| consts.contains(v));
     let ir = &split.ir;
@@ -149,6 +173,7 @@ pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
         tiles: BTreeMap::new(),
         origin_ids: BTreeMap::new(),
         origin: 0,
+        states,
     };
     b.run()?;
     Ok(b.prog)

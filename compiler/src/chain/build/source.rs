@@ -121,9 +121,13 @@ impl Builder<'_> {
         } else {
             default_layout(self.shape(v), self.lanes(), &self.rows(v))
         };
-        let kind = match self.ir.values[v].op {
-            Op::Input => BufKind::Input,
-            Op::State(s) => BufKind::State(s.index() as u32),
+        let (kind, layout) = match self.ir.values[v].op {
+            Op::Input => (BufKind::Input, layout),
+            Op::State(s) => {
+                let key = (self.ir.states[s].name.clone(), self.chip(v));
+                let settled = self.states.entry(key).or_insert(layout).clone();
+                (BufKind::State(s.index() as u32), settled)
+            }
             _ => {
                 return Err(CompileError::internal(
                     "chains",

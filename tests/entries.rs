@@ -158,6 +158,45 @@ fn a_state_is_carried_between_entries() {
     }
 }
 
+/// Adds up a state of 24 elements, read as rows of `width`: an entry would split its axis there.
+fn in_rows(width: usize) -> Verified<Graph> {
+    let mut b = GraphBuilder::new("rows", "main");
+    let build = |b: &mut GraphBuilder| -> Result<(), lockstep::graph::OpError> {
+        let x = b.input("x", DType::F32, &[24][..])?;
+        let sum = b.input("sum", DType::F32, &[24][..])?;
+        let next = b.binary(Binary::Add, sum, x)?;
+        let rows = b.reshape(next, &[24 / width, width][..])?;
+        let rows = b.transpose(rows, &[1, 0])?;
+        let y = b.reduce(Reduce::Sum, rows, &[0], false)?;
+        b.output("y", y);
+        b.output("next", next);
+        b.state(1, 1);
+        Ok(())
+    };
+    build(&mut b).expect("a graph");
+    Verified::new(b.finish(), &()).expect("a graph that holds")
+}
+
+#[test]
+fn entries_that_read_a_state_in_different_shapes_agree() {
+    let (a, b) = (in_rows(4), in_rows(6));
+    let artifact = compile(&[("a".into(), &a), ("b".into(), &b)], "toy", 1);
+    let mut session = lookup("sim")
+        .expect("sim")
+        .load(artifact, &LoadOptions::default())
+        .expect("it loads");
+    let mut sum = [0.0; 24];
+    for (step, entry) in [0, 1, 1, 0].into_iter().enumerate() {
+        let x = random("x", &[24], step as u64);
+        sum.iter_mut().zip(tensors::to_f64(&x)).for_each(|(s, x)| *s += x);
+        let got = session.run(entry, &[x.view()]).expect("it runs");
+        let y = tensors::to_f64(got.get("y").expect("the output"));
+        let want: Vec<f64> = sum.chunks([4, 6][entry]).map(|row| row.iter().sum()).collect();
+        let error = y.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(y.len() == want.len() && error < 1e-5, "step {step} is off by {error}");
+    }
+}
+
 #[test]
 fn constants_and_states_lie_once() {
     let (one, many) = (cached(1), cached(8));

@@ -7,7 +7,7 @@ use crate::emit::{ArtifactInfo, emit};
 use crate::lower::lower;
 use crate::options::Options;
 use crate::partition::{PartitionOptions, Partitioned, candidates_of_entries};
-use crate::passes::{self, PassOptions, TIR_PASSES, precision};
+use crate::passes::{self, Dump, PassOptions, TIR_PASSES, precision};
 use crate::report::{self, Report};
 use crate::schedule::{Schedule, ScheduleOptions, schedule_entries};
 use crate::tir::verify::Phase;
@@ -72,18 +72,17 @@ pub fn compile_entries(
     observer: &mut dyn Observer,
 ) -> Result<Compiled, CompileError> {
     let mut cx = Driver { options, observer };
-    let mut irs = Vec::with_capacity(entries.len());
-    let mut stopped = false;
+    let mut lowered = Vec::with_capacity(entries.len());
     for (name, graph) in entries {
-        match cx.tensor_ir(name, graph)? {
-            Some(ir) => irs.push(ir),
-            None => stopped = true,
-        }
+        let Some(ir) = cx.lower(name, graph)? else {
+            return Ok(Compiled::default());
+        };
+        lowered.push(ir);
     }
-    if stopped {
+    check_entries(&lowered)?;
+    let Some(irs) = cx.optimize(&lowered)? else {
         return Ok(Compiled::default());
-    }
-    check_entries(&irs)?;
+    };
     let irs: Vec<&TensorIr> = irs.iter().collect();
     cx.observer.stage("partition");
     let wanted = PartitionOptions {
@@ -91,10 +90,8 @@ pub fn compile_entries(
         exact: options.exact,
     };
     let parts = candidates_of_entries(&irs, target, &wanted)?;
-    for part in parts.first().into_iter().flatten() {
-        stopped |= cx.after("partition", || part.to_string());
-    }
-    if stopped {
+    let first = parts.first().into_iter().flatten();
+    if cx.after("partition", || text_of(first)) {
         return Ok(Compiled::default());
     }
     let best = cx.best(&parts, target)?;
@@ -146,9 +143,8 @@ impl Driver<'_> {
         wanted(&self.options.stop_after)
     }
 
-    /// The optimised tensor IR of an entry; `None` where the options stop before.
-    fn tensor_ir(&mut self, name: &str, graph: &Verified<Graph>) -> Result<Option<TensorIr>, CompileError> {
-        let options = self.options;
+    /// The tensor IR of an entry; `None` where the options stop before.
+    fn lower(&mut self, name: &str, graph: &Verified<Graph>) -> Result<Option<TensorIr>, CompileError> {
         if self.after("import", || lockstep_graph::print::print(graph)) {
             return Ok(None);
         }
@@ -156,25 +152,46 @@ impl Driver<'_> {
         let mut ir = lower(graph)?;
         name.clone_into(&mut ir.name);
         check(&ir, "lower")?;
-        if self.after("lower", || ir.to_string()) {
-            return Ok(None);
-        }
+        let stopped = self.after("lower", || ir.to_string());
+        Ok((!stopped).then_some(ir))
+    }
+
+    /// The entries optimised; `None` where the options stop before. The passes may split the axes of a state; where they would split
+    /// them differently in two entries, states keep their shapes.
+    fn optimize(&mut self, lowered: &[TensorIr]) -> Result<Option<Vec<TensorIr>>, CompileError> {
         self.observer.stage("optimize");
-        if let Some(dtype) = options.precision {
-            precision::run(&mut ir, dtype)?;
+        let mut done = self.passes(lowered, false)?;
+        if !states_agree(&done.0) {
+            done = self.passes(lowered, true)?;
         }
+        let (irs, dumps) = done;
+        for dump in dumps {
+            self.observer.dump(dump.pass, &dump.text);
+        }
+        let stop = self.options.stop_after.as_deref();
+        let stopped = TIR_PASSES.iter().any(|p| Some(p.name) == stop) || self.after("optimize", || text_of(&irs));
+        Ok((!stopped).then_some(irs))
+    }
+
+    fn passes(&self, lowered: &[TensorIr], keep_states: bool) -> Result<(Vec<TensorIr>, Vec<Dump>), CompileError> {
+        let options = self.options;
         let is_pass = |name: &&String| TIR_PASSES.iter().any(|p| p.name == **name);
         let wanted = PassOptions {
             dump_after: options.dump_after.iter().filter(is_pass).cloned().collect(),
             stop_after: options.stop_after.iter().find(is_pass).cloned(),
             verify: options.verify_passes,
             exact: options.exact,
+            keep_states,
         };
-        for dump in passes::run_all(&mut ir, &wanted)? {
-            self.observer.dump(dump.pass, &dump.text);
+        let mut irs = lowered.to_vec();
+        let mut dumps = Vec::new();
+        for ir in &mut irs {
+            if let Some(dtype) = options.precision {
+                precision::run(ir, dtype)?;
+            }
+            dumps.extend(passes::run_all(ir, &wanted)?);
         }
-        let stopped = wanted.stop_after.is_some() || self.after("optimize", || ir.to_string());
-        Ok((!stopped).then_some(ir))
+        Ok((irs, dumps))
     }
 
     /// Schedules the most promising partitions and keeps the one with the least makespan over all entries, on ties the
@@ -231,6 +248,18 @@ fn input<'a>(part: &'a Partitioned, target: &'a Target) -> Input<'a> {
         input_copies: &part.input_copies,
         target,
     }
+}
+
+/// Programs one after another.
+fn text_of<'a, T: ToString + 'a>(all: impl IntoIterator<Item = &'a T>) -> String {
+    all.into_iter().map(T::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether every state has one type in all programs that have it.
+fn states_agree(irs: &[TensorIr]) -> bool {
+    let mut types: BTreeMap<&str, &Type> = BTreeMap::new();
+    let mut all = irs.iter().flat_map(|ir| ir.states.values());
+    all.all(|s| *types.entry(&s.name).or_insert(&s.ty) == &s.ty)
 }
 
 /// Entries have names of their own, and agree on the states that they share.

@@ -25,8 +25,9 @@ pub(super) struct Axes {
 pub(super) type SourceAxis = (usize, usize, usize);
 
 impl Axes {
-    /// Analyses a program; constant values (in `constant`) take any split and ask for none.
-    pub fn of(ir: &TensorIr, constant: &IdSet<ValueId>) -> Axes {
+    /// Analyses a program; constant values (in `constant`) take any split and ask for none; the axes of states stay whole if
+    /// `keep_states`.
+    pub fn of(ir: &TensorIr, constant: &IdSet<ValueId>, keep_states: bool) -> Axes {
         let mut base = Vec::with_capacity(ir.values.len());
         let mut count = 0;
         for value in ir.values.values() {
@@ -50,7 +51,12 @@ impl Axes {
                 .find(|(_, v)| v.op == Op::State(state.0))
                 .map(|(id, _)| id);
             if let Some(read) = read {
-                (0..state.1.ty.rank()).for_each(|d| axes.union(read, d, state.1.next, d));
+                for d in 0..state.1.ty.rank() {
+                    axes.union(read, d, state.1.next, d);
+                    if keep_states {
+                        axes.keep_whole(read, d);
+                    }
+                }
             }
         }
         axes.spread(ir, constant);

@@ -27,6 +27,8 @@ pub struct Changed(pub bool);
 pub struct PassCx {
     /// Keep the rounding of the program as lowered.
     pub exact: bool,
+    /// Split no axis of a state.
+    pub keep_states: bool,
 }
 
 /// A pass.
@@ -110,6 +112,8 @@ pub struct PassOptions {
     pub verify: bool,
     /// Keep the rounding of the program as lowered.
     pub exact: bool,
+    /// Split no axis of a state.
+    pub keep_states: bool,
 }
 
 /// A program as text after a pass.
@@ -139,7 +143,10 @@ pub fn run_all(ir: &mut TensorIr, options: &PassOptions) -> Result<Vec<Dump>, Co
         .stop_after
         .as_ref()
         .and_then(|name| TIR_PASSES.iter().rposition(|p| p.name == name));
-    let cx = PassCx { exact: options.exact };
+    let cx = PassCx {
+        exact: options.exact,
+        keep_states: options.keep_states,
+    };
     let mut dumps = Vec::new();
     for pass in &TIR_PASSES[..last.map_or(TIR_PASSES.len(), |at| at + 1)] {
         (pass.run)(ir, &cx)?;

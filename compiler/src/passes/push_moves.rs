@@ -24,9 +24,9 @@ use lockstep_graph::{EntityId, IdSet};
 use lockstep_isa::AluOp;
 
 /// Runs the pass.
-pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError> {
+pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileError> {
     let constant = consteval::const_values(ir);
-    let axes = Axes::of(ir, &constant);
+    let axes = Axes::of(ir, &constant, cx.keep_states);
     let mut old = std::mem::take(ir);
     let live = live(&old);
     let mut b = TirBuilder::like(&mut old);

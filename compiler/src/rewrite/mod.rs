@@ -143,7 +143,10 @@ pub fn run(ir: &mut TensorIr, target: &Target, options: &RewriteOptions) -> Resu
         .map(|k| solved.get(k).and_then(|s| s.solution.as_ref()))
         .collect();
     convert::rebuild(ir, &blocks, &solutions)?;
-    let cx = PassCx { exact: options.exact };
+    let cx = PassCx {
+        exact: options.exact,
+        ..PassCx::default()
+    };
     for name in AFTER {
         if let Some(pass) = TIR_PASSES.iter().find(|p| p.name == name) {
             (pass.run)(ir, &cx)?;

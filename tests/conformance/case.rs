@@ -15,12 +15,72 @@ pub struct Case {
     pub model: Vec<u8>,
     /// Its messages.
     pub proto: ModelProto,
+    /// Inputs that decide a shape: operands of the kind that [`OF_SHAPE`] lists.
+    pub of_shape: BTreeSet<String>,
     /// Inputs and expected outputs, named as in the model; several where the test has several data sets.
     pub sets: Vec<(Vec<HostTensor>, Vec<HostTensor>)>,
     /// Largest relative difference, of the official runner.
     pub rtol: f64,
     /// Largest absolute difference.
     pub atol: f64,
+}
+
+/// Operands that decide the shape of a result, or which axes an operator works on, by operator.
+const OF_SHAPE: &[(&str, &[usize])] = &[
+    ("AffineGrid", &[1]),
+    ("BlackmanWindow", &[0]),
+    ("CenterCropPad", &[1]),
+    ("Col2Im", &[1, 2]),
+    ("Compress", &[1]),
+    ("ConstantOfShape", &[0]),
+    ("CumProd", &[1]),
+    ("CumSum", &[1]),
+    ("DFT", &[1, 2]),
+    ("Dropout", &[1, 2]),
+    ("Expand", &[1]),
+    ("HammingWindow", &[0]),
+    ("HannWindow", &[0]),
+    ("MaxUnpool", &[2]),
+    ("MelWeightMatrix", &[0, 1, 2, 3, 4]),
+    ("OneHot", &[1]),
+    ("Pad", &[1, 3]),
+    ("Range", &[0, 1, 2]),
+    ("ReduceL1", &[1]),
+    ("ReduceL2", &[1]),
+    ("ReduceLogSum", &[1]),
+    ("ReduceLogSumExp", &[1]),
+    ("ReduceMax", &[1]),
+    ("ReduceMean", &[1]),
+    ("ReduceMin", &[1]),
+    ("ReduceProd", &[1]),
+    ("ReduceSum", &[1]),
+    ("ReduceSumSquare", &[1]),
+    ("Reshape", &[1]),
+    ("Resize", &[1, 2, 3]),
+    ("STFT", &[1, 3]),
+    ("Slice", &[1, 2, 3, 4]),
+    ("Split", &[1]),
+    ("Squeeze", &[1]),
+    ("Tile", &[1]),
+    ("TopK", &[1]),
+    ("Trilu", &[1]),
+    ("Unsqueeze", &[1]),
+    ("Upsample", &[1]),
+];
+
+/// Graph inputs that are such operands of one of the nodes.
+fn of_shape(proto: &ModelProto) -> BTreeSet<String> {
+    let Some(graph) = &proto.graph else {
+        return BTreeSet::new();
+    };
+    let mut names = BTreeSet::new();
+    for node in &graph.node {
+        let found = OF_SHAPE.iter().find(|(op, _)| *op == node.op_type);
+        let operands = found.map_or(&[][..], |(_, at)| at);
+        names.extend(operands.iter().filter_map(|&at| node.input.get(at)).cloned());
+    }
+    let inputs: BTreeSet<String> = graph.input.iter().map(|i| i.name.clone()).collect();
+    names.intersection(&inputs).cloned().collect()
 }
 
 /// Where tests come from: file contents by path `SUITE/TEST/...`.
@@ -99,8 +159,13 @@ impl Store {
             }
             sets.push((ins, outs));
         }
+        // The body of an expanded test takes the inputs of the test that it expands.
+        let whole = name.split("_expanded").next().unwrap_or(name);
+        let whole = self.read(&format!("{suite}/{whole}/model.onnx")).ok();
+        let whole = whole.and_then(|bytes| decode_model(bytes.into()).ok());
         Ok(Case {
             name: name.to_string(),
+            of_shape: of_shape(whole.as_ref().unwrap_or(&proto)),
             model,
             proto,
             sets,
@@ -128,6 +193,7 @@ impl Store {
         output.name = graph.output.first().map(|p| p.name.clone()).unwrap_or_default();
         Ok(Case {
             name: name.to_string(),
+            of_shape: BTreeSet::new(),
             sets: vec![(vec![HostTensor::from_f32(&port.name, &shape, &values)], vec![output])],
             rtol: data["rtol"].as_f64().unwrap_or(1e-3),
             atol: data["atol"].as_f64().unwrap_or(1e-7),

@@ -16,9 +16,6 @@ use lockstep_compiler::tir::eval::{Tensor, eval};
 use lockstep_frontend::{ImportErrorKind, MemorySource};
 use std::sync::Arc;
 
-/// Largest number of elements of a float operand that counts as one of shape, scales or bounds.
-const SMALL: u64 = 8;
-
 /// Which target a suite is compiled for.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine {
@@ -61,20 +58,17 @@ pub fn run(case: &Case, machine: Machine) -> Record {
     record
 }
 
-/// Imports and lowers with as few inputs fixed as it takes: none, else one that can be an operand of shape, else all of those.
+/// Imports and lowers with as few inputs fixed as it takes, of those that decide a shape or have no elements.
 fn import(case: &Case) -> Result<(Verified<Graph>, TensorIr, Vec<String>), Outcome> {
     let first = import_with(case, &[]);
     let Err(outcome) = first else {
         return first.map(|(graph, ir)| (graph, ir, Vec::new()));
     };
     let inputs = case.sets.first().map_or(&[][..], |s| s.0.as_slice());
-    let shape_like = |t: &HostTensor| match t.dtype {
-        HostDType::F32 | HostDType::F64 | HostDType::F16 | HostDType::BF16 => {
-            t.shape.len() <= 1 && t.elements() as u64 <= SMALL
-        }
-        _ => true,
-    };
-    let may: Vec<&HostTensor> = inputs.iter().filter(|t| shape_like(t)).collect();
+    let may: Vec<&HostTensor> = inputs
+        .iter()
+        .filter(|t| t.elements() == 0 || case.of_shape.contains(&t.name))
+        .collect();
     for size in 1..=may.len() {
         for chosen in choices(may.len(), size) {
             let fixed: Vec<&HostTensor> = chosen.iter().map(|&i| may[i]).collect();
@@ -166,6 +160,7 @@ fn interpret(case: &Case, ir: &TensorIr, fixed: &[String]) -> Result<f64, String
                 bytes: tensor
                     .bits()
                     .iter()
+                    .take(port.shape.iter().product())
                     .flat_map(|&bits| {
                         let wide = if tensor.ty.dtype.is_float() {
                             lockstep::isa::scalar::narrow_f32(f32::from_bits(bits), tensor.ty.dtype)

@@ -5,7 +5,6 @@ use super::{Lowering, Res, Site, dtype};
 use crate::tir::expr::Ex;
 use crate::tir::{IndexMap, ReduceOp, ValueId, Windows};
 use lockstep_graph::op::{Conv, ConvTranspose};
-use lockstep_isa::DType;
 
 /// Taps per map of a depthwise convolution: with the weights and the sum so far as many operands as a chain can stream.
 const TAPS_PER_MAP: usize = 5;
@@ -18,30 +17,18 @@ impl<'a> Lowering<'a> {
             dilations: attr.dilations.clone(),
             pads: attr.pads.clone(),
         };
-        if !super::matmul::is_matrix_dtype(s.dtype(0)) {
-            let product = self.conv_int(s, &windows, attr.groups)?;
+        if let Some(product) = self.quantised_conv(s, &windows, attr)? {
             return self.biased(s, product);
         }
-        let ((x, shift_x), (w, shift_w)) = (self.signed(s.x[0])?, self.signed(s.x[1])?);
-        // An unsigned 0 is -128 in the shifted operand.
-        let fill = if shift_x { 0x80 } else { 0 };
-        let x = self.channels_last(x)?;
-        let mut product = self.windowed(x, w, &windows, attr.groups, fill)?;
-        if shift_w {
-            return Err("an unsigned 8-bit weight, allowed: i8".into());
+        if s.dtype(1).is_int8() {
+            return Err("8-bit weights whose differences from their zero point are no i8, allowed: i8 weights".into());
         }
-        let shape = s.out_shape();
-        let mut along = vec![1; shape.len()];
-        along[1] = shape[1];
-        if shift_x {
-            // sum (x' + 128) w = sum x' w + 128 sum w
-            let axes: Vec<usize> = (1..self.b.shape(w).len()).collect();
-            let sum = self.b.reduce(ReduceOp::Add, w, &axes)?;
-            let sum = self.b.reshape(sum, &along)?;
-            product = self.elementwise(DType::I32, shape, &[product, sum], |e, x| {
-                e.fma(x[1], Ex::i32(128), x[0])
-            })?;
-        }
+        let product = if s.dtype(0).is_float() {
+            let x = self.channels_last(s.x[0])?;
+            self.windowed(x, s.x[1], &windows, attr.groups, 0)?
+        } else {
+            self.conv_int(s, &windows, attr.groups)?
+        };
         self.biased(s, product)
     }
 
@@ -102,7 +89,14 @@ impl<'a> Lowering<'a> {
     }
 
     /// `x [n, d.., c]`, `w [o, c / groups, k..]` to `[n, o, d'..]`, products summed over (k.., c) ascending.
-    fn windowed(&mut self, x: ValueId, w: ValueId, windows: &Windows, groups: usize, fill: u32) -> Res<ValueId> {
+    pub(super) fn windowed(
+        &mut self,
+        x: ValueId,
+        w: ValueId,
+        windows: &Windows,
+        groups: usize,
+        fill: u32,
+    ) -> Res<ValueId> {
         let spatial = windows.kernel.len();
         let (xs, ws) = (self.b.shape(x).to_vec(), self.b.shape(w).to_vec());
         let channels = xs[spatial + 1];

@@ -1,15 +1,17 @@
 //! Matrix products: one `contract`, whose batch axes are the leading axes that both operands have.
 
-use super::{GDType, Lowering, Res, Site, dtype};
-use crate::tir::expr::Ex;
+use super::{Lowering, Res, Site, dtype};
 use crate::tir::{ReduceOp, ValueId};
-use lockstep_isa::DType;
 
 /// Most elementwise products of an integer product wider than 8 bits, which multiplies and sums on the vector unit.
 pub(super) const MAX_INT_PRODUCTS: usize = 1 << 24;
 
 impl<'a> Lowering<'a> {
     pub(super) fn matmul(&mut self, s: &Site<'a>) -> Res<ValueId> {
+        if let Some(product) = self.quantised_matmul(s)? {
+            let product = self.b.reshape(product, s.out_shape())?;
+            return self.elementwise(dtype(s.out_dtype()), s.out_shape(), &[product], |_, x| x[0]);
+        }
         let (mut a_shape, mut b_shape) = (s.shape(0).to_vec(), s.shape(1).to_vec());
         if a_shape.len() == 1 {
             a_shape.insert(0, 1);
@@ -21,8 +23,6 @@ impl<'a> Lowering<'a> {
         let b = self.b.reshape(s.x[1], &b_shape)?;
         let product = if dtype(s.dtype(0)).is_float() {
             self.batched(a, b)?
-        } else if s.dtype(0).is_int8() {
-            self.matmul_int8(a, b)?
         } else {
             self.matmul_int(a, b)?
         };
@@ -81,42 +81,6 @@ impl<'a> Lowering<'a> {
         Ok(self.b.reshape(product, &full)?)
     }
 
-    /// 8-bit operands, signed or not, into i32: unsigned ones are shifted by 128 and the product is corrected.
-    fn matmul_int8(&mut self, a: ValueId, b: ValueId) -> Res<ValueId> {
-        let (ra, rb) = (self.b.shape(a).len(), self.b.shape(b).len());
-        let k = self.b.shape(a)[ra - 1] as i32;
-        let ((sa, shift_a), (sb, shift_b)) = (self.signed(a)?, self.signed(b)?);
-        let mut product = self.batched(sa, sb)?;
-        let shape = self.b.shape(product).to_vec();
-        // sum (a' + 128) (b' + 128) = sum a' b' + 128 sum b' + 128 sum a' + 128^2 k
-        if shift_a {
-            let sum = self.b.reduce(ReduceOp::Add, sb, &[rb - 2])?;
-            product = self.elementwise(DType::I32, &shape, &[product, sum], |e, x| {
-                e.fma(x[1], Ex::i32(128), x[0])
-            })?;
-        }
-        if shift_b {
-            let sum = self.b.reduce(ReduceOp::Add, sa, &[ra - 1])?;
-            let constant = if shift_a { 128 * 128 * k } else { 0 };
-            product = self.elementwise(DType::I32, &shape, &[product, sum], |e, x| {
-                e.fma(x[1], Ex::i32(128), e.add(x[0], Ex::i32(constant)))
-            })?;
-        }
-        Ok(product)
-    }
-
-    /// The value as i8, and whether it is 128 less than the unsigned original.
-    pub(super) fn signed(&mut self, v: ValueId) -> Res<(ValueId, bool)> {
-        if self.b.dtype(v) != DType::U8 {
-            return Ok((v, false));
-        }
-        let shape = self.b.shape(v).to_vec();
-        let shifted = self
-            .b
-            .map_to(&shape, &[v], |e, x| e.cvt(e.sub(x[0], Ex::i32(128)), DType::I8))?;
-        Ok((shifted, true))
-    }
-
     /// Integers wider than 8 bits: products and their sum on the vector unit, exact modulo 2^32.
     fn matmul_int(&mut self, a: ValueId, b: ValueId) -> Res<ValueId> {
         let rank = self.b.shape(a).len().max(self.b.shape(b).len());
@@ -138,9 +102,4 @@ impl<'a> Lowering<'a> {
         shape.remove(rank - 1);
         Ok(self.b.reshape(sum, &shape)?)
     }
-}
-
-/// Whether products of this dtype run on the matrix unit.
-pub(super) fn is_matrix_dtype(dtype: GDType) -> bool {
-    dtype.is_float() || dtype.is_int8()
 }

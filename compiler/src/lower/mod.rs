@@ -7,6 +7,7 @@
 mod conv;
 mod elementwise;
 mod gather;
+mod integer;
 mod matmul;
 mod norm;
 mod pool;
@@ -63,7 +64,7 @@ pub fn lower(graph: &Verified<Graph>) -> Result<TensorIr, CompileError> {
         }
     }
     cx.b.set_origins(&[]);
-    unsupported.extend(cx.outputs()?);
+    cx.outputs()?;
     match unsupported.as_slice() {
         [] => Ok(cx.b.finish()),
         [one] => Err(CompileError {
@@ -170,22 +171,17 @@ impl<'a> Lowering<'a> {
         Ok(unsupported)
     }
 
-    fn outputs(&mut self) -> Result<Vec<Unsupported>, CompileError> {
-        let mut unsupported = Vec::new();
+    /// Binds the outputs; one without elements is bound to a constant of one, which nobody sees.
+    fn outputs(&mut self) -> Result<(), CompileError> {
         for output in &self.graph.outputs {
             let data = &self.graph.values[output.value];
             match self.value(output.value) {
                 Ok(v) if data.shape.n_elements() > 0 => self.b.output(&output.name, host(data.dtype), &data.shape, v),
-                Ok(_) => {
-                    let what = format!(
-                        "output \"{}\" of shape {} has no elements, allowed: at least one",
-                        output.name, data.shape
-                    );
-                    unsupported.push(Unsupported {
-                        at: Origin::default(),
-                        what,
-                    });
-                }
+                Ok(_) => match self.constant_like(dtype(data.dtype), &[1], 0) {
+                    Ok(one) => self.b.output(&output.name, host(data.dtype), &data.shape, one),
+                    Err(Fail::Error(error)) => return Err(*error),
+                    Err(_) => {}
+                },
                 Err(Fail::Error(error)) => return Err(*error),
                 Err(_) => {}
             }
@@ -199,7 +195,7 @@ impl<'a> Lowering<'a> {
                 number += 1;
             }
         }
-        Ok(unsupported)
+        Ok(())
     }
 
     /// The lowered value; constants enter the program at their first use.
@@ -320,6 +316,19 @@ impl<'a> Lowering<'a> {
                 kind: gop::Reduce::Prod,
                 ..
             } => scalar_bits(Scalar::Int(1), out),
+            GOp::Reduce {
+                kind: kind @ (gop::Reduce::Max | gop::Reduce::Min),
+                ..
+            } => {
+                let lowest = *kind == gop::Reduce::Max;
+                let end = match (out.is_float(), lowest) {
+                    (true, true) => Scalar::Float(f64::NEG_INFINITY),
+                    (true, false) => Scalar::Float(f64::INFINITY),
+                    (false, true) => Scalar::Int(i128::MIN),
+                    (false, false) => Scalar::Int(i128::MAX),
+                };
+                scalar_bits(end, out)
+            }
             GOp::ScatterElements { .. } | GOp::ScatterNd { .. } if !s.shape(0).contains(&0) => {
                 return Ok(vec![s.x[0]]);
             }

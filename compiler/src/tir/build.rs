@@ -331,8 +331,17 @@ impl TirBuilder {
         self.map_nodes(shape, operands, nodes)
     }
 
-    /// A map with these nodes; operands that no node uses are dropped and equal ones joined.
-    pub fn map_nodes(&mut self, shape: &[usize], operands: &[ValueId], mut nodes: Vec<super::MapNode>) -> Built {
+    /// A map with these nodes; operands that no node uses are dropped and equal ones joined. What is too large for one chain becomes several maps.
+    pub fn map_nodes(&mut self, shape: &[usize], operands: &[ValueId], nodes: Vec<super::MapNode>) -> Built {
+        let (mut nodes, mut operands) = (nodes, operands.to_vec());
+        while let Some((first, rest)) = super::split::split(&nodes, operands.len() as u32) {
+            operands.push(self.map_of(shape, &operands, first)?);
+            nodes = rest;
+        }
+        self.map_of(shape, &operands, nodes)
+    }
+
+    fn map_of(&mut self, shape: &[usize], operands: &[ValueId], mut nodes: Vec<super::MapNode>) -> Built {
         let mut kept: Vec<ValueId> = Vec::new();
         for node in &mut nodes {
             let arity = node.op.arity();

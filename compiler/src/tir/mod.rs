@@ -15,6 +15,7 @@ pub mod map;
 pub mod op;
 pub mod parse;
 pub mod print;
+mod split;
 pub mod verify;
 
 pub use build::TirBuilder;

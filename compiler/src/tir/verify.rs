@@ -4,7 +4,8 @@
 //! - T2: the stored type of a value is the inferred one
 //! - T3: constants, states and maps that operations name are in their tables, and constants have the bytes that their type needs
 //! - T4: the successor of a state is a value of the state's type; every state is read by at most one operation
-//! - T5: every input operation has exactly one port; a port's shape has as many elements as its value
+//! - T5: every input operation has exactly one port; a port's shape has as many elements as its value, and the value of an output without
+//!   elements has one, which nobody sees
 //! - T6: origins of a value are in the table, ascending and without duplicates
 //! - T7: operations are legal for the phase: `transfer` only when partitioned, no extent of 0 once legalised
 //! - T8: there is at least one output
@@ -146,7 +147,7 @@ impl TensorIr {
                 .chain(self.inputs.iter().chain(&self.outputs).filter(|p| {
                     self.values
                         .get(p.value)
-                        .is_none_or(|v| v.ty.elements() != p.shape.iter().product::<usize>())
+                        .is_none_or(|v| v.ty.elements() != p.shape.iter().product::<usize>().max(1))
                 }))
         {
             let message = format!("port {} of shape {:?} does not fit its value", port.name, port.shape);

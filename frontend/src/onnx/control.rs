@@ -38,6 +38,11 @@ fn body<'n>(node: &'n NodeProto, name: &str) -> Result<&'n GraphProto, Fail> {
     found.ok_or_else(|| Fail::Malformed(format!("the attribute {name} is missing")))
 }
 
+/// Imports the body that an attribute holds, with `bound` as its inputs.
+pub(super) fn inline_attribute(walk: &mut Walk<'_>, node: &NodeProto, attr: &str, bound: &[ValueId]) -> Results {
+    inline(walk, body(node, attr)?, bound)
+}
+
 /// Imports a body in a scope of its own, in which `bound` are its inputs; its outputs in order.
 fn inline(walk: &mut Walk<'_>, graph: &GraphProto, bound: &[ValueId]) -> Results {
     if walk.scopes.len() > 64 {

@@ -97,6 +97,13 @@ impl<'w, 'a> Cx<'w, 'a> {
             .ok_or_else(|| Fail::Malformed(format!("operand {index} is missing")))
     }
 
+    /// Puts a value in the place of an operand that is present.
+    pub fn set(&mut self, index: usize, value: ValueId) {
+        if let Some(operand) = self.operands.get_mut(index) {
+            *operand = Some(value);
+        }
+    }
+
     /// All operands, which must be present.
     pub fn all(&self) -> Result<Vec<ValueId>, Fail> {
         if self.operands.is_empty() {
@@ -121,6 +128,11 @@ impl<'w, 'a> Cx<'w, 'a> {
     pub fn known_value(&self, value: ValueId) -> Option<Tensor> {
         let constant = self.walk.b.const_ref(value)?;
         Tensor::decode(constant.dtype, constant.shape, constant.bytes)
+    }
+
+    /// The bytes of a value's elements if they are known now.
+    pub fn const_bytes(&self, value: ValueId) -> Option<&[u8]> {
+        self.walk.b.const_ref(value).map(|constant| constant.bytes)
     }
 
     /// The elements of an operand if it is present and they are known now.
@@ -288,6 +300,15 @@ impl<'w, 'a> Cx<'w, 'a> {
             return malformed(format!("axes {axes:?} name one twice"));
         }
         Ok(out)
+    }
+
+    /// The one result of a body that an attribute holds, with its inputs bound.
+    pub fn inline(&mut self, attr: &str, bound: &[ValueId]) -> Result<ValueId, Fail> {
+        match super::control::inline_attribute(self.walk, self.node, attr, bound)?.as_deref() {
+            Some([one]) => Ok(*one),
+            Some(many) => malformed(format!("the body {attr} has {} results, allowed: 1", many.len())),
+            None => unsupported(format!("the body {attr} has operators that are not supported")),
+        }
     }
 
     /// A constant made from elements known now.

@@ -1,4 +1,4 @@
-//! ONNX models to [`Graph`]: opsets 7 and later, with statically known shapes.
+//! ONNX models to [`Graph`], with statically known shapes.
 //!
 //! `walk` imports nodes in order into a [`GraphBuilder`](lockstep_graph::GraphBuilder) that folds small constants, so that shape operands
 //! are known when an operator asks for them. Operators are in [`ops`], one file per family; control flow with a known condition or trip count
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use walk::Walk;
 
 /// Oldest supported version of ONNX's own operator set.
-pub const MIN_OPSET: i64 = 7;
+pub const MIN_OPSET: i64 = 1;
 /// Newest version of ONNX's own operator set whose operators were checked against their definition.
 pub const MAX_OPSET: i64 = 27;
 

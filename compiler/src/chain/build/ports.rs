@@ -41,7 +41,9 @@ impl Builder<'_> {
             self.set_origin(port.value);
             let home = self.output_home(port.value)?;
             let mut tensor = host_tensor(port);
-            tensor.nests = host_nests(&home);
+            if !port.shape.contains(&0) {
+                tensor.nests = host_nests(&home);
+            }
             self.prog.outputs.push(tensor);
         }
         let states: Vec<_> = self.ir.states.iter().map(|(_, s)| s.clone()).collect();

@@ -19,7 +19,14 @@ pub(super) fn leaky_relu(cx: &mut Cx<'_, '_>) -> Imported {
 }
 
 pub(super) fn prelu(cx: &mut Cx<'_, '_>) -> Imported {
-    let (x, slope) = (cx.x(0)?, cx.x(1)?);
+    let (x, mut slope) = (cx.x(0)?, cx.x(1)?);
+    let (shape, own) = (cx.shape(x), cx.shape(slope));
+    if cx.opset < 7 && own.rank() == 1 && own[0] > 1 && shape.rank() > 1 {
+        // Old slopes lie along the channels.
+        let mut dims = own.0;
+        dims.resize(shape.rank() - 1, 1);
+        slope = cx.b().reshape(slope, dims)?;
+    }
     let scaled = cx.b().binary(Binary::Mul, x, slope)?;
     Ok(vec![split_at(cx, x, 0.0, scaled, x)?])
 }

@@ -23,7 +23,7 @@ fn heads(cx: &mut Cx<'_, '_>, x: ValueId, attr: &str) -> Result<ValueId, Fail> {
 }
 
 /// Each head of [b, h, s, d] repeated n times in place.
-fn repeat_heads(cx: &mut Cx<'_, '_>, x: ValueId, n: usize) -> Result<ValueId, Fail> {
+pub(super) fn repeat_heads(cx: &mut Cx<'_, '_>, x: ValueId, n: usize) -> Result<ValueId, Fail> {
     let shape = cx.shape(x);
     if n == 1 {
         return Ok(x);
@@ -150,6 +150,44 @@ pub(super) fn attention(cx: &mut Cx<'_, '_>) -> Imported {
         other => return unsupported(format!("qk_matmul_output_mode={other} is not supported")),
     };
     Ok(vec![y, present_key, present_value, seen])
+}
+
+/// prob_mod(softmax(score_mod(q·kᵀ·scale)))·v with grouped heads; the two are bodies of one operand and one result.
+pub(super) fn flex_attention(cx: &mut Cx<'_, '_>) -> Imported {
+    let (q, k, v) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
+    let (q_shape, k_shape) = (cx.shape(q), cx.shape(k));
+    if q_shape.rank() != 4 || k_shape.rank() != 4 || k_shape[1] == 0 || !q_shape[1].is_multiple_of(k_shape[1]) {
+        return malformed(format!("query {q_shape} and key {k_shape} do not fit"));
+    }
+    let group = q_shape[1] / k_shape[1];
+    let (k, v) = (repeat_heads(cx, k, group)?, repeat_heads(cx, v, group)?);
+    let dtype = cx.dtype(q);
+    let scale = match cx.attr("scale") {
+        Some(attr) => f64::from(attr.f),
+        None => 1.0 / (q_shape[3] as f64).sqrt(),
+    };
+    let precision = match cx.dtype_attr("softmax_precision")? {
+        Some(precision) => precision,
+        None if dtype == DType::F64 => DType::F64,
+        None => DType::F32,
+    };
+    let b = cx.b();
+    let scaled_q = b.binary_scalar(Binary::Mul, q, scale.sqrt())?;
+    let turned = b.transpose(k, &[0, 1, 3, 2])?;
+    let scaled_k = b.binary_scalar(Binary::Mul, turned, scale.sqrt())?;
+    let product = b.matmul(scaled_q, scaled_k)?;
+    let mut scores = b.cast(product, precision)?;
+    if cx.attr("score_mod").is_some() {
+        scores = cx.inline("score_mod", &[scores])?;
+    }
+    let mut weights = cx.b().op(Op::Softmax { axis: 3, log: false }, &[scores])?;
+    if cx.attr("prob_mod").is_some() {
+        weights = cx.inline("prob_mod", &[weights])?;
+    }
+    let to = cx.dtype(v);
+    let wide = cx.b().cast(v, precision)?;
+    let y = cx.b().matmul(weights, wide)?;
+    Ok(vec![cx.b().cast(y, to)?])
 }
 
 /// Rotates pairs of elements of each head by the angles whose cosines and sines are given.

@@ -201,3 +201,84 @@ pub(super) fn conv_transpose(cx: &mut Cx<'_, '_>) -> Imported {
     let inputs: Vec<_> = [x, weight].into_iter().chain(cx.opt(2)).collect();
     Ok(vec![cx.b().op(Op::ConvTranspose(attrs), &inputs)?])
 }
+
+/// Sums the blocks [n, c·k, l] back into the image: each tap of the block is spread over the image by the stride and added at its place.
+pub(super) fn col2im(cx: &mut Cx<'_, '_>) -> Imported {
+    let x = cx.x(0)?;
+    let shape = cx.shape(x);
+    let list = |cx: &Cx<'_, '_>, index: usize, what: &str| -> Result<Vec<usize>, Fail> {
+        let size = |v: i64| usize::try_from(v).ok().filter(|n| (1..=1 << 16).contains(n));
+        let ints = cx.need_ints(index, what)?;
+        let sizes: Option<Vec<usize>> = ints.iter().map(|&v| size(v)).collect();
+        sizes.map_or_else(|| malformed(format!("{what} is {ints:?}")), Ok)
+    };
+    let (image, block) = (list(cx, 1, "the image shape")?, list(cx, 2, "the block shape")?);
+    let rank = image.len();
+    let taps: usize = block.iter().product();
+    if shape.rank() != 3 || block.len() != rank || !shape[1].is_multiple_of(taps) {
+        return malformed(format!("input {shape} does not hold blocks {block:?}"));
+    }
+    let Window {
+        strides,
+        dilations,
+        pads,
+        ..
+    } = window(cx, &image, block.clone())?;
+    let mut counts = Vec::new();
+    for at in 0..rank {
+        let (padded, span) = (image[at] + pads[at].0 + pads[at].1, extent(block[at], dilations[at]));
+        if padded < span {
+            return malformed("a block is larger than the padded image");
+        }
+        counts.push((padded - span) / strides[at] + 1);
+    }
+    if counts.iter().product::<usize>() != shape[2] {
+        return malformed(format!("input {shape} does not hold {counts:?} blocks"));
+    }
+    let channels = shape[1] / taps;
+    let apart = cx.b().reshape(x, [shape[0], channels, taps, shape[2]])?;
+    let zero = op::PadMode::Constant(if cx.dtype(x).is_float() {
+        op::Scalar::Float(0.0)
+    } else {
+        op::Scalar::Int(0)
+    });
+    let mut total = None;
+    for tap in 0..taps {
+        let part = cx.b().narrow(apart, 2, op::Range::of(tap, tap + 1))?;
+        // Each element is followed by stride - 1 zeros along every axis.
+        let dims: Vec<usize> = counts.iter().flat_map(|&n| [n, 1]).collect();
+        let part = cx.b().reshape(part, [&shape[..1], &[channels], &dims].concat())?;
+        let spread = [(0, 0); 2]
+            .into_iter()
+            .chain(strides.iter().flat_map(|&s| [(0, 0), (0, s - 1)]));
+        let mode = zero;
+        let pads_of = |pads: Vec<(usize, usize)>| Op::Pad { pads, mode };
+        let part = cx.b().op(pads_of(spread.collect()), &[part])?;
+        let dims: Vec<usize> = (0..rank).map(|at| counts[at] * strides[at]).collect();
+        let part = cx.b().reshape(part, [&shape[..1], &[channels], &dims].concat())?;
+        let (mut rest, mut offsets) = (tap, vec![0; rank]);
+        for at in (0..rank).rev() {
+            offsets[at] = rest % block[at] * dilations[at];
+            rest /= block[at];
+        }
+        // Padded wide enough for any offset, then cut to the image.
+        let place = (0..rank).map(|at| (offsets[at], image[at] + pads[at].0));
+        let part = cx
+            .b()
+            .op(pads_of([(0, 0); 2].into_iter().chain(place).collect()), &[part])?;
+        let ranges = [op::Range::all(shape[0]), op::Range::all(channels)]
+            .into_iter()
+            .chain((0..rank).map(|at| op::Range::of(pads[at].0, pads[at].0 + image[at])));
+        let part = cx.b().op(
+            Op::Narrow {
+                ranges: ranges.collect(),
+            },
+            &[part],
+        )?;
+        total = Some(match total {
+            Some(sum) => cx.b().binary(op::Binary::Add, sum, part)?,
+            None => part,
+        });
+    }
+    total.map_or_else(|| malformed("the block is empty"), |sum| Ok(vec![sum]))
+}

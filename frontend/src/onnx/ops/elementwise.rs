@@ -1,7 +1,7 @@
 //! Elementwise functions, conversions and selections.
 
-use crate::onnx::cx::{Cx, Imported, malformed, unsupported};
-use lockstep_graph::op::{Binary, Unary};
+use crate::onnx::cx::{Cx, Fail, Imported, malformed, unsupported};
+use lockstep_graph::op::{Binary, Scalar, Unary};
 use lockstep_graph::{DType, ValueId};
 
 pub(super) fn unary(cx: &mut Cx<'_, '_>) -> Imported {
@@ -56,7 +56,23 @@ pub(super) fn binary(cx: &mut Cx<'_, '_>) -> Imported {
         other => return unsupported(format!("{other} is no elementwise function")),
     };
     let (a, b) = (cx.x(0)?, cx.x(1)?);
+    let b = if cx.opset < 7 { old_broadcast(cx, a, b)? } else { b };
     Ok(vec![cx.b().binary(kind, a, b)?])
+}
+
+/// The second operand of opsets before 7, whose axes begin at the attribute `axis` of the first (by default they end with it).
+fn old_broadcast(cx: &mut Cx<'_, '_>, a: ValueId, b: ValueId) -> Result<ValueId, Fail> {
+    let (rank, shape) = (cx.rank(a), cx.shape(b));
+    let Some(axis) = cx.opt_int("axis") else {
+        return Ok(b);
+    };
+    let axis = cx.axis(axis, rank.max(1))?;
+    if axis + shape.rank() > rank {
+        return malformed(format!("axis {axis} of rank {rank} has no room for {shape}"));
+    }
+    let mut dims = shape.0;
+    dims.resize(rank - axis, 1);
+    Ok(cx.b().reshape(b, dims)?)
 }
 
 pub(super) fn variadic(cx: &mut Cx<'_, '_>) -> Imported {
@@ -124,6 +140,12 @@ pub(super) fn pow(cx: &mut Cx<'_, '_>) -> Imported {
             _ => {}
         }
     }
+    let exponent = if cx.opset < 7 {
+        old_broadcast(cx, base, exponent)?
+    } else {
+        exponent
+    };
+    let b = cx.b();
     let exponent_dtype = b.dtype(exponent);
     if !dtype.is_float() && exponent_dtype.is_float() {
         let wide = b.cast(base, exponent_dtype)?;
@@ -158,22 +180,93 @@ pub(super) fn select(cx: &mut Cx<'_, '_>) -> Imported {
     Ok(vec![cx.b().select(cond, a, b)?])
 }
 
+/// Whether an optional value is there: known at import.
+pub(super) fn has_element(cx: &mut Cx<'_, '_>) -> Imported {
+    let there = cx.opt(0).is_some();
+    Ok(vec![cx.b().scalar(DType::Bool, Scalar::Int(i128::from(there)))])
+}
+
 pub(super) fn identity(cx: &mut Cx<'_, '_>) -> Imported {
     Ok(vec![cx.x(0)?])
 }
 
 pub(super) fn cast(cx: &mut Cx<'_, '_>) -> Imported {
     let x = cx.x(0)?;
+    if cx.opset < 6 {
+        return old_cast(cx, x);
+    }
     let Some(to) = cx.dtype_attr("to")? else {
         return malformed("the attribute to is missing");
     };
+    let bits = cx.packed_bits_attr("to");
+    Ok(vec![narrow_cast(cx, x, to, bits)?])
+}
+
+/// A cast of opsets before 6, which spell the type.
+fn old_cast(cx: &mut Cx<'_, '_>, x: ValueId) -> Imported {
+    let to = match cx.string("to", "").as_str() {
+        "FLOAT" => DType::F32,
+        "FLOAT16" => DType::F16,
+        "DOUBLE" => DType::F64,
+        "INT8" => DType::I8,
+        "INT16" => DType::I16,
+        "INT32" => DType::I32,
+        "INT64" => DType::I64,
+        "UINT8" => DType::U8,
+        "UINT16" => DType::U16,
+        "UINT32" => DType::U32,
+        "UINT64" => DType::U64,
+        "BOOL" => DType::Bool,
+        other => return unsupported(format!("a cast to {} is not supported", other.escape_debug())),
+    };
+    Ok(vec![cx.b().cast(x, to)?])
+}
+
+/// A cast; to a type of fewer than 8 bits, stored in a byte each, it keeps the lowest bits.
+fn narrow_cast(cx: &mut Cx<'_, '_>, x: ValueId, to: DType, bits: Option<u32>) -> Result<ValueId, Fail> {
+    let Some(bits) = bits else {
+        return Ok(cx.b().cast(x, to)?);
+    };
+    let (mask, sign) = ((1i128 << bits) - 1, 1i128 << (bits - 1));
+    let mut wide = cx.b().cast(x, DType::I32)?;
+    let mask = cx.b().scalar(DType::I32, Scalar::Int(mask));
+    wide = cx.b().binary(Binary::And, wide, mask)?;
+    if to == DType::I8 {
+        let sign = cx.b().scalar(DType::I32, Scalar::Int(sign));
+        let flipped = cx.b().binary(Binary::Xor, wide, sign)?;
+        wide = cx.b().binary(Binary::Sub, flipped, sign)?;
+    }
+    let result = cx.b().cast(wide, to)?;
+    cx.set_packed_bits(result, Some(bits));
+    Ok(result)
+}
+
+/// The same bits as another dtype of the same size; between integers, or where the elements are known.
+pub(super) fn bit_cast(cx: &mut Cx<'_, '_>) -> Imported {
+    let x = cx.x(0)?;
+    let (from, Some(to)) = (cx.dtype(x), cx.dtype_attr("to")?) else {
+        return malformed("the attribute to is missing");
+    };
+    if from.size() != to.size() {
+        return malformed(format!("{from} has {} bytes and {to} has {}", from.size(), to.size()));
+    }
+    if from == to {
+        return Ok(vec![x]);
+    }
+    if let Some(known) = cx.known(0) {
+        let shape = known.shape.clone();
+        return Ok(vec![cx.b().constant("", to, shape, known.encode())?]);
+    }
+    if from.is_float() || to.is_float() || to == DType::Bool {
+        return unsupported(format!("the bits of {from} as {to} at run time are not supported"));
+    }
     Ok(vec![cx.b().cast(x, to)?])
 }
 
 pub(super) fn cast_like(cx: &mut Cx<'_, '_>) -> Imported {
     let (x, like) = (cx.x(0)?, cx.x(1)?);
-    let to = cx.dtype(like);
-    Ok(vec![cx.b().cast(x, to)?])
+    let (to, bits) = (cx.dtype(like), cx.packed_bits(like));
+    Ok(vec![narrow_cast(cx, x, to, bits)?])
 }
 
 /// Inference: the input itself, and a mask of ones.
@@ -187,7 +280,7 @@ pub(super) fn dropout(cx: &mut Cx<'_, '_>) -> Imported {
             0.5
         };
         if training.to_floats().first() != Some(&0.0) && ratio != 0.0 {
-            return unsupported("dropout in training mode is random");
+            return super::random::training_dropout(cx, x, ratio);
         }
     }
     let mut results = vec![x];

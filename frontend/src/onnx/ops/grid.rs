@@ -60,10 +60,18 @@ pub(super) fn affine_grid(cx: &mut Cx<'_, '_>) -> Imported {
 
 /// What lies outside of the image.
 #[derive(Clone, Copy, PartialEq)]
-enum Outside {
+pub(super) enum Outside {
     Zeros,
     Border,
     Reflection,
+}
+
+/// How the weighted neighbours of a position become one value.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Blend {
+    Sum,
+    /// The greatest of them.
+    Greatest,
 }
 
 /// One neighbour along one axis: its index as a float, and its weight unless that is 1.
@@ -171,7 +179,7 @@ pub(super) fn grid_sample(cx: &mut Cx<'_, '_>) -> Imported {
     let points: usize = grid_shape[1..=r].iter().product();
     let batch = shape[0];
     let flat = cx.b().reshape(grid, [batch, points, r])?;
-    let mut axes: Vec<Vec<Tap>> = Vec::new();
+    let mut places = Vec::new();
     for axis in 0..r {
         // The first coordinate belongs to the innermost axis.
         let at = r - 1 - axis;
@@ -184,16 +192,36 @@ pub(super) fn grid_sample(cx: &mut Cx<'_, '_>) -> Imported {
         };
         let shifted = with(cx, Binary::Add, column, shift)?;
         let scaled = with(cx, Binary::Mul, shifted, scale)?;
-        let place = with(cx, Binary::Sub, scaled, less)?;
-        let taps = taps(cx, place, mode)?;
-        axes.push(
-            taps.into_iter()
-                .map(|tap| inside(cx, tap, dim, outside, corners))
-                .collect::<Result<_, _>>()?,
-        );
+        places.push(with(cx, Binary::Sub, scaled, less)?);
     }
     let perm: Vec<usize> = [0].into_iter().chain(2..r + 2).chain([1]).collect();
     let image = cx.b().transpose(x, &perm)?;
+    let total = sample(cx, image, &places, mode, outside, corners, Blend::Sum)?;
+    let turned = cx.b().transpose(total, &[0, 2, 1])?;
+    let result = [&shape[..2], &grid_shape[1..=r]].concat();
+    Ok(vec![cx.b().reshape(turned, result)?])
+}
+
+/// Values [b, points, c] of an image [b, d.., c] at fractional positions, one [b, points, 1] per axis d: `linear`, `nearest` or `cubic`.
+pub(super) fn sample(
+    cx: &mut Cx<'_, '_>,
+    image: ValueId,
+    places: &[ValueId],
+    mode: &str,
+    outside: Outside,
+    corners: bool,
+    blend: Blend,
+) -> Result<ValueId, Fail> {
+    let shape = cx.shape(image);
+    let mut axes: Vec<Vec<Tap>> = Vec::new();
+    for (axis, &place) in places.iter().enumerate() {
+        let taps = taps(cx, place, mode)?;
+        axes.push(
+            taps.into_iter()
+                .map(|tap| inside(cx, tap, shape[1 + axis], outside, corners))
+                .collect::<Result<_, _>>()?,
+        );
+    }
     let mut total: Option<ValueId> = None;
     let n: usize = axes.iter().map(Vec::len).product();
     for combination in 0..n {
@@ -216,14 +244,13 @@ pub(super) fn grid_sample(cx: &mut Cx<'_, '_>) -> Imported {
             value = cx.b().binary(Binary::Mul, value, weight)?;
         }
         total = Some(match total {
-            Some(sum) => cx.b().binary(Binary::Add, sum, value)?,
+            Some(sum) if blend == Blend::Sum => cx.b().binary(Binary::Add, sum, value)?,
+            Some(best) => cx.b().binary(Binary::Max, best, value)?,
             None => value,
         });
     }
-    let Some(total) = total else {
-        return malformed("the grid has no axis");
-    };
-    let turned = cx.b().transpose(total, &[0, 2, 1])?;
-    let result = [&shape[..2], &grid_shape[1..=r]].concat();
-    Ok(vec![cx.b().reshape(turned, result)?])
+    match total {
+        Some(total) => Ok(total),
+        None => malformed("there is no axis to sample along"),
+    }
 }

@@ -1,7 +1,7 @@
 //! Matrix products: MatMul, Gemm, Einsum.
 
 use super::elementwise::with;
-use crate::onnx::cx::{Cx, Fail, Imported, malformed};
+use crate::onnx::cx::{Cx, Fail, Imported, malformed, unsupported};
 use lockstep_graph::op::{Binary, Range, Reduce};
 use lockstep_graph::{Op, ValueId};
 
@@ -37,6 +37,46 @@ pub(super) fn gemm(cx: &mut Cx<'_, '_>) -> Imported {
         result = cx.b().binary(Binary::Add, result, bias)?;
     }
     Ok(vec![result])
+}
+
+/// Determinants by expansion along the first row.
+pub(super) fn det(cx: &mut Cx<'_, '_>) -> Imported {
+    const MOST: usize = 6;
+    let x = cx.x(0)?;
+    let shape = cx.shape(x);
+    let rank = shape.rank();
+    if rank < 2 || shape[rank - 1] != shape[rank - 2] {
+        return malformed(format!("input {shape} is no square matrix"));
+    }
+    let n = shape[rank - 1];
+    if !(1..=MOST).contains(&n) {
+        return unsupported(format!(
+            "a determinant of {n} rows is not supported, allowed: 1 to {MOST}"
+        ));
+    }
+    let value = minor(cx, x, 0, &(0..n).collect::<Vec<_>>())?;
+    Ok(vec![cx.b().reshape(value, shape[..rank - 2].to_vec())?])
+}
+
+/// The determinant, [.., 1, 1], of the rows from `row` on and of these columns.
+fn minor(cx: &mut Cx<'_, '_>, x: ValueId, row: usize, columns: &[usize]) -> Result<ValueId, Fail> {
+    let rank = cx.rank(x);
+    let line = cx.b().narrow(x, rank - 2, Range::of(row, row + 1))?;
+    let mut total = None;
+    for (at, &column) in columns.iter().enumerate() {
+        let mut term = cx.b().narrow(line, rank - 1, Range::of(column, column + 1))?;
+        if columns.len() > 1 {
+            let rest: Vec<usize> = columns.iter().copied().filter(|&c| c != column).collect();
+            let below = minor(cx, x, row + 1, &rest)?;
+            term = cx.b().binary(Binary::Mul, term, below)?;
+        }
+        let kind = if at % 2 == 0 { Binary::Add } else { Binary::Sub };
+        total = Some(match total {
+            Some(sum) => cx.b().binary(kind, sum, term)?,
+            None => term,
+        });
+    }
+    total.map_or_else(|| malformed("the matrix is empty"), Ok)
 }
 
 /// A value with a label per axis.

@@ -2,17 +2,22 @@
 
 mod activation;
 mod attention;
+mod contrib;
+mod contrib_attention;
 mod conv;
 mod elementwise;
 mod grid;
 mod image;
 mod index;
+mod linear;
 mod loss;
 mod matmul;
 mod norm;
 mod pool;
 mod quant;
+mod random;
 mod reduce;
+mod region;
 mod rnn;
 mod shape;
 mod signal;
@@ -39,6 +44,7 @@ const TABLE: &[(&str, Run)] = &[
     ("Attention", attention::attention),
     ("AveragePool", pool::average),
     ("BatchNormalization", norm::batch),
+    ("BitCast", elementwise::bit_cast),
     ("BitShift", elementwise::bit_shift),
     ("BitwiseAnd", elementwise::binary),
     ("BitwiseNot", elementwise::unary),
@@ -47,10 +53,12 @@ const TABLE: &[(&str, Run)] = &[
     ("BlackmanWindow", signal::window),
     ("Cast", elementwise::cast),
     ("CastLike", elementwise::cast_like),
+    ("CausalConvWithState", linear::causal_conv),
     ("Ceil", elementwise::unary),
     ("Celu", activation::celu),
     ("CenterCropPad", shape::center_crop_pad),
     ("Clip", elementwise::clip),
+    ("Col2Im", conv::col2im),
     ("Compress", index::compress),
     ("Concat", shape::concat),
     ("Constant", shape::constant),
@@ -63,8 +71,10 @@ const TABLE: &[(&str, Run)] = &[
     ("CumProd", reduce::cum_prod),
     ("CumSum", reduce::cum_sum),
     ("DFT", signal::dft),
+    ("DeformConv", region::deform_conv),
     ("DepthToSpace", shape::depth_to_space),
     ("DequantizeLinear", quant::dequantize),
+    ("Det", matmul::det),
     ("Div", elementwise::binary),
     ("Dropout", elementwise::dropout),
     ("DynamicQuantizeLinear", quant::dynamic_quantize),
@@ -105,6 +115,7 @@ const TABLE: &[(&str, Run)] = &[
     ("LeakyRelu", activation::leaky_relu),
     ("Less", elementwise::binary),
     ("LessOrEqual", elementwise::binary),
+    ("LinearAttention", linear::linear_attention),
     ("Log", elementwise::unary),
     ("LogSoftmax", norm::softmax),
     ("LpNormalization", norm::lp),
@@ -113,8 +124,10 @@ const TABLE: &[(&str, Run)] = &[
     ("MatMulInteger", quant::matmul_integer),
     ("Max", elementwise::variadic),
     ("MaxPool", pool::max),
+    ("MaxUnpool", region::max_unpool),
     ("Mean", elementwise::variadic),
     ("MeanVarianceNormalization", norm::mean_variance),
+    ("MelWeightMatrix", signal::mel_weights),
     ("Min", elementwise::variadic),
     ("Mish", activation::mish),
     ("Mod", elementwise::modulo),
@@ -125,6 +138,8 @@ const TABLE: &[(&str, Run)] = &[
     ("NonZero", index::non_zero),
     ("Not", elementwise::unary),
     ("OneHot", index::one_hot),
+    ("OptionalGetElement", elementwise::identity),
+    ("OptionalHasElement", elementwise::has_element),
     ("Or", elementwise::binary),
     ("PRelu", activation::prelu),
     ("Pad", shape::pad),
@@ -150,6 +165,7 @@ const TABLE: &[(&str, Run)] = &[
     ("Reshape", shape::reshape),
     ("Resize", image::resize),
     ("ReverseSequence", index::reverse_sequence),
+    ("RoiAlign", region::roi_align),
     ("RotaryEmbedding", attention::rotary),
     ("Round", elementwise::unary),
     ("STFT", signal::stft),
@@ -161,6 +177,7 @@ const TABLE: &[(&str, Run)] = &[
     ("Shrink", activation::shrink),
     ("Sigmoid", elementwise::unary),
     ("Sign", elementwise::unary),
+    ("SimplifiedLayerNormalization", contrib::simplified_norm),
     ("Sin", elementwise::unary),
     ("Sinh", elementwise::unary),
     ("Size", shape::size),
@@ -191,27 +208,65 @@ const TABLE: &[(&str, Run)] = &[
     ("Xor", elementwise::binary),
 ];
 
+/// Operators of the domain `ai.onnx.preview`, in alphabetical order.
+const PREVIEW: &[(&str, Run)] = &[("FlexAttention", attention::flex_attention)];
+
+/// Operators of the domain `com.microsoft`, in alphabetical order.
+const CONTRIB: &[(&str, Run)] = &[
+    ("Attention", contrib_attention::packed),
+    ("BiasGelu", contrib::bias_gelu),
+    ("DequantizeLinear", quant::dequantize),
+    ("DynamicQuantizeLSTM", contrib::dynamic_lstm),
+    ("DynamicQuantizeMatMul", quant::matmul_to_float),
+    ("FastGelu", contrib::fast_gelu),
+    ("FusedConv", contrib::fused_conv),
+    ("FusedMatMul", contrib::fused_matmul),
+    ("Gelu", contrib::bias_gelu),
+    ("GroupQueryAttention", contrib_attention::grouped_query),
+    ("MatMulIntegerToFloat", quant::matmul_to_float),
+    ("MatMulNBits", contrib::matmul_n_bits),
+    ("MultiHeadAttention", contrib_attention::multi_head),
+    ("NhwcConv", contrib::nhwc_conv),
+    ("QGemm", quant::qgemm),
+    ("QLinearAdd", quant::qlinear_binary),
+    ("QLinearConcat", quant::qlinear_concat),
+    ("QLinearGlobalAveragePool", quant::qlinear_unary),
+    ("QLinearLeakyRelu", quant::qlinear_unary),
+    ("QLinearMul", quant::qlinear_binary),
+    ("QLinearSigmoid", quant::qlinear_unary),
+    ("QLinearSoftmax", quant::qlinear_unary),
+    ("QuantizeLinear", quant::quantize),
+    ("QuickGelu", contrib::quick_gelu),
+    ("RotaryEmbedding", contrib_attention::rotary),
+    ("SimplifiedLayerNormalization", contrib::simplified_norm),
+    ("SkipLayerNormalization", contrib::skip_norm),
+    ("SkipSimplifiedLayerNormalization", contrib::skip_norm),
+];
+
+/// The tables by domain; the empty one is ONNX's own.
+const DOMAINS: &[(&str, &[(&str, Run)])] = &[("", TABLE), ("ai.onnx.preview", PREVIEW), ("com.microsoft", CONTRIB)];
+
 /// The importer of an operator, if there is one.
 pub(super) fn lookup(domain: &str, op_type: &str) -> Option<Run> {
-    if !domain.is_empty() {
-        return None;
-    }
-    TABLE
+    let table = DOMAINS.iter().find(|(name, _)| *name == domain)?.1;
+    table
         .binary_search_by_key(&op_type, |(name, _)| name)
         .ok()
-        .map(|at| TABLE[at].1)
+        .map(|at| table[at].1)
 }
 
-/// Names of all ONNX operators that are imported, ascending; all are of ONNX's own domain.
-pub fn supported() -> Vec<&'static str> {
-    let mut names: Vec<&str> = TABLE
+/// Names of all operators that are imported, with their domain before a colon unless that is ONNX's own, ascending within a domain.
+pub fn supported() -> Vec<String> {
+    let mut own: Vec<&str> = TABLE
         .iter()
         .map(|(name, _)| *name)
         .chain(["If", "Loop", "Scan"])
+        .filter(|name| !matches!(*name, "NonMaxSuppression" | "Unique"))
         .collect();
-    names.retain(|name| !matches!(*name, "NonMaxSuppression" | "Unique"));
-    names.sort_unstable();
-    names
+    own.sort_unstable();
+    let others = DOMAINS.iter().filter(|(domain, _)| !domain.is_empty());
+    let others = others.flat_map(|(domain, table)| table.iter().map(move |(name, _)| format!("{domain}:{name}")));
+    own.into_iter().map(str::to_string).chain(others).collect()
 }
 
 /// The failure of an operator without an importer.
@@ -237,7 +292,9 @@ pub(super) fn unknown(domain: &str, _op_type: &str) -> Fail {
 mod tests {
     #[test]
     fn the_table_is_sorted() {
-        assert!(super::TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        for (_, table) in super::DOMAINS {
+            assert!(table.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        }
         assert!(super::lookup("", "Conv").is_some() && super::lookup("com.example", "Conv").is_none());
     }
 }

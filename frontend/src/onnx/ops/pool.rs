@@ -2,9 +2,10 @@
 
 use super::conv::{Window, extent, sizes, spatial, window};
 use super::elementwise::with;
-use crate::onnx::cx::{Cx, Fail, Imported, malformed};
-use lockstep_graph::op::{Binary, PadMode, Pool, PoolKind, Reduce, Scalar, Unary};
-use lockstep_graph::{Op, ValueId};
+use crate::onnx::cx::{Cx, Fail, Imported, malformed, unsupported};
+use crate::tensor::Tensor;
+use lockstep_graph::op::{Binary, PadMode, Pool, PoolKind, Range, Reduce, Scalar, Unary};
+use lockstep_graph::{DType, Op, ValueId};
 
 /// The pool of an input, rounding the number of windows up if `ceil_mode` says so.
 fn attrs(cx: &Cx<'_, '_>, x: ValueId, kind: PoolKind) -> Result<Pool, Fail> {
@@ -45,7 +46,96 @@ fn attrs(cx: &Cx<'_, '_>, x: ValueId, kind: PoolKind) -> Result<Pool, Fail> {
 pub(super) fn max(cx: &mut Cx<'_, '_>) -> Imported {
     let x = cx.x(0)?;
     let attrs = attrs(cx, x, PoolKind::Max)?;
+    if cx.n_outputs() > 1 {
+        return max_with_positions(cx, x, &attrs);
+    }
     Ok(vec![cx.b().op(Op::Pool(attrs), &[x])?])
+}
+
+/// The largest element of each window and its position in the flattened input, tap by tap: the first of equal ones wins.
+fn max_with_positions(cx: &mut Cx<'_, '_>, x: ValueId, attrs: &Pool) -> Imported {
+    let (shape, dtype) = (cx.shape(x), cx.dtype(x));
+    let rank = attrs.kernel.len();
+    let column_major = cx.flag("storage_order", false);
+    let n = shape.n_elements();
+    if n > 1 << 24 {
+        return unsupported(format!("positions in an input of {n} elements are not supported"));
+    }
+    let mut pads = vec![(0, 0); 2];
+    let mut out = Vec::new();
+    for at in 0..rank {
+        pads.push((attrs.pads[at].0, attrs.pads[at].1 + attrs.ceil_extra[at]));
+        let padded = shape[2 + at] + attrs.pads[at].0 + attrs.pads[at].1 + attrs.ceil_extra[at];
+        let span = extent(attrs.kernel[at], attrs.dilations[at]);
+        if padded < span {
+            return malformed("a window is larger than the padded input");
+        }
+        out.push((padded - span) / attrs.strides[at] + 1);
+    }
+    // The position of an element counts its spatial coordinates in either order.
+    let plane: usize = shape[2..].iter().product();
+    let strides: Vec<usize> = (0..rank)
+        .map(|at| {
+            if column_major {
+                shape[2..2 + at].iter().product()
+            } else {
+                shape[3 + at..].iter().product()
+            }
+        })
+        .collect();
+    let position = |flat: usize| {
+        let (lead, mut rest) = (flat / plane, flat % plane);
+        let mut place = lead * plane;
+        for at in (0..rank).rev() {
+            place += rest % shape[2 + at] * strides[at];
+            rest /= shape[2 + at];
+        }
+        place as i128
+    };
+    let positions = Tensor::ints(DType::I64, shape.clone(), (0..n).map(position).collect());
+    let positions = cx.constant(&positions)?;
+    let lowest = match dtype.int_range() {
+        Some((low, _)) => Scalar::Int(low),
+        None => Scalar::Float(f64::NEG_INFINITY),
+    };
+    let pad = |mode: Scalar| Op::Pad {
+        pads: pads.clone(),
+        mode: PadMode::Constant(mode),
+    };
+    let values = cx.b().op(pad(lowest), &[x])?;
+    let places = cx.b().op(pad(Scalar::Int(0)), &[positions])?;
+    let taps: usize = attrs.kernel.iter().product();
+    let mut best: Option<(ValueId, ValueId)> = None;
+    for tap in 0..taps {
+        let mut rest = tap;
+        let mut ranges: Vec<Range> = shape[..2].iter().map(|&dim| Range::all(dim)).collect();
+        let mut offsets = vec![0; rank];
+        for at in (0..rank).rev() {
+            offsets[at] = rest % attrs.kernel[at] * attrs.dilations[at];
+            rest /= attrs.kernel[at];
+        }
+        ranges.extend((0..rank).map(|at| Range {
+            start: offsets[at],
+            step: attrs.strides[at] as isize,
+            len: out[at],
+        }));
+        let value = cx.b().op(Op::Narrow { ranges: ranges.clone() }, &[values])?;
+        let place = cx.b().op(Op::Narrow { ranges }, &[places])?;
+        best = Some(match best {
+            Some((most, at)) => {
+                let more = cx.b().binary(Binary::Gt, value, most)?;
+                (
+                    cx.b().binary(Binary::Max, value, most)?,
+                    cx.b().select(more, place, at)?,
+                )
+            }
+            None => (value, place),
+        });
+    }
+    match best {
+        Some((value, place)) => Ok(vec![value, place]),
+        None => malformed("the kernel is empty"),
+    }
 }
 
 pub(super) fn average(cx: &mut Cx<'_, '_>) -> Imported {

@@ -165,39 +165,37 @@ pub(super) fn matmul_integer(cx: &mut Cx<'_, '_>) -> Imported {
     Ok(vec![integer_product(cx, a, b, zeros)?])
 }
 
-/// i32 sums to the result's scale: sums · scales, then quantised.
-fn requantize(
-    cx: &mut Cx<'_, '_>,
-    sums: ValueId,
-    scales: [ValueId; 2],
-    to_scale: ValueId,
-    to_zero: ValueId,
-) -> Result<ValueId, Fail> {
-    let dtype = cx.dtype(to_scale);
-    let b = cx.b();
-    let wide = b.cast(sums, dtype)?;
-    let first = b.binary(Binary::Mul, wide, scales[0])?;
-    let real = b.binary(Binary::Mul, first, scales[1])?;
-    let (to_scale, to_zero) = (
-        b.reshape(to_scale, Shape::scalar())?,
-        b.reshape(to_zero, Shape::scalar())?,
+/// The operands `index..index + 3` (bytes, scale, zero point) as floats; parameters of n elements lie along `axis`.
+fn real(cx: &mut Cx<'_, '_>, index: usize, axis: usize) -> Result<ValueId, Fail> {
+    let (x, scale) = (cx.x(index)?, cx.x(index + 1)?);
+    let dtype = cx.dtype(x);
+    let zero = zero_point(cx, index + 2, dtype)?;
+    let (scale, zero) = (along(cx, scale, x, axis)?, along(cx, zero, x, axis)?);
+    Ok(cx.b().op(Op::Dequantize, &[x, scale, zero])?)
+}
+
+/// Floats to bytes by the scale and zero point at `index` and `index + 1`.
+fn byte(cx: &mut Cx<'_, '_>, x: ValueId, index: usize) -> Result<ValueId, Fail> {
+    let (scale, dtype) = (cx.x(index)?, cx.dtype(x));
+    let zero = zero_point(cx, index + 1, DType::U8)?;
+    let (scale, zero) = (
+        cx.b().reshape(scale, Shape::scalar())?,
+        cx.b().reshape(zero, Shape::scalar())?,
     );
-    let to = b.dtype(to_zero);
-    Ok(b.op(Op::Quantize { to }, &[real, to_scale, to_zero])?)
+    let scale = cx.b().cast(scale, dtype)?;
+    let to = cx.dtype(zero);
+    Ok(cx.b().op(Op::Quantize { to }, &[x, scale, zero])?)
 }
 
 pub(super) fn qlinear_matmul(cx: &mut Cx<'_, '_>) -> Imported {
     let (a, b) = (cx.x(0)?, cx.x(3)?);
-    let (a_scale, b_scale) = (cx.x(1)?, cx.x(4)?);
-    let (to_scale, to_zero) = (cx.x(6)?, cx.x(7)?);
-    if !cx.dtype(a).is_int8() {
+    if !cx.dtype(a).is_int8() || !cx.dtype(b).is_int8() {
         return unsupported(format!("{} operands are not supported", cx.dtype(a)));
     }
-    let zeros = [Some(cx.x(2)?), Some(cx.x(5)?)];
     let (rows, columns) = (cx.rank(a).saturating_sub(2), cx.rank(b).saturating_sub(1));
-    let sums = integer_product(cx, a, b, zeros)?;
-    let scales = [along(cx, a_scale, a, rows)?, along(cx, b_scale, b, columns)?];
-    Ok(vec![requantize(cx, sums, scales, to_scale, to_zero)?])
+    let (a, b) = (real(cx, 0, rows)?, real(cx, 3, columns)?);
+    let product = cx.b().matmul(a, b)?;
+    Ok(vec![byte(cx, product, 6)?])
 }
 
 /// i32 convolution of 8-bit operands; without zero points on the bytes themselves.
@@ -225,12 +223,144 @@ pub(super) fn conv_integer(cx: &mut Cx<'_, '_>) -> Imported {
 }
 
 pub(super) fn qlinear_conv(cx: &mut Cx<'_, '_>) -> Imported {
-    let (x, w) = (cx.x(0)?, cx.x(3)?);
-    let (x_scale, w_scale) = (cx.x(1)?, cx.x(4)?);
-    let (to_scale, to_zero) = (cx.x(6)?, cx.x(7)?);
-    let zeros = [Some(cx.x(2)?), Some(cx.x(5)?)];
-    let bias = cx.opt(8);
-    let sums = integer_conv(cx, x, w, zeros, bias)?;
-    let scales = [along(cx, x_scale, sums, 1)?, along(cx, w_scale, sums, 1)?];
-    Ok(vec![requantize(cx, sums, scales, to_scale, to_zero)?])
+    let (x, w) = (real(cx, 0, 1)?, real(cx, 3, 0)?);
+    let attrs = conv_attrs(cx, x, w)?;
+    let mut y = cx.b().op(Op::Conv(attrs), &[x, w])?;
+    if let Some(bias) = cx.opt(8) {
+        // The bias counts in steps of both scales.
+        let (x_scale, w_scale) = (cx.x(1)?, cx.x(4)?);
+        let (x_scale, w_scale) = (along(cx, x_scale, y, 1)?, along(cx, w_scale, y, 1)?);
+        let step = cx.b().binary(Binary::Mul, x_scale, w_scale)?;
+        let bias = along(cx, bias, y, 1)?;
+        let dtype = cx.dtype(y);
+        let bias = cx.b().cast(bias, dtype)?;
+        let bias = cx.b().binary(Binary::Mul, bias, step)?;
+        y = cx.b().binary(Binary::Add, y, bias)?;
+    }
+    Ok(vec![byte(cx, y, 6)?])
+}
+
+/// Elementwise operators of bytes with a scale and zero point per operand: computed on floats.
+pub(super) fn qlinear_binary(cx: &mut Cx<'_, '_>) -> Imported {
+    let kind = if cx.op_type() == "QLinearMul" {
+        Binary::Mul
+    } else {
+        Binary::Add
+    };
+    let (a, b) = (real(cx, 0, 0)?, real(cx, 3, 0)?);
+    let y = cx.b().binary(kind, a, b)?;
+    Ok(vec![byte(cx, y, 6)?])
+}
+
+pub(super) fn qlinear_unary(cx: &mut Cx<'_, '_>) -> Imported {
+    let x = real(cx, 0, 0)?;
+    let y = match cx.op_type() {
+        "QLinearSigmoid" => cx.b().unary(Unary::Sigmoid, x)?,
+        "QLinearLeakyRelu" => {
+            let alpha = f64::from(cx.float("alpha", 0.01));
+            let small = cx.b().binary_scalar(Binary::Mul, x, alpha)?;
+            let below = cx.b().binary_scalar(Binary::Lt, x, 0.0)?;
+            cx.b().select(below, small, x)?
+        }
+        "QLinearSoftmax" => {
+            let axis = cx.axis(cx.int("axis", -1), cx.rank(x))?;
+            cx.b().op(Op::Softmax { axis, log: false }, &[x])?
+        }
+        _ => {
+            // Channels last or first, all else is averaged.
+            let rank = cx.rank(x);
+            if rank < 3 {
+                return malformed(format!("the input has rank {rank}, allowed: 3 or more"));
+            }
+            let axes: Vec<usize> = if cx.flag("channels_last", false) {
+                (1..rank - 1).collect()
+            } else {
+                (2..rank).collect()
+            };
+            cx.b().reduce(Reduce::Mean, x, &axes, true)?
+        }
+    };
+    Ok(vec![byte(cx, y, 3)?])
+}
+
+pub(super) fn qlinear_concat(cx: &mut Cx<'_, '_>) -> Imported {
+    let mut parts = Vec::new();
+    let mut at = 2;
+    while cx.opt(at).is_some() {
+        parts.push(real(cx, at, 0)?);
+        at += 3;
+    }
+    let Some(&first) = parts.first() else {
+        return malformed("there is no operand to join");
+    };
+    let axis = cx.axis(cx.int("axis", 1), cx.rank(first))?;
+    let y = cx.b().concat(&parts, axis)?;
+    Ok(vec![byte(cx, y, 0)?])
+}
+
+/// alpha·A·B + C with bytes for A and B and steps of both scales for C; floats where the result has no scale.
+pub(super) fn qgemm(cx: &mut Cx<'_, '_>) -> Imported {
+    let (turn_a, turn_b) = (cx.flag("transA", false), cx.flag("transB", false));
+    let (mut a, mut b) = (real(cx, 0, 0)?, real(cx, 3, usize::from(!turn_b))?);
+    if cx.rank(a) != 2 || cx.rank(b) != 2 {
+        return malformed(format!(
+            "operands have ranks {} and {}, allowed: 2",
+            cx.rank(a),
+            cx.rank(b)
+        ));
+    }
+    if turn_a {
+        a = cx.b().transpose(a, &[1, 0])?;
+    }
+    if turn_b {
+        b = cx.b().transpose(b, &[1, 0])?;
+    }
+    let alpha = f64::from(cx.float("alpha", 1.0));
+    let mut y = cx.b().matmul(a, b)?;
+    let dtype = cx.dtype(y);
+    if let Some(bias) = cx.opt(6) {
+        let (a_scale, b_scale) = (cx.x(1)?, cx.x(4)?);
+        let (a_scale, b_scale) = (along(cx, a_scale, y, 1)?, along(cx, b_scale, y, 1)?);
+        let step = cx.b().binary(Binary::Mul, a_scale, b_scale)?;
+        let bias = cx.b().cast(bias, dtype)?;
+        let bias = cx.b().binary(Binary::Mul, bias, step)?;
+        y = cx.b().binary(Binary::Add, y, bias)?;
+    }
+    if alpha != 1.0 {
+        y = cx.b().binary_scalar(Binary::Mul, y, alpha)?;
+    }
+    if cx.opt(7).is_none() {
+        return Ok(vec![y]);
+    }
+    Ok(vec![byte(cx, y, 7)?])
+}
+
+/// A float times bytes: A is quantised on the fly, or (`MatMulIntegerToFloat`) given as bytes; the result is float.
+pub(super) fn matmul_to_float(cx: &mut Cx<'_, '_>) -> Imported {
+    let dynamic = cx.op_type() == "DynamicQuantizeMatMul";
+    // A, B, b_scale, b_zero, bias; or A, B, a_scale, b_scale, a_zero, b_zero, bias.
+    let [b_scale, b_zero, bias] = if dynamic { [2, 3, 4] } else { [3, 5, 6] };
+    let b = cx.x(1)?;
+    let columns = cx.rank(b).saturating_sub(1);
+    let b = with_params(cx, b, b_scale, b_zero, columns)?;
+    let a = if dynamic {
+        let quantised = dynamic_quantize(cx)?;
+        cx.b().op(Op::Dequantize, &[quantised[0], quantised[1], quantised[2]])?
+    } else {
+        let a = cx.x(0)?;
+        with_params(cx, a, 2, 4, 0)?
+    };
+    let mut y = cx.b().matmul(a, b)?;
+    if let Some(bias) = cx.opt(bias) {
+        y = cx.b().binary(Binary::Add, y, bias)?;
+    }
+    Ok(vec![y])
+}
+
+/// Bytes as floats by the operands that hold their scale and zero point.
+fn with_params(cx: &mut Cx<'_, '_>, x: ValueId, scale: usize, zero: usize, axis: usize) -> Result<ValueId, Fail> {
+    let (scale, dtype) = (cx.x(scale)?, cx.dtype(x));
+    let zero = zero_point(cx, zero, dtype)?;
+    let (scale, zero) = (along(cx, scale, x, axis)?, along(cx, zero, x, axis)?);
+    Ok(cx.b().op(Op::Dequantize, &[x, scale, zero])?)
 }

@@ -96,10 +96,10 @@ pub(super) fn dft(cx: &mut Cx<'_, '_>) -> Imported {
         return malformed("the transformed axis is the last one");
     }
     let (inverse, one_sided) = (cx.flag("inverse", false), cx.flag("onesided", false));
-    if inverse && one_sided {
-        return unsupported("a one-sided inverse transform is not supported");
-    }
     let dim = cx.shape(x)[axis];
+    if inverse && one_sided {
+        return real_inverse(cx, x, axis, dim);
+    }
     let n = length(if cx.opt(1).is_some() {
         cx.need_int(1, "dft_length")?
     } else {
@@ -123,6 +123,81 @@ pub(super) fn dft(cx: &mut Cx<'_, '_>) -> Imported {
     let k = if one_sided { n / 2 + 1 } else { n };
     let result = transform(cx, turned, k, inverse)?;
     Ok(vec![cx.b().transpose(result, &perm)?])
+}
+
+/// The real signal of a one-sided spectrum: [.., k, 2] to [.., n, 1].
+fn real_inverse(cx: &mut Cx<'_, '_>, x: ValueId, axis: usize, dim: usize) -> Imported {
+    let (rank, dtype) = (cx.rank(x), cx.dtype(x));
+    let n = length(if cx.opt(1).is_some() {
+        cx.need_int(1, "dft_length")?
+    } else {
+        2 * dim as i64 - 2
+    })?;
+    let k = (n / 2 + 1).min(dim);
+    if cx.shape(x)[rank - 1] != 2 {
+        return malformed("a one-sided inverse transform takes complex elements");
+    }
+    let mut perm: Vec<usize> = (0..rank).collect();
+    perm.swap(axis, rank - 2);
+    let value = cx.b().narrow(x, axis, Range::of(0, k))?;
+    let turned = cx.b().transpose(value, &perm)?;
+    let lead = cx.shape(turned)[..rank - 2].to_vec();
+    // Every bin but the first and the middle one stands for two.
+    let mut data = Vec::with_capacity(k * 2 * n);
+    for bin in 0..k {
+        let weight = if bin == 0 || 2 * bin == n { 1.0 } else { 2.0 } / n as f64;
+        let angle = |at: usize| TAU * (bin * at % n) as f64 / n as f64;
+        data.extend((0..n).map(|at| weight * libm::cos(angle(at))));
+        data.extend((0..n).map(|at| -weight * libm::sin(angle(at))));
+    }
+    let matrix = cx.constant(&Tensor::floats(dtype, [k * 2, n], data))?;
+    let flat = cx.b().reshape(turned, [lead.as_slice(), &[k * 2]].concat())?;
+    let product = cx.b().matmul(flat, matrix)?;
+    let result = cx.b().reshape(product, [lead.as_slice(), &[n, 1]].concat())?;
+    Ok(vec![cx.b().transpose(result, &perm)?])
+}
+
+/// The triangles of the mel scale over the bins of a spectrum, [bins, bands].
+pub(super) fn mel_weights(cx: &mut Cx<'_, '_>) -> Imported {
+    let (bands, n) = (
+        length(cx.need_int(0, "num_mel_bins")?)?,
+        length(cx.need_int(1, "dft_length")?)?,
+    );
+    let rate = cx.need_float(2, "sample_rate")?;
+    let mel = |hertz: f64| 2595.0 * libm::log10(1.0 + hertz / 700.0);
+    let (low, high) = (
+        mel(cx.need_float(3, "lower_edge_hertz")?),
+        mel(cx.need_float(4, "upper_edge_hertz")?),
+    );
+    let dtype = cx.dtype_attr("output_datatype")?.unwrap_or(DType::F32);
+    let bins = n / 2 + 1;
+    let step = (high - low) / (bands + 2) as f64;
+    let edge = |at: usize| {
+        let hertz = 700.0 * (libm::pow(10.0, (at as f64 * step + low) / 2595.0) - 1.0);
+        libm::floor((n as f64 + 1.0) * hertz / rate)
+    };
+    let edges: Vec<f64> = (0..bands + 2).map(edge).collect();
+    if edges.iter().any(|e| !(0.0..bins as f64).contains(e)) {
+        return malformed(format!("the bands reach beyond the {bins} bins of the spectrum"));
+    }
+    let mut data = vec![0.0; bins * bands];
+    for band in 0..bands {
+        let [left, centre, right] = [edges[band], edges[band + 1], edges[band + 2]];
+        for bin in 0..bins {
+            let at = bin as f64;
+            let slot = &mut data[bin * bands + band];
+            if at >= centre && at < right {
+                *slot = (right - at) / (right - centre);
+            } else if at >= left && at <= centre {
+                *slot = if centre == left {
+                    1.0
+                } else {
+                    (at - left) / (centre - left)
+                };
+            }
+        }
+    }
+    Ok(vec![cx.constant(&Tensor::floats(dtype, [bins, bands], data))?])
 }
 
 /// Frames are gathered, windowed and transformed.

@@ -1,0 +1,294 @@
+//! Products of quantised operands as integer products on the matrix unit.
+//!
+//! An operand that is `(q - zero) * scale` with 8-bit q (a DequantizeLinear, or a cast and a subtraction of integers) is multiplied as q:
+//!
+//! ```text
+//! sum (a - za)(b - zb) = sum a b - za sum b - zb (sum a - k za)
+//! ```
+//!
+//! Unsigned bytes are stored 128 less, which only changes their zero point. Sums of constants are constants; the scales multiply the
+//! finished i32 sum. What follows, up to the next QuantizeLinear, is elementwise and becomes the epilogue of the product.
+
+use super::{GDType, GOp, Lowering, Res, Site, dtype};
+use crate::tir::expr::Ex;
+use crate::tir::{ReduceOp, ValueId, Windows, consteval};
+use lockstep_graph::op::{Binary, Conv};
+use lockstep_graph::{ValueDef, ValueId as GValueId};
+use lockstep_isa::DType;
+
+/// An operand `(q - zero) * scale`.
+struct Quantised {
+    /// The bytes, i8.
+    q: ValueId,
+    /// i32, of q's rank, extents those of q or 1; `None` is zero.
+    zero: Option<ValueId>,
+    /// f32, of q's rank, extents those of q or 1; `None` where the product is an integer.
+    scale: Option<ValueId>,
+}
+
+impl<'a> Lowering<'a> {
+    /// The node that computes a value.
+    fn producer(&self, v: GValueId) -> Option<&'a lockstep_graph::Node> {
+        match self.graph.values[v].def {
+            ValueDef::Node(node, _) => Some(&self.graph.nodes[node]),
+            _ => None,
+        }
+    }
+
+    /// A value as a quantised operand, if it is one.
+    fn quantised(&mut self, v: GValueId) -> Res<Option<Quantised>> {
+        let data = &self.graph.values[v];
+        if data.dtype == GDType::I32 && self.graph.const_data(v).is_some() {
+            return self.small_constant(v);
+        }
+        if data.dtype.is_int8() {
+            return self.bytes(v, None, None).map(Some);
+        }
+        let Some(node) = self.producer(v) else {
+            return Ok(None);
+        };
+        let byte = |v: GValueId| self.graph.values[v].dtype.is_int8();
+        match &node.op {
+            GOp::Dequantize if byte(node.inputs[0]) => {
+                let (scale, zero) = (self.value(node.inputs[1])?, self.value(node.inputs[2])?);
+                self.bytes(node.inputs[0], Some(zero), Some(scale)).map(Some)
+            }
+            GOp::Cast { to: GDType::I32 } if byte(node.inputs[0]) => self.bytes(node.inputs[0], None, None).map(Some),
+            GOp::Binary(Binary::Sub) => {
+                let (lhs, rhs) = (node.inputs[0], node.inputs[1]);
+                let Some(inner) = self.producer(lhs) else {
+                    return Ok(None);
+                };
+                if inner.op != (GOp::Cast { to: GDType::I32 }) || !byte(inner.inputs[0]) {
+                    return Ok(None);
+                }
+                if self.graph.values[lhs].shape != data.shape {
+                    return Ok(None);
+                }
+                let zero = self.value(rhs)?;
+                self.bytes(inner.inputs[0], Some(zero), None).map(Some)
+            }
+            GOp::Transpose { perm } => {
+                let Some(inner) = self.quantised(node.inputs[0])? else {
+                    return Ok(None);
+                };
+                let mut turn = |v: ValueId| self.b.transpose(v, perm);
+                Ok(Some(Quantised {
+                    q: turn(inner.q)?,
+                    zero: inner.zero.map(&mut turn).transpose()?,
+                    scale: inner.scale.map(&mut turn).transpose()?,
+                }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// An i32 constant all of whose elements are bytes.
+    fn small_constant(&mut self, v: GValueId) -> Res<Option<Quantised>> {
+        let value = self.value(v)?;
+        let tensor = consteval::tensor(self.b.ir(), value)?;
+        if !tensor.bits().iter().all(|&bits| i8::try_from(bits as i32).is_ok()) {
+            return Ok(None);
+        }
+        let shape = self.b.shape(value).to_vec();
+        let q = self.b.map_to(&shape, &[value], |e, x| e.cvt(x[0], DType::I8))?;
+        Ok(Some(Quantised {
+            q,
+            zero: None,
+            scale: None,
+        }))
+    }
+
+    /// Bytes with their parameters, which broadcast to them.
+    fn bytes(&mut self, v: GValueId, zero: Option<ValueId>, scale: Option<ValueId>) -> Res<Quantised> {
+        let value = self.value(v)?;
+        let rank = self.b.shape(value).len();
+        let (q, shifted) = self.signed(value)?;
+        let shift = if shifted { 128 } else { 0 };
+        let zero = match zero {
+            Some(zero) => {
+                let zero = self.align(zero, rank)?;
+                let shape = self.b.shape(zero).to_vec();
+                let less = self
+                    .b
+                    .map_to(&shape, &[zero], |e, x| e.sub(e.cvt(x[0], DType::I32), Ex::i32(shift)))?;
+                Some(less)
+            }
+            None if shifted => Some(self.constant_like(DType::I32, &vec![1; rank], (-shift) as u32)?),
+            None => None,
+        };
+        let zero = match zero {
+            Some(zero) if self.all_zero(zero)? => None,
+            other => other,
+        };
+        let scale = scale.map(|scale| self.align(scale, rank)).transpose()?;
+        Ok(Quantised { q, zero, scale })
+    }
+
+    /// Whether a value is a constant of zeros.
+    fn all_zero(&self, v: ValueId) -> Res<bool> {
+        if !self.b.is_const(v) {
+            return Ok(false);
+        }
+        let tensor = consteval::tensor(self.b.ir(), v)?;
+        Ok(tensor.bits().iter().all(|&bits| bits == 0))
+    }
+
+    /// A vector as a row or a column; a matrix as it is.
+    fn matrix(&mut self, x: Quantised, row: bool) -> Res<Quantised> {
+        if self.b.shape(x.q).len() != 1 {
+            return Ok(x);
+        }
+        let mut turn = |v: ValueId| {
+            let n = self.b.shape(v)[0];
+            self.b.reshape(v, &if row { [1, n] } else { [n, 1] })
+        };
+        Ok(Quantised {
+            q: turn(x.q)?,
+            zero: x.zero.map(&mut turn).transpose()?,
+            scale: x.scale.map(&mut turn).transpose()?,
+        })
+    }
+
+    /// The value as i8, and whether it is 128 less than the unsigned original.
+    fn signed(&mut self, v: ValueId) -> Res<(ValueId, bool)> {
+        if self.b.dtype(v) != DType::U8 {
+            return Ok((v, false));
+        }
+        let shape = self.b.shape(v).to_vec();
+        let shifted = self
+            .b
+            .map_to(&shape, &[v], |e, x| e.cvt(e.sub(x[0], Ex::i32(128)), DType::I8))?;
+        Ok((shifted, true))
+    }
+
+    /// The product of two quantised matrices, `None` if one is none: f32 if both have scales, else i32.
+    pub(super) fn quantised_matmul(&mut self, s: &Site<'a>) -> Res<Option<ValueId>> {
+        let (Some(a), Some(b)) = (self.quantised(s.node.inputs[0])?, self.quantised(s.node.inputs[1])?) else {
+            return Ok(None);
+        };
+        let (a, b) = (self.matrix(a, true)?, self.matrix(b, false)?);
+        let (ra, rb) = (self.b.shape(a.q).len(), self.b.shape(b.q).len());
+        // Parameters must not vary along the summed axis.
+        let varies = |this: &Self, p: Option<ValueId>, axis: usize| p.is_some_and(|p| this.b.shape(p)[axis] != 1);
+        if a.scale.is_some() != b.scale.is_some()
+            || varies(self, a.zero, ra - 1)
+            || varies(self, a.scale, ra - 1)
+            || varies(self, b.zero, rb - 2)
+            || varies(self, b.scale, rb - 2)
+        {
+            return Ok(None);
+        }
+        let k = self.b.shape(a.q)[ra - 1] as i32;
+        let mut product = self.batched(a.q, b.q)?;
+        let shape = self.b.shape(product).to_vec();
+        let rank = shape.len();
+        if let Some(za) = a.zero {
+            let sum = self.b.reduce(ReduceOp::Add, b.q, &[rb - 2])?;
+            let (za, sum) = (self.align(za, rank)?, self.align(sum, rank)?);
+            product = self.elementwise(DType::I32, &shape, &[product, za, sum], |e, x| {
+                e.sub(x[0], e.mul(x[1], x[2]))
+            })?;
+        }
+        if let Some(zb) = b.zero {
+            let mut sum = self.b.reduce(ReduceOp::Add, a.q, &[ra - 1])?;
+            if let Some(za) = a.zero {
+                let own = self.b.shape(sum).to_vec();
+                sum = self.elementwise(DType::I32, &own, &[sum, za], |e, x| {
+                    e.sub(x[0], e.mul(x[1], Ex::i32(k)))
+                })?;
+            }
+            let (zb, sum) = (self.align(zb, rank)?, self.align(sum, rank)?);
+            product = self.elementwise(DType::I32, &shape, &[product, zb, sum], |e, x| {
+                e.sub(x[0], e.mul(x[1], x[2]))
+            })?;
+        }
+        self.scaled(product, a.scale, b.scale).map(Some)
+    }
+
+    /// i32 sums times both scales, as f32; the sums themselves without scales.
+    fn scaled(&mut self, product: ValueId, a: Option<ValueId>, b: Option<ValueId>) -> Res<ValueId> {
+        let (Some(a), Some(b)) = (a, b) else {
+            return Ok(product);
+        };
+        let shape = self.b.shape(product).to_vec();
+        let (a, b) = (self.align(a, shape.len())?, self.align(b, shape.len())?);
+        self.elementwise(DType::F32, &shape, &[product, a, b], |e, x| {
+            e.mul(e.cvt(x[0], DType::F32), e.mul(x[1], x[2]))
+        })
+    }
+
+    /// The convolution of a quantised input, one zero point and scale for all of it, with a quantised weight without zero point; `None` if they
+    /// are not that.
+    pub(super) fn quantised_conv(&mut self, s: &Site<'a>, windows: &Windows, attr: &Conv) -> Res<Option<ValueId>> {
+        let (Some(x), Some(w)) = (self.quantised(s.node.inputs[0])?, self.quantised(s.node.inputs[1])?) else {
+            return Ok(None);
+        };
+        let single = |this: &Self, p: Option<ValueId>| p.is_none_or(|p| this.b.ty(p).elements() == 1);
+        let per_output =
+            |this: &Self, p: Option<ValueId>| p.is_none_or(|p| this.b.shape(p)[1..].iter().all(|&n| n == 1));
+        let mut w = w;
+        if let Some(zero) = w.zero {
+            match self.recentred(w.q, zero)? {
+                Some(q) => w = Quantised { q, zero: None, ..w },
+                None => return Ok(None),
+            }
+        }
+        if x.scale.is_some() != w.scale.is_some()
+            || !single(self, x.zero)
+            || !single(self, x.scale)
+            || !per_output(self, w.scale)
+        {
+            return Ok(None);
+        }
+        let padded = attr.pads.iter().any(|&p| p != (0, 0));
+        let fixed = x.zero.map(|zero| self.immediate(zero));
+        let fill = match fixed {
+            Some(Some(bits)) => match i8::try_from(bits as i32) {
+                Ok(zero) => zero as u8,
+                Err(_) => return Ok(None),
+            },
+            Some(None) if padded => return Ok(None),
+            _ => 0,
+        };
+        let input = self.channels_last(x.q)?;
+        let mut product = self.windowed(input, w.q, windows, attr.groups, u32::from(fill))?;
+        let shape = s.out_shape().to_vec();
+        let mut along = vec![1; shape.len()];
+        along[1] = shape[1];
+        if let Some(zero) = x.zero {
+            let axes: Vec<usize> = (1..self.b.shape(w.q).len()).collect();
+            let sum = self.b.reduce(ReduceOp::Add, w.q, &axes)?;
+            let sum = self.b.reshape(sum, &along)?;
+            let zero = self.b.reshape(zero, &vec![1; shape.len()])?;
+            product = self.elementwise(DType::I32, &shape, &[product, zero, sum], |e, x| {
+                e.sub(x[0], e.mul(x[1], x[2]))
+            })?;
+        }
+        let per_output = |this: &mut Self, scale: Option<ValueId>| -> Res<Option<ValueId>> {
+            let Some(scale) = scale else { return Ok(None) };
+            let n = this.b.ty(scale).elements();
+            let mut dims = vec![1; shape.len()];
+            dims[1] = n;
+            Ok(Some(this.b.reshape(scale, &dims)?))
+        };
+        let (a, b) = (per_output(self, x.scale)?, per_output(self, w.scale)?);
+        let product = self.scaled(product, a, b)?;
+        debug_assert!(self.b.dtype(product) == dtype(s.out_dtype()));
+        Ok(Some(product))
+    }
+
+    /// Constant bytes less a constant zero point, if the differences are bytes.
+    fn recentred(&mut self, q: ValueId, zero: ValueId) -> Res<Option<ValueId>> {
+        if !self.b.is_const(q) || !self.b.is_const(zero) {
+            return Ok(None);
+        }
+        let shape = self.b.shape(q).to_vec();
+        let wide = self.elementwise(DType::I32, &shape, &[q, zero], |e, x| e.sub(x[0], x[1]))?;
+        let tensor = consteval::tensor(self.b.ir(), wide)?;
+        if !tensor.bits().iter().all(|&bits| i8::try_from(bits as i32).is_ok()) {
+            return Ok(None);
+        }
+        Ok(Some(self.b.map_to(&shape, &[wide], |e, x| e.cvt(x[0], DType::I8))?))
+    }
+}

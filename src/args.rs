@@ -30,6 +30,12 @@ pub enum Verb {
     Bench(BenchVerb),
     /// The machines that models are compiled for
     Targets(TargetsVerb),
+    /// The operators that are imported, or those of a model that are not
+    #[cfg(feature = "compile")]
+    Ops(OpsVerb),
+    /// What there is to know of a model before it is compiled: operators, symbols, dtypes, parameters, chips
+    #[cfg(feature = "compile")]
+    Check(CheckVerb),
 }
 
 /// How a model is compiled.
@@ -243,6 +249,34 @@ pub struct BenchVerb {
     /// Also show where the time goes on the first thread, from as many runs again
     #[arg(long)]
     pub profile: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `lockstep ops`
+#[cfg(feature = "compile")]
+#[derive(Args, Debug)]
+pub struct OpsVerb {
+    /// An .onnx file or a directory with a model; without one, every operator is listed
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub options: CompileArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `lockstep check`
+#[cfg(feature = "compile")]
+#[derive(Args, Debug)]
+pub struct CheckVerb {
+    /// An .onnx file or a directory with a model
+    pub model: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub options: CompileArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -29,6 +29,10 @@ fn main() -> ExitCode {
         Verb::Report(v) => (v.json, cmd::report::run(v)),
         Verb::Inspect(v) => (v.json, cmd::inspect::run(v)),
         Verb::Bench(v) => (v.json, cmd::bench::run(v)),
+        #[cfg(feature = "compile")]
+        Verb::Ops(v) => (v.json, cmd::ops::run(v)),
+        #[cfg(feature = "compile")]
+        Verb::Check(v) => (v.json, cmd::check::run(v)),
         Verb::Targets(v) => {
             let json = match v.verb {
                 TargetsSub::List { json } | TargetsSub::Show { json, .. } => json,

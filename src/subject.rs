@@ -135,6 +135,21 @@ pub mod model {
             return Err(Failure::usage(format!("{path:?} is an artifact; expected a model")));
         }
         progress.begin("import");
+        let source = FileSource::open(path)?;
+        let mut entries = Vec::new();
+        for (name, options) in import_options(args)? {
+            let graph = lockstep::import(&source, &options)?;
+            entries.push((name.unwrap_or_else(|| graph.entry.clone()), graph));
+        }
+        progress.end();
+        Ok(entries)
+    }
+
+    /// What the command line fixes at import, for each entry; with a name where there are several.
+    ///
+    /// # Errors
+    /// A constant input whose value cannot be read; too many entries.
+    pub fn import_options(args: &CompileArgs) -> Outcome<Vec<(Option<String>, ImportOptions)>> {
         let mut options = ImportOptions {
             shapes: args.shapes.iter().cloned().collect(),
             states: args.states.clone(),
@@ -143,15 +158,16 @@ pub mod model {
         for (name, value) in &args.const_inputs {
             options.const_inputs.insert(name.clone(), constant(name, value)?);
         }
-        let source = FileSource::open(path)?;
-        let mut entries = Vec::new();
-        for (name, dims) in combinations(&args.dims)? {
-            options.dims = dims;
-            let graph = lockstep::import(&source, &options)?;
-            entries.push((name.unwrap_or_else(|| graph.entry.clone()), graph));
-        }
-        progress.end();
-        Ok(entries)
+        let all = combinations(&args.dims)?.into_iter();
+        Ok(all
+            .map(|(name, dims)| {
+                let options = ImportOptions {
+                    dims,
+                    ..options.clone()
+                };
+                (name, options)
+            })
+            .collect())
     }
 
     /// Sizes of the symbolic dimensions of one entry, and its name where there are several entries.

@@ -2,8 +2,12 @@
 
 pub mod bench;
 #[cfg(feature = "compile")]
+pub mod check;
+#[cfg(feature = "compile")]
 pub mod compile;
 pub mod inspect;
+#[cfg(feature = "compile")]
+pub mod ops;
 pub mod report;
 pub mod run;
 pub mod targets;

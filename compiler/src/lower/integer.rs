@@ -292,3 +292,6 @@ impl<'a> Lowering<'a> {
         Ok(Some(self.b.map_to(&shape, &[wide], |e, x| e.cvt(x[0], DType::I8))?))
     }
 }
+
+#[cfg(test)]
+mod tests;

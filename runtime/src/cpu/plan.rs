@@ -68,14 +68,20 @@ impl Rows {
         self.offset + i0 as i64 * self.strides[0] + i1 as i64 * self.strides[1] + i2 as i64 * self.strides[2]
     }
 
-    /// Bytes from each row to the next among the first `n`, where they are equidistant.
-    pub fn stride(&self, n: u32) -> Option<i64> {
-        if n < 2 {
-            return Some(0);
+    /// How many rows from row `n` on are equidistant, at least one, and the bytes from one to the next.
+    #[inline]
+    pub fn even(&self, n: u32) -> (u32, i64) {
+        let n = self.first + n;
+        let [inner, middle] = self.counts;
+        if inner == u32::MAX {
+            (u32::MAX, self.strides[0])
+        } else if inner > 1 {
+            (inner - n % inner, self.strides[0])
+        } else if middle > 1 {
+            (middle - n % middle, self.strides[1])
+        } else {
+            (u32::MAX, self.strides[2])
         }
-        let step = self.at(1) - self.at(0);
-        let even = self.counts[0] == u32::MAX || (1..n).all(|i| self.at(i) - self.at(i - 1) == step);
-        even.then_some(step)
     }
 }
 
@@ -434,6 +440,32 @@ impl Step {
             Step::Transpose(t) => {
                 rows(&mut t.a);
                 rows(&mut t.out);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn even_rows_are_equidistant() {
+        for counts in [[u32::MAX, 1], [3, 2], [1, 4], [1, 1], [4, 1]] {
+            for first in 0..5 {
+                let rows = Rows {
+                    space: Space::Memory,
+                    offset: 7,
+                    first,
+                    counts,
+                    strides: [10, 100, 1000],
+                };
+                for n in 0..12 {
+                    let (count, step) = rows.even(n);
+                    for i in 0..count.min(6) {
+                        assert_eq!(rows.at(n + i), rows.at(n) + i as i64 * step, "{counts:?} {first} {n} {i}");
+                    }
+                }
             }
         }
     }

@@ -153,6 +153,25 @@ impl Simd for X8 {
         x!(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
     }
     #[inline(always)]
+    fn down<const H: usize>(self) -> X8 {
+        let lane = |i: usize| ((i + H) % 8) as i32;
+        let from = x!(_mm256_setr_epi32(
+            lane(0),
+            lane(1),
+            lane(2),
+            lane(3),
+            lane(4),
+            lane(5),
+            lane(6),
+            lane(7)
+        ));
+        X8(x!(_mm256_permutevar8x32_ps(self.0, from)))
+    }
+    #[inline(always)]
+    fn spread(self) -> X8 {
+        X8(x!(_mm256_broadcastss_ps(_mm256_castps256_ps128(self.0))))
+    }
+    #[inline(always)]
     fn prefetch(p: *const u8) {
         x!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
     }

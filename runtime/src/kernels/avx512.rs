@@ -152,6 +152,20 @@ impl Simd for X16 {
         x!(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
     }
     #[inline(always)]
+    fn down<const H: usize>(self) -> X16 {
+        let i = self.bits();
+        X16::from_bits(x!(match H {
+            1 => _mm512_alignr_epi32::<1>(i, i),
+            2 => _mm512_alignr_epi32::<2>(i, i),
+            4 => _mm512_alignr_epi32::<4>(i, i),
+            _ => _mm512_alignr_epi32::<8>(i, i),
+        }))
+    }
+    #[inline(always)]
+    fn spread(self) -> X16 {
+        X16(x!(_mm512_broadcastss_ps(_mm512_castps512_ps128(self.0))))
+    }
+    #[inline(always)]
     fn prefetch(p: *const u8) {
         x!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
     }

@@ -3,7 +3,7 @@
 //! Safety rests on the plan: its builder checks every offset against the spaces (`cpu::link` and `cpu::build`), and the
 //! session allocates scratch and buffers of the sizes that the plan states.
 
-use super::{Kernels, MapArgs, Product};
+use super::{Kernels, Lines, MapArgs, Product};
 use crate::cpu::plan::{Arg, Multiply, OpKind, Pack, Part, Plan, Rows, SPACES, Space, Step, Tape, TapeOp, Transpose};
 use crate::executor::StepTime;
 use lockstep_isa::artifact::PANEL_COLUMNS;
@@ -314,45 +314,46 @@ unsafe fn transpose(m: &Machine, s: &Transpose, local: &mut Local, (r0, r1): (u3
     }
 }
 
-/// Pointers to the rows of a block.
-type Block = [*mut u8; MAX_BLOCK];
-
-/// The rows of an operand in the block that starts at row `n`.
+/// The rows of an operand in the block that starts at row `n`, which [`even_rows`] has cut.
 #[inline(always)]
-fn place(m: &Machine, slots: *mut u8, s: &Tape, arg: &Arg, n: u32, count: usize, shift: usize) -> Block {
-    let mut block = [std::ptr::null_mut(); MAX_BLOCK];
+fn place(m: &Machine, slots: *mut u8, s: &Tape, arg: &Arg, n: u32, shift: usize) -> Lines {
     match arg {
-        Arg::None => {}
-        Arg::Rows(rows) => {
-            for (i, p) in block.iter_mut().enumerate().take(count) {
-                *p = m.row(rows, n + i as u32).wrapping_add(shift);
-            }
-        }
-        Arg::Slot(slot) => {
-            let base = slots.wrapping_add(*slot as usize * s.block as usize * m.row_bytes + shift);
-            for (i, p) in block.iter_mut().enumerate().take(count) {
-                *p = base.wrapping_add(i * m.row_bytes);
-            }
-        }
+        Arg::None => Lines::NONE,
+        Arg::Rows(rows) => Lines {
+            first: m.row(rows, n).wrapping_add(shift),
+            step: rows.even(n).1 as isize,
+        },
+        Arg::Slot(slot) => Lines {
+            first: slots.wrapping_add(*slot as usize * s.block as usize * m.row_bytes + shift),
+            step: m.row_bytes as isize,
+        },
     }
-    block
 }
 
-fn readable(block: &Block) -> &[*const u8; MAX_BLOCK] {
-    // SAFETY: pointers to const and to mut have the same representation.
-    unsafe { &*std::ptr::from_ref(block).cast() }
+/// How many rows from `n` on are equidistant in all operands. What folds keep and give they address row by row.
+#[inline(always)]
+fn even_rows(s: &Tape, n: u32) -> u32 {
+    let rows = |arg: &Arg| match arg {
+        Arg::Rows(rows) => rows.even(n).0,
+        _ => u32::MAX,
+    };
+    let op = |op: &TapeOp| match op.kind {
+        OpKind::Fold { .. } => rows(&op.a),
+        _ => rows(&op.a).min(rows(&op.b)).min(rows(&op.c)).min(rows(&op.out)),
+    };
+    s.ops.iter().map(op).min().unwrap_or(u32::MAX)
 }
 
 unsafe fn tape(k: &Kernels, m: &Machine, plan: &Plan, s: &Tape, local: &mut Local, (r0, r1): (u32, u32)) {
     let slots = local.base();
     let mut n = r0;
     while n < r1 {
-        let count = (r1 - n).min(s.block) as usize;
+        let count = (r1 - n).min(s.block).min(even_rows(s, n));
         for op in &s.ops {
             // SAFETY: the plan vouches for every row of every operand.
-            unsafe { tape_op(k, m, plan, s, slots, op, n, count) };
+            unsafe { tape_op(k, m, plan, s, slots, op, n, count as usize) };
         }
-        n += count as u32;
+        n += count;
     }
 }
 
@@ -367,21 +368,18 @@ unsafe fn chosen(index: *const u8, limit: u32, stride: u32) -> usize {
 #[allow(clippy::too_many_arguments)]
 unsafe fn tape_op(k: &Kernels, m: &Machine, plan: &Plan, s: &Tape, slots: *mut u8, op: &TapeOp, n: u32, count: usize) {
     let lanes = op.n as usize;
-    let rows = |arg: &Arg, shift: usize| place(m, slots, s, arg, n, count, shift);
+    let rows = |arg: &Arg, shift: usize| place(m, slots, s, arg, n, shift);
     let words = op.lo as usize * 4;
     // SAFETY: the plan vouches for lanes `lo .. lo + n` of every row of every operand and result.
     unsafe {
         match op.kind {
             OpKind::Map { op: alu, ty } => {
-                let (a, b) = (rows(&op.a, words), rows(&op.b, words));
-                let c = rows(&op.c, words);
-                let (a, b, c) = (readable(&a), readable(&b), readable(&c));
-                let out = rows(&op.out, words);
                 let args = MapArgs {
-                    a: &a[..count],
-                    b: &b[..count],
-                    c: &c[..count],
-                    out: &out[..count],
+                    a: rows(&op.a, words),
+                    b: rows(&op.b, words),
+                    c: rows(&op.c, words),
+                    out: rows(&op.out, words),
+                    rows: count,
                     n: lanes,
                 };
                 (k.map)(alu, ty, &args);
@@ -390,35 +388,35 @@ unsafe fn tape_op(k: &Kernels, m: &Machine, plan: &Plan, s: &Tape, slots: *mut u
                 let a = rows(&op.a, op.lo as usize * dtype.bytes());
                 let out = rows(&op.out, words);
                 for i in 0..count {
-                    (k.widen)(dtype, a[i], out[i], lanes);
+                    (k.widen)(dtype, a.at(i), out.at(i), lanes);
                 }
             }
             OpKind::Narrow { ty, dtype } => {
                 let a = rows(&op.a, words);
                 let out = rows(&op.out, op.lo as usize * dtype.bytes());
                 for i in 0..count {
-                    (k.narrow)(ty, dtype, a[i], out[i], lanes);
+                    (k.narrow)(ty, dtype, a.at(i), out.at(i), lanes);
                 }
             }
             OpKind::Reduce { op: alu, ty, segment } => {
                 let (a, out) = (rows(&op.a, words), rows(&op.out, words));
                 for i in 0..count {
-                    (k.reduce)(alu, ty, segment as usize, a[i], out[i], lanes);
+                    (k.reduce)(alu, ty, segment as usize, a.at(i), out.at(i), lanes);
                 }
             }
             OpKind::Permute { size, lanes: all, fill } => {
                 let (a, b, out) = (rows(&op.a, 0), rows(&op.b, 0), rows(&op.out, 0));
                 let (lo, hi) = (op.lo as usize, (op.lo + op.n) as usize);
                 for i in 0..count {
-                    super::permute(a[i], b[i], out[i], size as usize, all as usize, lo, hi, fill);
+                    super::permute(a.at(i), b.at(i), out.at(i), size as usize, all as usize, lo, hi, fill);
                 }
             }
             OpKind::Gather { limit, stride } => {
                 let lo = op.lo as usize;
                 let (a, c, out) = (rows(&op.a, 0), rows(&op.c, lo), rows(&op.out, lo));
                 for i in 0..count {
-                    let from = c[i].add(chosen(a[i], limit, stride));
-                    std::ptr::copy(from, out[i], lanes);
+                    let from = c.at(i).add(chosen(a.at(i), limit, stride));
+                    std::ptr::copy(from, out.at(i), lanes);
                 }
             }
             OpKind::GatherTile {
@@ -433,7 +431,7 @@ unsafe fn tape_op(k: &Kernels, m: &Machine, plan: &Plan, s: &Tape, slots: *mut u
                     let (Some(tile), Some(&first)) = (plan.tiles.get(tile as usize), first) else {
                         continue;
                     };
-                    let row = first as usize + chosen(a[i], limit, stride);
+                    let row = first as usize + chosen(a.at(i), limit, stride);
                     let size = tile.size as usize;
                     let (mut lane, end) = (op.lo as usize, (op.lo + op.n) as usize);
                     while lane < end {
@@ -442,7 +440,7 @@ unsafe fn tape_op(k: &Kernels, m: &Machine, plan: &Plan, s: &Tape, slots: *mut u
                         let panel = column / PANEL_COLUMNS * tile.rows as usize;
                         let at = (panel + row) * PANEL_COLUMNS + column % PANEL_COLUMNS;
                         let from = m.byte(Space::Weights, (tile.offset + at * size) as i64);
-                        std::ptr::copy_nonoverlapping(from, out[i].add(lane * size), run * size);
+                        std::ptr::copy_nonoverlapping(from, out.at(i).add(lane * size), run * size);
                         lane += run;
                     }
                 }
@@ -450,15 +448,15 @@ unsafe fn tape_op(k: &Kernels, m: &Machine, plan: &Plan, s: &Tape, slots: *mut u
             OpKind::Copy => {
                 let (a, out) = (rows(&op.a, op.lo as usize), rows(&op.out, op.lo as usize));
                 for i in 0..count {
-                    std::ptr::copy(a[i], out[i], lanes);
+                    std::ptr::copy(a.at(i), out.at(i), lanes);
                 }
             }
             OpKind::Scatter { limit, stride } => {
                 let lo = op.lo as usize;
                 let (a, b, out) = (rows(&op.a, lo), rows(&op.b, 0), rows(&op.out, lo));
                 for i in 0..count {
-                    let to = out[i].add(chosen(b[i], limit, stride));
-                    std::ptr::copy(a[i], to, lanes);
+                    let to = out.at(i).add(chosen(b.at(i), limit, stride));
+                    std::ptr::copy(a.at(i), to, lanes);
                 }
             }
             OpKind::Fold {
@@ -486,20 +484,22 @@ unsafe fn fold(
 ) {
     let shift = op.lo as usize * 4;
     let lanes = op.n as usize;
-    let a = place(m, slots, s, &op.a, n, count, shift);
-    let acc = place(m, slots, s, &op.c, 0, 1, shift)[0];
-    for (i, &x) in a.iter().enumerate().take(count) {
-        let at = n + i as u32;
+    let a = place(m, slots, s, &op.a, n, shift);
+    let acc = place(m, slots, s, &op.c, 0, shift).first;
+    for i in 0..count {
+        let (x, at) = (a.at(i), n + i as u32);
         // SAFETY: the plan vouches for these rows.
         unsafe {
             if at.is_multiple_of(len) {
                 std::ptr::copy_nonoverlapping(x, acc, lanes * 4);
             } else {
+                let line = |first| Lines { first, step: 0 };
                 let args = MapArgs {
-                    a: &[acc.cast_const()],
-                    b: &[x.cast_const()],
-                    c: &[],
-                    out: &[acc],
+                    a: line(acc),
+                    b: line(x),
+                    c: Lines::NONE,
+                    out: line(acc),
+                    rows: 1,
                     n: lanes,
                 };
                 (k.map)(alu, ty, &args);
@@ -510,8 +510,8 @@ unsafe fn fold(
                 _ => continue,
             };
             let out = match op.out {
-                Arg::Slot(_) => place(m, slots, s, &op.out, n, count, shift)[i],
-                _ => place(m, slots, s, &op.out, result, 1, shift)[0],
+                Arg::Slot(_) => place(m, slots, s, &op.out, n, shift).at(i),
+                _ => place(m, slots, s, &op.out, result, shift).first,
             };
             std::ptr::copy_nonoverlapping(acc, out, lanes * 4);
         }

@@ -4,18 +4,43 @@ use super::simd::Simd;
 use lockstep_isa::math;
 use lockstep_isa::{AluOp, DType};
 
-/// Rows of an elementwise operation. Row r reads `a[r]`, `b[r]`, `c[r]` (those the operation has) and writes `out[r]`,
-/// `n` elements of 4 bytes each.
+/// Rows at equal distances.
 #[derive(Clone, Copy)]
-pub struct MapArgs<'a> {
+pub struct Lines {
+    /// The first row.
+    pub first: *mut u8,
+    /// Bytes from a row to the next.
+    pub step: isize,
+}
+
+impl Lines {
+    /// No rows.
+    pub const NONE: Lines = Lines {
+        first: std::ptr::null_mut(),
+        step: 0,
+    };
+
+    /// Row `i`.
+    #[inline(always)]
+    pub fn at(&self, i: usize) -> *mut u8 {
+        self.first.wrapping_offset(i as isize * self.step)
+    }
+}
+
+/// Rows of an elementwise operation: each reads `n` elements of 4 bytes of the operands that the operation has and writes
+/// as many.
+#[derive(Clone, Copy)]
+pub struct MapArgs {
     /// First operands.
-    pub a: &'a [*const u8],
+    pub a: Lines,
     /// Second operands.
-    pub b: &'a [*const u8],
+    pub b: Lines,
     /// Third operands.
-    pub c: &'a [*const u8],
+    pub c: Lines,
     /// Results. A result may lie exactly on an operand, but must not overlap one otherwise.
-    pub out: &'a [*mut u8],
+    pub out: Lines,
+    /// Rows.
+    pub rows: usize,
     /// Elements per row.
     pub n: usize,
 }
@@ -170,53 +195,54 @@ ops! {
     );
 }
 
-/// Pointers to the operands and the result at some element.
-type Row = ([*const u32; 3], *mut u32);
-
 /// Runs one operation over rows on the registers of a level: a function of its own for each operation, compiled for the
 /// level's instructions.
 pub(super) trait Rows {
     /// # Safety
     /// As for [`map`].
-    unsafe fn run<O: Op>(args: &MapArgs<'_>);
+    unsafe fn run<O: Op>(args: &MapArgs);
 }
 
 /// # Safety
 /// As for [`map`].
 #[inline(always)]
-pub(super) unsafe fn rows<V: Simd, O: Op>(args: &MapArgs<'_>) {
-    let mut spare = [[0u32; 16]; 3];
-    let mut spare_out = [0u32; 16];
-    let spare_out = spare_out.as_mut_ptr();
-    for (r, &out) in args.out.iter().enumerate() {
-        let operand = |list: &[*const u8]| list.get(r).copied().unwrap_or(std::ptr::null());
-        let from = [operand(args.a), operand(args.b), operand(args.c)];
-        let mut i = 0;
-        while i < args.n {
-            let count = (args.n - i).min(V::N);
-            let at = i * 4;
-            let mut row: Row = (from.map(|p| p.wrapping_add(at).cast()), out.wrapping_add(at).cast());
-            // SAFETY: the caller vouches for `n` elements of each operand that the operation has; what is left of a
-            // row goes through buffers of a whole register.
-            unsafe {
-                if count < V::N {
-                    for (k, p) in row.0.iter_mut().enumerate().take(O::ARITY) {
-                        let to = spare[k].as_mut_ptr();
-                        std::ptr::copy_nonoverlapping(*p, to, count);
-                        *p = to.cast_const();
-                    }
-                    row.1 = spare_out;
-                }
-                let x = V::load(row.0[0]);
-                let y = if O::ARITY > 1 { V::load(row.0[1]) } else { x };
-                let z = if O::ARITY > 2 { V::load(row.0[2]) } else { x };
-                O::apply(x, y, z).store(row.1);
-                if count < V::N {
-                    std::ptr::copy_nonoverlapping(spare_out, out.wrapping_add(at).cast(), count);
-                }
+pub(super) unsafe fn rows<V: Simd, O: Op>(args: &MapArgs) {
+    let whole = args.n / V::N;
+    let rest = args.n % V::N;
+    for r in 0..args.rows {
+        let [a, b, c, out] = [args.a, args.b, args.c, args.out].map(|l| l.at(r).cast::<u32>());
+        // SAFETY: the caller vouches for `n` elements of each operand that the operation has; what is left of a row goes
+        // through buffers of a whole register.
+        unsafe {
+            for i in 0..whole {
+                one::<V, O>(a, b, c, out, i * V::N);
             }
-            i += count;
+            if rest > 0 {
+                let mut spare = [[0u32; 16]; 4];
+                let at = whole * V::N;
+                for (to, from) in spare.iter_mut().zip([a, b, c]).take(O::ARITY) {
+                    std::ptr::copy_nonoverlapping(from.wrapping_add(at), to.as_mut_ptr(), rest);
+                }
+                let [x, y, z, result] = &mut spare;
+                one::<V, O>(x.as_mut_ptr(), y.as_mut_ptr(), z.as_mut_ptr(), result.as_mut_ptr(), 0);
+                std::ptr::copy_nonoverlapping(result.as_ptr(), out.wrapping_add(at), rest);
+            }
         }
+    }
+}
+
+/// One register from element `i` on.
+///
+/// # Safety
+/// As for [`map`], for a whole register.
+#[inline(always)]
+unsafe fn one<V: Simd, O: Op>(a: *mut u32, b: *mut u32, c: *mut u32, out: *mut u32, i: usize) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let x = V::load(a.wrapping_add(i));
+        let y = if O::ARITY > 1 { V::load(b.wrapping_add(i)) } else { x };
+        let z = if O::ARITY > 2 { V::load(c.wrapping_add(i)) } else { x };
+        O::apply(x, y, z).store(out.wrapping_add(i));
     }
 }
 
@@ -226,7 +252,7 @@ pub(super) unsafe fn rows<V: Simd, O: Op>(args: &MapArgs<'_>) {
 ///
 /// # Safety
 /// Every pointer is valid for `n` elements of 4 bytes; results do not partly overlap operands.
-pub(super) unsafe fn map<R: Rows>(op: AluOp, ty: DType, args: &MapArgs<'_>) {
+pub(super) unsafe fn map<R: Rows>(op: AluOp, ty: DType, args: &MapArgs) {
     macro_rules! go {
         ($o:ident) => {
             // SAFETY: as the caller of `map` vouches.
@@ -298,9 +324,9 @@ pub(super) unsafe fn map<R: Rows>(op: AluOp, ty: DType, args: &MapArgs<'_>) {
     }
 }
 
-fn zero(args: &MapArgs<'_>) {
-    for &out in args.out {
+fn zero(args: &MapArgs) {
+    for r in 0..args.rows {
         // SAFETY: the caller of `map` vouches for `n` elements per row.
-        unsafe { std::ptr::write_bytes(out, 0, args.n * 4) };
+        unsafe { std::ptr::write_bytes(args.out.at(r), 0, args.n * 4) };
     }
 }

@@ -28,11 +28,11 @@ use crate::executor::Simd as Level;
 pub use drive::{Local, MAX_BLOCK, Machine, Probe};
 pub use gemm::Product;
 use lockstep_isa::{AluOp, DType};
-pub use map::MapArgs;
+pub use map::{Lines, MapArgs};
 pub use moves::{permute, transpose};
 pub use team::Team;
 
-type Map = unsafe fn(AluOp, DType, &MapArgs<'_>);
+type Map = unsafe fn(AluOp, DType, &MapArgs);
 type Widen = unsafe fn(DType, *const u8, *mut u8, usize);
 type Narrow = unsafe fn(DType, DType, *const u8, *mut u8, usize);
 type Reduce = unsafe fn(AluOp, DType, usize, *const u8, *mut u8, usize);
@@ -68,7 +68,7 @@ macro_rules! level {
             struct OnLevel;
 
             impl map::Rows for OnLevel {
-                unsafe fn run<O: map::Op>(args: &MapArgs<'_>) {
+                unsafe fn run<O: map::Op>(args: &MapArgs) {
                     // SAFETY: as the caller vouches.
                     unsafe { one_op::<O>(args) }
                 }
@@ -77,7 +77,7 @@ macro_rules! level {
             /// # Safety
             /// See [`map::map`]; the host has the instructions of this level.
             $(#[target_feature(enable = $feature)])?
-            unsafe fn one_op<O: map::Op>(args: &MapArgs<'_>) {
+            unsafe fn one_op<O: map::Op>(args: &MapArgs) {
                 // SAFETY: as the caller vouches.
                 unsafe { map::rows::<$v, O>(args) }
             }

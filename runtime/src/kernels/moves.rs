@@ -15,49 +15,71 @@ pub unsafe fn reduce<V: Simd>(op: AluOp, ty: DType, segment: usize, from: *const
         return;
     }
     for s in 0..n / segment {
-        let mut partial = [scalar::identity(op, ty); PARTIALS];
+        // The 16 partial results, in registers.
+        let mut partial = [V::splat(f32::from_bits(scalar::identity(op, ty))); PARTIALS];
+        let registers = PARTIALS / V::N;
         // SAFETY: segment `s` lies within the `n` elements that the caller vouches for; registers divide PARTIALS.
-        unsafe {
+        let result = unsafe {
             let x = from.add(s * segment);
             let whole = segment / PARTIALS * PARTIALS;
-            let mut j = 0;
-            while j < PARTIALS {
-                let mut acc = V::load(partial.as_ptr().add(j));
-                let mut i = j;
-                while i < whole {
-                    acc = combine(op, ty, acc, V::load(x.add(i)));
-                    i += PARTIALS;
+            let mut i = 0;
+            while i < whole {
+                for (j, p) in partial.iter_mut().enumerate().take(registers) {
+                    *p = combine(op, ty, *p, V::load(x.add(i + j * V::N)));
                 }
-                acc.store(partial.as_mut_ptr().add(j));
-                j += V::N;
+                i += PARTIALS;
             }
-            for (j, p) in partial.iter_mut().enumerate().take(segment - whole) {
-                let v = x.add(whole + j).read_unaligned();
-                *p = scalar::combine(op, ty, *p, v);
+            if whole < segment {
+                let mut lanes = [0u32; PARTIALS];
+                for (j, p) in partial.iter().enumerate().take(registers) {
+                    p.store(lanes.as_mut_ptr().add(j * V::N));
+                }
+                for (j, p) in lanes.iter_mut().enumerate().take(segment - whole) {
+                    *p = scalar::combine(op, ty, *p, x.add(whole + j).read_unaligned());
+                }
+                for (j, p) in partial.iter_mut().enumerate().take(registers) {
+                    *p = V::load(lanes.as_ptr().add(j * V::N));
+                }
             }
-        }
-        let mut h = PARTIALS / 2;
-        while h > 0 {
-            for j in 0..h {
-                partial[j] = scalar::combine(op, ty, partial[j], partial[j + h]);
-            }
-            h /= 2;
-        }
+            halves(op, ty, &mut partial).spread()
+        };
         // SAFETY: as above.
         unsafe {
             let y = to.add(s * segment);
-            let all = V::splat(f32::from_bits(partial[0]));
             let mut i = 0;
             while i + V::N <= segment {
-                all.store(y.add(i));
+                result.store(y.add(i));
                 i += V::N;
             }
-            while i < segment {
-                y.add(i).write_unaligned(partial[0]);
-                i += 1;
+            if i < segment {
+                let mut lanes = [0u32; PARTIALS];
+                result.store(lanes.as_mut_ptr());
+                std::ptr::copy_nonoverlapping(lanes.as_ptr(), y.add(i), segment - i);
             }
         }
     }
+}
+
+/// Combines the partial results by halves, the first with the second, down to one in lane 0 of the result.
+#[inline(always)]
+fn halves<V: Simd>(op: AluOp, ty: DType, partial: &mut [V; PARTIALS]) -> V {
+    let mut registers = PARTIALS / V::N;
+    while registers > 1 {
+        registers /= 2;
+        for j in 0..registers {
+            partial[j] = combine(op, ty, partial[j], partial[j + registers]);
+        }
+    }
+    let mut x = partial[0];
+    if V::N > 8 {
+        x = combine(op, ty, x, x.down::<8>());
+    }
+    if V::N > 4 {
+        x = combine(op, ty, x, x.down::<4>());
+        x = combine(op, ty, x, x.down::<2>());
+        x = combine(op, ty, x, x.down::<1>());
+    }
+    x
 }
 
 /// One step of a reduction on registers.

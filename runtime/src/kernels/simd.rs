@@ -46,6 +46,10 @@ pub trait Simd: Lane {
     /// `p` is readable for `N` elements.
     unsafe fn load_i8(p: *const i8) -> Self::Int;
 
+    /// Lane i is lane `i + H`, for `H` of 1, 2, 4 or 8 below `N` and lanes that exist; the others are undefined.
+    fn down<const H: usize>(self) -> Self;
+    /// Lane 0 on every lane.
+    fn spread(self) -> Self;
     /// Asks for a line to be fetched into the second-level cache. Any address will do.
     #[inline(always)]
     fn prefetch(_p: *const u8) {}
@@ -120,6 +124,14 @@ impl Simd for f32 {
     unsafe fn load_i8(p: *const i8) -> i32 {
         // SAFETY: the caller vouches for one readable element.
         unsafe { *p as i32 }
+    }
+    #[inline(always)]
+    fn down<const H: usize>(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn spread(self) -> f32 {
+        self
     }
     #[inline(always)]
     fn sqrt(self) -> f32 {

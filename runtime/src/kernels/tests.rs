@@ -43,6 +43,22 @@ fn words(seed: u32, n: usize) -> Vec<u32> {
         .collect()
 }
 
+/// A row to read.
+fn line<T>(row: &[T]) -> Lines {
+    Lines {
+        first: row.as_ptr().cast_mut().cast(),
+        step: 0,
+    }
+}
+
+/// A row to write.
+fn line_mut<T>(row: &mut [T]) -> Lines {
+    Lines {
+        first: row.as_mut_ptr().cast(),
+        step: 0,
+    }
+}
+
 fn same(got: u32, want: u32, float: bool) -> bool {
     got == want || float && f32::from_bits(got).is_nan() && f32::from_bits(want).is_nan()
 }
@@ -59,10 +75,11 @@ fn maps_equal_the_scalar_definition() {
                 }
                 let mut out = vec![0u32; n];
                 let args = MapArgs {
-                    a: &[a.as_ptr().cast()],
-                    b: &[b.as_ptr().cast()],
-                    c: &[c.as_ptr().cast()],
-                    out: &[out.as_mut_ptr().cast()],
+                    a: line(&a),
+                    b: line(&b),
+                    c: line(&c),
+                    out: line_mut(&mut out),
+                    rows: 1,
                     n,
                 };
                 // SAFETY: every buffer has n elements.
@@ -104,10 +121,11 @@ fn small_exponentials_equal_the_scalar_definition() {
     for k in levels() {
         let mut out = vec![1u32; n];
         let args = MapArgs {
-            a: &[a.as_ptr().cast()],
-            b: &[],
-            c: &[],
-            out: &[out.as_mut_ptr().cast()],
+            a: line(&a),
+            b: Lines::NONE,
+            c: Lines::NONE,
+            out: line_mut(&mut out),
+            rows: 1,
             n,
         };
         // SAFETY: the buffers hold `n` elements.
@@ -369,10 +387,11 @@ fn speed_of_products() {
             for _ in 0..100 {
                 let start = std::time::Instant::now();
                 let args = MapArgs {
-                    a: &[x.as_ptr().cast()],
-                    b: &[x.as_ptr().cast()],
-                    c: &[],
-                    out: &[y.as_mut_ptr().cast()],
+                    a: line(&x),
+                    b: line(&x),
+                    c: Lines::NONE,
+                    out: line_mut(&mut y),
+                    rows: 1,
                     n,
                 };
                 // SAFETY: the buffers have n elements.

@@ -73,6 +73,7 @@ pub struct CpuSession {
 struct Shared {
     kernels: Kernels,
     plans: Vec<Plan>,
+    /// With room before the first byte to start at a multiple of 64.
     pool: Vec<u8>,
     row_bytes: usize,
 }
@@ -106,7 +107,7 @@ impl CpuSession {
                     let shared = Shared {
                         kernels,
                         plans,
-                        pool: pool.bytes,
+                        pool: aligned(&pool.bytes, options)?,
                         row_bytes,
                     };
                     let bytes = zeroed(scratch as u64 * threads as u64 + 64, options)?;
@@ -160,6 +161,14 @@ fn zeroed(n: u64, options: &LoadOptions) -> Result<Vec<u8>, ExecError> {
     bytes.try_reserve_exact(n as usize).map_err(|_| error(0))?;
     bytes.resize(n as usize, 0);
     Ok(bytes)
+}
+
+/// A copy whose bytes start at the first multiple of 64.
+fn aligned(bytes: &[u8], options: &LoadOptions) -> Result<Vec<u8>, ExecError> {
+    let mut copy = zeroed(bytes.len() as u64 + 64, options)?;
+    let at = copy.as_ptr().align_offset(64).min(64);
+    copy[at..at + bytes.len()].copy_from_slice(bytes);
+    Ok(copy)
 }
 
 fn build_plans(
@@ -235,10 +244,11 @@ impl CpuSession {
         self.host.place(entry, inputs, self.memory.bytes_mut());
         note(probe, "input");
         let offset = self.scratch.as_ptr().align_offset(64).min(64);
+        let pool = self.shared.pool.as_ptr().align_offset(64).min(64);
         let machine = Machine::new(
             self.memory.bytes_mut(),
             &mut self.scratch[offset..],
-            &self.shared.pool,
+            self.shared.pool.get(pool..).unwrap_or(&[]),
             self.artifact.weight_bytes(),
             self.shared.row_bytes,
             self.scratch_bytes,

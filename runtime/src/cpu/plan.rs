@@ -463,7 +463,11 @@ mod tests {
                 for n in 0..12 {
                     let (count, step) = rows.even(n);
                     for i in 0..count.min(6) {
-                        assert_eq!(rows.at(n + i), rows.at(n) + i as i64 * step, "{counts:?} {first} {n} {i}");
+                        assert_eq!(
+                            rows.at(n + i),
+                            rows.at(n) + i as i64 * step,
+                            "{counts:?} {first} {n} {i}"
+                        );
                     }
                 }
             }

@@ -11,8 +11,8 @@ use super::simd::Simd;
 use lockstep_isa::DType;
 use lockstep_isa::artifact::PANEL_COLUMNS;
 
-/// Most rows of x that a micro-kernel holds.
-const MAX_ROWS: usize = 12;
+/// Most rows of x that a micro-kernel holds. The addresses of one more would not fit into registers, which halves the speed.
+const MAX_ROWS: usize = 11;
 /// From this many rows on, narrow weights are widened once into scratch.
 const WIDEN_ROWS: usize = 4;
 /// Rows of an integer window that are summed in f32: 256 * 255 * 255 is below 2^24.
@@ -201,6 +201,17 @@ pub(super) unsafe fn one_panel<V: Simd, W: Weight, const NV: usize>(
             // SAFETY: as the caller vouches.
             unsafe { micro::<V, W, $r, 1, NV>(p, x, w, acc, acc_step) }
         };
+        ($r:literal by halves) => {{
+            // SAFETY: as the caller vouches; either half of the panel's columns is two registers.
+            unsafe {
+                micro::<V, W, $r, 1, 2>(p, x, w, acc, acc_step);
+                let w = Panel {
+                    w: w.w.add(PANEL_BYTES / 2),
+                    ahead: w.ahead,
+                };
+                micro::<V, W, $r, 1, 2>(p, x, w, acc.add(PANEL_BYTES / 2), acc_step);
+            }
+        }};
     }
     if const { V::N == 16 && W::EVERY } {
         match x.len() {
@@ -215,14 +226,17 @@ pub(super) unsafe fn one_panel<V: Simd, W: Weight, const NV: usize>(
             9 => go!(9),
             10 => go!(10),
             11 => go!(11),
-            12 => go!(12),
             _ => {}
         }
     } else if const { V::N > 1 } {
+        // With 16 registers, 6 rows by 2 registers leave room for the operands; 3 by 4 would not.
         match x.len() {
             1 => go!(1),
             2 => go!(2),
             3 => go!(3),
+            4 if const { W::EVERY } => go!(4 by halves),
+            5 if const { W::EVERY } => go!(5 by halves),
+            6 if const { W::EVERY } => go!(6 by halves),
             _ => {}
         }
     } else {
@@ -265,6 +279,7 @@ pub(super) unsafe fn panels<V: Simd, W: Weight, const NV: usize>(
 fn most_rows<L: Level, W: Weight>() -> usize {
     match L::N {
         16 if W::EVERY => MAX_ROWS,
+        8 if W::EVERY => 6,
         1 => 1,
         _ => 3,
     }

@@ -340,12 +340,14 @@ fn speed_of_products() {
             (64, 384, 320),
             (49, 320, 320),
             (12, 320, 320),
+            (8, 320, 320),
             (4, 320, 320),
             (1, 320, 320),
             (1, 576, 1536),
         ] {
             let x = vec![0.5f32; rows * depth];
-            let w = vec![0.25f32; n.div_ceil(32) * 32 * depth];
+            let w = vec![0.25f32; n.div_ceil(32) * 32 * depth + 16];
+            let w = &w[w.as_ptr().align_offset(64)..][..n.div_ceil(32) * 32 * depth];
             let mut acc = vec![0f32; rows * n];
             let mut scratch = vec![0u32; 32 * depth];
             let pointers: Vec<*const u8> = (0..rows).map(|r| x[r * depth..].as_ptr().cast()).collect();
@@ -378,6 +380,23 @@ fn speed_of_products() {
             }
             let rate = 2.0 * (rows * depth * n) as f64 / best / 1e9;
             println!("  {rows}x{depth}x{n}: {rate:.1} GFLOP/s, {:.0} %", rate / peak * 100.0);
+            if rows == 1 {
+                // What a row costs at least: reading the weights.
+                let words: Vec<u32> = w.iter().map(|x| x.to_bits()).collect();
+                let (mut read, mut sum) = (f64::MAX, 0u32);
+                for _ in 0..40 {
+                    let start = std::time::Instant::now();
+                    sum = std::hint::black_box(&words).iter().fold(sum, |s, &x| s.wrapping_add(x));
+                    std::hint::black_box(sum);
+                    read = read.min(start.elapsed().as_secs_f64());
+                }
+                let bytes = (w.len() * 4) as f64 / 1e9;
+                println!(
+                    "    {:.1} GB/s of weights; read alone {:.1} GB/s",
+                    bytes / best,
+                    bytes / read
+                );
+            }
         }
         let n = 320 * 64;
         let x = vec![0.7f32; n];

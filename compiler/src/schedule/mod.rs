@@ -20,6 +20,7 @@ mod deps;
 mod group;
 mod list;
 mod place;
+mod repair;
 mod report;
 mod reserve;
 mod run;

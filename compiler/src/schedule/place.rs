@@ -4,12 +4,14 @@
 //! their own, and buffers that chains touch at about the same time should have them. The time is estimated by a schedule
 //! without resources. Constants and states come first, largest first, and keep their rows for all entries; temporaries
 //! follow in chain order, each where its estimated use overlaps least and its chain-order lifetime fits. Every bank gives
-//! up the same number of words to instruction text.
+//! up the same number of words to instruction text. What then still shares a bank within a group of runs is moved
+//! (`repair.rs`).
 //!
 //! An index that a gather takes from a read flows inward, so its buffer lies in the outermost group and the table
 //! further in, in the same hemisphere.
 
 use super::group::{self, Members};
+use super::repair;
 use super::uses::{Access, Need, Uses, uses_of};
 use crate::chain::{BufId, BufKind, ChainKind, ChainProgram};
 use crate::{CompileError, CompileErrorKind};
@@ -52,8 +54,23 @@ pub(super) fn words(program: &ChainProgram, buf: BufId) -> u64 {
         .map_or(0, |b| b.n_vectors as u64 * b.dtype.words() as u64)
 }
 
+/// A buffer, or what is one constant or state in several entries, and where it lies.
+pub(super) struct Item {
+    pub chip: usize,
+    pub words: u64,
+    /// Groups of runs that use it, ascending.
+    pub groups: Vec<usize>,
+    pub need: Need,
+    /// Of a temporary: the entry, and the first and last of its chip's chains that it must last for.
+    pub span: Option<(usize, usize, usize)>,
+    /// Entries and buffers.
+    members: Vec<(usize, BufId)>,
+    pub place: Place,
+}
+
 struct Placer<'a> {
     target: &'a Target,
+    items: Vec<Item>,
     /// Words left for values in a bank, per chip.
     capacity: Vec<u32>,
     /// Words of constants and states, per chip and bank.
@@ -96,6 +113,7 @@ pub(super) fn place(
     let per_bank = |bytes: u64| bytes.div_ceil(target.word_bytes() as u64 * target.n_places() as u64) as u32;
     let mut placer = Placer {
         target,
+        items: Vec::new(),
         capacity: text
             .iter()
             .map(|&t| target.bank_words().saturating_sub(per_bank(t)))
@@ -120,16 +138,37 @@ pub(super) fn place(
     let mut out = Places {
         entries: programs.iter().map(|p| vec![default; p.bufs.len()]).collect(),
         fixed: programs.iter().map(|p| vec![None; p.bufs.len()]).collect(),
-        used: Vec::new(),
+        used: vec![vec![0; target.n_places()]; n_chips],
     };
-    place_permanent(programs, &uses, &mut placer, &mut out, false)?;
+    place_permanent(programs, &uses, &mut placer, false)?;
     // Vectors that are read beside many buffers are easier to place when those have their banks; room is kept for them.
     let kept = small_words(programs, n_chips, placer.target.n_places());
     for (capacity, kept) in placer.capacity.iter_mut().zip(&kept) {
         *capacity = capacity.saturating_sub(*kept);
     }
     for (e, program) in programs.iter().enumerate() {
-        place_scratch(program, &uses[e], slack, &mut placer, &mut out.entries[e])?;
+        place_scratch(e, program, &uses[e], slack, &mut placer)?;
+    }
+    for (capacity, kept) in placer.capacity.iter_mut().zip(&kept) {
+        *capacity += kept;
+    }
+    place_permanent(programs, &uses, &mut placer, true)?;
+    repair::repair(&mut placer.items, target, &placer.capacity, placer.groups.len());
+    for item in &placer.items {
+        let mut fixed = None;
+        if item.span.is_none() {
+            let used = &mut out.used[item.chip][item.place.dense(target.groups, target.banks)];
+            let width = item.members.first().and_then(|(e, id)| programs[*e].bufs.get(*id));
+            let base = (*used as u64).next_multiple_of(width.map_or(1, |b| b.dtype.words() as u64));
+            *used = (base + item.words) as u32;
+            fixed = u16::try_from(base).ok();
+        }
+        for &(e, id) in &item.members {
+            out.entries[e][id.index()] = item.place;
+            out.fixed[e][id.index()] = fixed;
+        }
+    }
+    for (e, program) in programs.iter().enumerate() {
         for (id, buf) in program.bufs.iter() {
             if let BufKind::NextState(state) = buf.kind {
                 out.entries[e][id.index()] = out.entries[e][state.index()];
@@ -137,11 +176,6 @@ pub(super) fn place(
             }
         }
     }
-    for (capacity, kept) in placer.capacity.iter_mut().zip(&kept) {
-        *capacity += kept;
-    }
-    place_permanent(programs, &uses, &mut placer, &mut out, true)?;
-    out.used = placer.used;
     Ok(out)
 }
 
@@ -208,7 +242,6 @@ fn place_permanent(
     programs: &[&ChainProgram],
     uses: &[Uses],
     placer: &mut Placer<'_>,
-    out: &mut Places,
     small: bool,
 ) -> Result<(), CompileError> {
     let mut all: Vec<(u64, Vec<(usize, BufId)>)> = Vec::new();
@@ -263,20 +296,33 @@ fn place_permanent(
         let base = (used[dense] as u64).next_multiple_of(width);
         placer.used[chip][dense] = (base + size) as u32;
         placer.take(chip, place, &accesses);
-        for &(e, id) in members {
-            out.entries[e][id.index()] = place;
-            out.fixed[e][id.index()] = u16::try_from(base).ok();
-        }
+        placer.items.push(Item {
+            chip,
+            words: *size,
+            groups: groups_of(&accesses),
+            need: uses[e].needs[id.index()],
+            span: None,
+            members: members.clone(),
+            place,
+        });
     }
     Ok(())
 }
 
+/// The groups of these accesses, ascending.
+fn groups_of(accesses: &[Access]) -> Vec<usize> {
+    let mut groups: Vec<usize> = accesses.iter().map(|a| a.group).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
+
 fn place_scratch(
+    entry: usize,
     program: &ChainProgram,
     uses: &Uses,
     slack: usize,
     placer: &mut Placer<'_>,
-    places: &mut [Place],
 ) -> Result<(), CompileError> {
     let mut output = vec![false; program.bufs.len()];
     for nest in program.outputs.iter().flat_map(|t| &t.nests) {
@@ -340,7 +386,15 @@ fn place_scratch(
         let dense = place.dense(placer.target.groups, placer.target.banks);
         live[chip][dense][from..=to].iter_mut().for_each(|w| *w += size as u32);
         placer.take(chip, place, &uses.accesses[i]);
-        places[i] = place;
+        placer.items.push(Item {
+            chip,
+            words: size,
+            groups: groups_of(&uses.accesses[i]),
+            need: uses.needs[i],
+            span: Some((entry, from, to)),
+            members: vec![(entry, id)],
+            place,
+        });
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::group::{Arg, Belt, Group, Step, StepOp, Unit, bad};
 use crate::CompileError;
-use crate::chain::{Affine, BufId, ChainId, ChainProgram};
+use crate::chain::{Affine, Buf, BufId, ChainId, ChainProgram};
 use lockstep_graph::EntityId;
 use lockstep_isa::{DType, Dir, Place, Queue, Target};
 
@@ -81,14 +81,22 @@ pub(super) fn groups(
             base: base * width + first,
             strides: [1, width as i32, 0],
         };
-        let step = |chip, op, queue, args, offset, dtype: DType, belt| Step {
+        // Where a vector is one word, memory knows its live lanes.
+        let live = |b: &Buf| {
+            if b.dtype.words() == 1 {
+                (b.lo, b.hi)
+            } else {
+                (0, target.lanes)
+            }
+        };
+        let step = |chip, op, queue, args, offset, (dtype, (lo, hi)): (DType, (u16, u16)), belt| Step {
             chip,
             node: None,
             op,
             dtype,
             dims,
-            lo: 0,
-            hi: target.lanes,
+            lo,
+            hi,
             args,
             unit: Unit::Fixed(queue),
             offset,
@@ -114,6 +122,7 @@ pub(super) fn groups(
                 forward: false,
             }]
         };
+        let word = (DType::U8, (0, target.lanes));
         out.push(Group {
             chain,
             steps: vec![
@@ -127,17 +136,17 @@ pub(super) fn groups(
                     source,
                     Vec::new(),
                     0,
-                    from.dtype,
+                    (from.dtype, live(from)),
                     belt(source, send, read),
                 ),
-                step(from.chip, StepOp::Send, send, arg(0), sent, DType::U8, None),
+                step(from.chip, StepOp::Send, send, arg(0), sent, word, None),
                 step(
                     to.chip,
                     StepOp::Recv,
                     recv,
                     arg(1),
                     received,
-                    DType::U8,
+                    word,
                     belt(recv, sink, received),
                 ),
                 step(
@@ -150,7 +159,7 @@ pub(super) fn groups(
                     sink,
                     arg(2),
                     received + way_in,
-                    to.dtype,
+                    (to.dtype, live(to)),
                     None,
                 ),
             ],

@@ -19,7 +19,7 @@ use lockstep_compiler::CompileError;
 use lockstep_compiler::tir::build::Built;
 use lockstep_compiler::tir::eval::{Data, Tensor};
 use lockstep_compiler::tir::expr::{Ex, Expr};
-use lockstep_compiler::tir::{IndexMap, ReduceOp, TensorIr, TirBuilder, Type, ValueId, Windows};
+use lockstep_compiler::tir::{Combiner, IndexMap, ReduceOp, TensorIr, TirBuilder, Type, ValueId, Windows};
 use lockstep_isa::artifact::HostDType;
 use lockstep_isa::{DType, scalar};
 use std::fmt::{self, Write as _};
@@ -32,7 +32,7 @@ pub enum Kind {
     /// A constant.
     Const(DType, Vec<usize>),
     /// A state; [`Program::next`] says what follows it.
-    State(Vec<usize>),
+    State(DType, Vec<usize>),
     /// One of [`MAPS`].
     Map(&'static str),
     /// Conversion.
@@ -57,6 +57,10 @@ pub enum Kind {
     Windows([usize; 4]),
     /// Rows of the first operand by the indices in the second.
     Gather,
+    /// Rows of the first operand at the indices in the second, replaced by or combined with the third.
+    Scatter(Option<ReduceOp>),
+    /// The second operand in the order that sorts the first along an axis; descending or not.
+    Sort(usize, bool),
 }
 
 /// A step.
@@ -187,11 +191,15 @@ impl Program {
             let ty = b.ty(v).clone();
             let tolerance = match &step.kind {
                 Kind::Input(..) | Kind::Const(..) => 0.0,
-                Kind::State(_) => 4.0 * SUM,
+                Kind::State(..) => 4.0 * SUM,
                 Kind::Map(_) => 4.0 * most,
                 Kind::Cvt(DType::F16) if most > 0.0 => most + 2e-3,
                 Kind::Cvt(DType::BF16) if most > 0.0 => most + 1e-2,
-                Kind::Reduce(ReduceOp::Add | ReduceOp::Mul, _) | Kind::Contract(..) if ty.dtype.is_float() => {
+                Kind::Reduce(ReduceOp::Add | ReduceOp::Mul, _)
+                | Kind::Scatter(Some(ReduceOp::Add | ReduceOp::Mul))
+                | Kind::Contract(..)
+                    if ty.dtype.is_float() =>
+                {
                     4.0 * most + SUM
                 }
                 _ => most,
@@ -231,7 +239,7 @@ impl Program {
             b.output(&format!("v{o}"), host(ty.dtype), &ty.shape, values[o]);
         }
         let states: Vec<usize> = (0..self.steps.len())
-            .filter(|&i| matches!(self.steps[i].kind, Kind::State(_)))
+            .filter(|&i| matches!(self.steps[i].kind, Kind::State(..)))
             .collect();
         for (index, state) in states.iter().enumerate() {
             let next = self.next.iter().find(|n| n.0 == *state).map_or(*state, |n| n.1);
@@ -414,7 +422,7 @@ impl Kind {
         Some(match (op, s) {
             ("input", [d, shape]) => Kind::Input(dtype(d)?, list(shape, 'x')?),
             ("const", [d, shape]) => Kind::Const(dtype(d)?, list(shape, 'x')?),
-            ("state", [shape]) => Kind::State(list(shape, 'x')?),
+            ("state", [d, shape]) => Kind::State(dtype(d)?, list(shape, 'x')?),
             ("map", [name]) => Kind::Map(map_fn(name)?.name),
             ("cvt", [d]) => Kind::Cvt(dtype(d)?),
             ("reduce", [op, axes]) => {
@@ -439,6 +447,9 @@ impl Kind {
             ("concat", [axis]) => Kind::Concat(axis.parse().ok()?),
             ("windows", [w]) => Kind::Windows(list(w, ',')?.try_into().ok()?),
             ("gather", []) => Kind::Gather,
+            ("scatter", ["set"]) => Kind::Scatter(None),
+            ("scatter", [op]) => Kind::Scatter(Some(ReduceOp::ALL.into_iter().find(|r| r.name() == *op)?)),
+            ("sort", [axis, order @ ("up" | "down")]) => Kind::Sort(axis.parse().ok()?, *order == "down"),
             _ => return None,
         })
     }
@@ -455,7 +466,7 @@ impl fmt::Display for Program {
             match &step.kind {
                 Kind::Input(d, s) => writeln!(f, "input {d} {}", joined(s, "x")),
                 Kind::Const(d, s) => writeln!(f, "const {d} {}", joined(s, "x")),
-                Kind::State(s) => writeln!(f, "state {}", joined(s, "x")),
+                Kind::State(d, s) => writeln!(f, "state {d} {}", joined(s, "x")),
                 Kind::Map(name) => writeln!(f, "map {name}{args}"),
                 Kind::Cvt(d) => writeln!(f, "cvt {d}{args}"),
                 Kind::Reduce(op, axes) => writeln!(f, "reduce {} {}{args}", op.name(), joined(axes, ",")),
@@ -479,6 +490,8 @@ impl fmt::Display for Program {
                 Kind::Concat(axis) => writeln!(f, "concat {axis}{args}"),
                 Kind::Windows(w) => writeln!(f, "windows {}{args}", joined(w, ",")),
                 Kind::Gather => writeln!(f, "gather{args}"),
+                Kind::Scatter(op) => writeln!(f, "scatter {}{args}", op.map_or("set", ReduceOp::name)),
+                Kind::Sort(axis, down) => writeln!(f, "sort {axis} {}{args}", if *down { "down" } else { "up" }),
             }?;
         }
         for (s, n) in &self.next {
@@ -540,10 +553,10 @@ fn build(b: &mut TirBuilder, number: usize, kind: &Kind, x: &[ValueId]) -> Built
             let bytes = lockstep_compiler::tir::consteval::to_bytes(&data);
             b.constant(&format!("k{number}"), data.ty, host(*dtype), bytes.into())
         }
-        Kind::State(shape) => b.state(
+        Kind::State(dtype, shape) => b.state(
             &format!("s{number}"),
             &format!("next{number}"),
-            Type::new(DType::F32, shape),
+            Type::new(*dtype, shape),
         ),
         Kind::Map(name) => match map_fn(name) {
             Some(m) if m.arity == x.len() => b.map(x, |e, args| (m.f)(e, args)),
@@ -572,5 +585,10 @@ fn build(b: &mut TirBuilder, number: usize, kind: &Kind, x: &[ValueId]) -> Built
             b.move_one(x[0], IndexMap::im2col(&shape, &windows), 0)
         }
         Kind::Gather => b.gather(x[0], x[1]),
+        Kind::Scatter(op) => {
+            let combiner = op.map_or(Combiner::Replace, Combiner::Reduce);
+            b.scatter(combiner, x[0], x[1], x[2])
+        }
+        Kind::Sort(axis, down) => b.sort(*axis, *down, x[0], x[1]),
     }
 }

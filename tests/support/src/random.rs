@@ -11,7 +11,7 @@ type Pairs = Vec<(usize, usize)>;
 /// Most elements of a value.
 const MOST_ELEMENTS: usize = 6000;
 /// Most axes of a value.
-const MOST_AXES: usize = 4;
+const MOST_AXES: usize = 6;
 
 /// Draws a program of 1 to `most` computing steps.
 ///
@@ -24,16 +24,20 @@ pub fn program(u: &mut Unstructured<'_>, most: usize) -> Result<Program> {
     };
     for _ in 0..u.int_in_range(1..=2)? {
         let shape = shape(u)?;
-        let dtype = if u.ratio(1, 8)? { DType::I32 } else { DType::F32 };
+        let dtype = dtype(u)?;
         g.push(Kind::Input(dtype, shape), &[]);
     }
     if g.known.is_empty() {
         // The shapes drawn were too large.
         g.push(Kind::Input(DType::F32, vec![5, 4]), &[]);
     }
-    if u.ratio(1, 6)? {
+    if u.ratio(1, 4)? {
         let shape = shape(u)?;
-        g.push(Kind::State(shape), &[]);
+        let dtype = dtype(u)?;
+        g.push(Kind::State(dtype, shape.clone()), &[]);
+        if u.ratio(1, 3)? {
+            g.push(Kind::State(dtype, shape), &[]);
+        }
     }
     let wanted = u.int_in_range(1..=most)?;
     let mut made = 0;
@@ -44,6 +48,18 @@ pub fn program(u: &mut Unstructured<'_>, most: usize) -> Result<Program> {
         made += usize::from(g.step(u)?);
     }
     g.finish(u)
+}
+
+/// An element type: mostly f32.
+fn dtype(u: &mut Unstructured<'_>) -> Result<DType> {
+    Ok(match u.int_in_range(0..=15)? {
+        0 | 1 => DType::I32,
+        2 => DType::F16,
+        3 => DType::BF16,
+        4 => DType::I8,
+        5 => DType::U8,
+        _ => DType::F32,
+    })
 }
 
 /// An extent: mostly small, sometimes around the lanes of a chip.
@@ -60,7 +76,13 @@ fn extent(u: &mut Unstructured<'_>) -> Result<usize> {
 fn shape(u: &mut Unstructured<'_>) -> Result<Vec<usize>> {
     let mut shape = Vec::new();
     let mut elements = 1;
-    for _ in 0..u.int_in_range(1..=3)? {
+    let rank = match u.int_in_range(0..=11)? {
+        0 => 0,
+        1 => 4,
+        2 => 5,
+        _ => u.int_in_range(1..=3)?,
+    };
+    for _ in 0..rank {
         let n = extent(u)?;
         let n = if elements * n > MOST_ELEMENTS { 2 } else { n };
         elements *= n;
@@ -114,12 +136,14 @@ impl Gen {
 
     fn step(&mut self, u: &mut Unstructured<'_>) -> Result<bool> {
         let x = self.pick(u)?;
-        let made = match u.int_in_range(0..=15)? {
+        let made = match u.int_in_range(0..=17)? {
             0..=4 => self.map(u, x)?,
             5 | 6 => self.reduce(u, x)?,
             7..=9 => self.contract(u, x)?,
             10 => self.convert(u, x)?,
             11 => self.gather(u, x)?,
+            12 => self.scatter(u, x)?,
+            13 => self.sort(u, x)?,
             _ => self.moves(u, x)?,
         };
         Ok(made.is_some())
@@ -175,13 +199,20 @@ impl Gen {
         if axes.is_empty() {
             axes.push(rank.saturating_sub(1));
         }
-        let op = *u.choose(&[ReduceOp::Add, ReduceOp::Add, ReduceOp::Max, ReduceOp::Min])?;
+        let op = *u.choose(&[
+            ReduceOp::Add,
+            ReduceOp::Add,
+            ReduceOp::Add,
+            ReduceOp::Max,
+            ReduceOp::Min,
+            ReduceOp::Mul,
+        ])?;
         Ok(self.push(Kind::Reduce(op, axes), &[x]))
     }
 
     fn contract(&mut self, u: &mut Unstructured<'_>, x: usize) -> Result<Option<usize>> {
         let dtype = self.known[x].dtype;
-        if dtype == DType::I32 || self.shape(x).is_empty() {
+        if matches!(dtype, DType::I32 | DType::U8) || self.shape(x).is_empty() {
             return Ok(None);
         }
         let shape = self.shape(x);
@@ -281,6 +312,64 @@ impl Gen {
         Ok(self.push(Kind::Gather, &[table, i]))
     }
 
+    /// Rows of a value (or of a state, where there is one) replaced or combined.
+    fn scatter(&mut self, u: &mut Unstructured<'_>, x: usize) -> Result<Option<usize>> {
+        let states: Vec<usize> = (0..self.p.steps.len())
+            .filter(|&i| matches!(self.p.steps[i].kind, Kind::State(..)))
+            .collect();
+        let x = match states.first() {
+            Some(&s) if u.ratio(2, 3)? => s,
+            _ => x,
+        };
+        let (dtype, shape) = (self.known[x].dtype, self.shape(x));
+        let Some((_, rest)) = shape.split_first() else {
+            return Ok(None);
+        };
+        let mut index = vec![u.int_in_range(1..=5)?];
+        if u.ratio(1, 4)? {
+            index.push(u.int_in_range(1..=4)?);
+        }
+        let updates = [&index[..], rest].concat();
+        let Some(index) = self.push(Kind::Input(DType::I32, index), &[]) else {
+            return Ok(None);
+        };
+        let fits: Vec<usize> = (0..self.known.len())
+            .filter(|&v| self.known[v].dtype == dtype && self.known[v].shape == updates)
+            .collect();
+        let made = match fits.last() {
+            Some(&v) => Some(v),
+            None => self.push(Kind::Input(dtype, updates), &[]),
+        };
+        let Some(updates) = made else { return Ok(None) };
+        let op = match u.int_in_range(0..=7)? {
+            0 => Some(ReduceOp::Max),
+            1 => Some(ReduceOp::Min),
+            // What narrow elements add up to is rounded at every step.
+            2 if dtype.bytes() == 4 => Some(ReduceOp::Add),
+            3 if dtype.bytes() == 4 => Some(ReduceOp::Mul),
+            _ => None,
+        };
+        Ok(self.push(Kind::Scatter(op), &[x, index, updates]))
+    }
+
+    /// A value sorted by itself or by another of its shape.
+    fn sort(&mut self, u: &mut Unstructured<'_>, x: usize) -> Result<Option<usize>> {
+        let shape = self.shape(x);
+        if shape.is_empty() || shape.iter().product::<usize>() > 700 {
+            return Ok(None);
+        }
+        let keys: Vec<usize> = (0..self.known.len())
+            .filter(|&v| self.known[v].shape == shape && self.known[v].tolerance == 0.0)
+            .collect();
+        if keys.is_empty() {
+            return Ok(None);
+        }
+        let key = *u.choose(&keys)?;
+        let axis = u.choose_index(shape.len())?;
+        let down = u.ratio(1, 2)?;
+        Ok(self.push(Kind::Sort(axis, down), &[key, x]))
+    }
+
     fn moves(&mut self, u: &mut Unstructured<'_>, x: usize) -> Result<Option<usize>> {
         let shape = self.shape(x);
         let rank = shape.len();
@@ -371,27 +460,29 @@ impl Gen {
         for (i, s) in self.p.steps.iter().enumerate() {
             constant[i] = match s.kind {
                 Kind::Const(..) => true,
-                Kind::Input(..) | Kind::State(_) => false,
+                Kind::Input(..) | Kind::State(..) => false,
                 _ => s.args.iter().all(|&a| constant[a]),
             };
         }
-        for s in (0..n)
-            .filter(|&s| matches!(self.p.steps[s].kind, Kind::State(_)))
-            .collect::<Vec<_>>()
-        {
+        let states: Vec<usize> = (0..n)
+            .filter(|&s| matches!(self.p.steps[s].kind, Kind::State(..)))
+            .collect();
+        let swap = states.len() == 2 && u.ratio(1, 3)?;
+        for &s in &states {
+            let like = |v: &usize| {
+                (self.known[*v].dtype, &self.known[*v].shape) == (self.known[s].dtype, &self.known[s].shape)
+            };
             let same: Vec<usize> = (s + 1..n)
-                .filter(|&v| {
-                    !constant[v] && self.known[v].dtype == DType::F32 && self.known[v].shape == self.known[s].shape
-                })
+                .filter(|&v| !constant[v] && !states.contains(&v))
+                .filter(like)
                 .filter(|&v| self.known[v].tolerance < 1e-3)
                 .collect();
             let next = match same.last() {
+                _ if swap => states.iter().copied().find(|&t| t != s).unwrap_or(s),
                 Some(&v) => v,
-                // Something that stays bounded.
-                None => match self.push(Kind::Map("tanh"), &[s]) {
-                    Some(v) => v,
-                    None => s,
-                },
+                // Something that stays bounded, or what it was.
+                None if self.known[s].dtype == DType::F32 => self.push(Kind::Map("tanh"), &[s]).unwrap_or(s),
+                None => s,
             };
             self.p.next.push((s, next));
         }

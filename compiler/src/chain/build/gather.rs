@@ -12,7 +12,7 @@ use crate::error::CompileError;
 use crate::layout::choose::{Rows, default_layout, with_lanes};
 use crate::layout::{Layout, VecDigit};
 use crate::tir::ValueId;
-use lockstep_isa::{AluOp, DType, Dir};
+use lockstep_isa::{AluOp, DType, Dir, Target};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -91,7 +91,7 @@ impl Builder<'_> {
     }
 
     /// The indices, one vector each, in lane 0.
-    fn index_home(&mut self, indices: ValueId) -> Result<Rc<Home>, CompileError> {
+    pub fn index_home(&mut self, indices: ValueId) -> Result<Rc<Home>, CompileError> {
         let want = lane_zero(self.shape(indices));
         if self.is_const(indices) {
             let chip = self.chip(indices);
@@ -143,8 +143,7 @@ impl Builder<'_> {
             .iter()
             .map(|c| c.iter().zip(&strides[1..]).map(|(a, b)| a * b).sum())
             .collect();
-        let bank = self.target.bank_words() as usize / dtype.words() as usize;
-        let room = bank * 7 / 8 - 1;
+        let room = room(self.target, dtype) - 1;
         let count = n.div_ceil(room);
         let per = n.div_ceil(count);
         let zero: Vec<u8> = (0..hi)
@@ -208,11 +207,25 @@ impl Builder<'_> {
             .filter_map(|d| to_table(d.axis).map(|axis| VecDigit { axis, ..*d }))
             .filter(|d| lanes.iter().any(|l| l.axis == Some(d.axis)))
             .collect();
-        let open: Vec<usize> = (0..shape.len())
-            .filter(|&a| shape[a] > 1 && !lanes.iter().any(|l| l.axis == Some(a as u8)))
-            .collect();
-        let bank = self.target.bank_words() as usize / self.dtype(table).words() as usize;
-        let want = crate::layout::choose::finish(&shape, lanes, high, &open, &Rows::single(bank));
+        // Every vector of a row has a buffer of its own, with the rows one after another.
+        let in_lanes = |a: usize| lanes.iter().any(|l| l.axis == Some(a as u8));
+        let open = (1..shape.len()).filter(|&a| shape[a] > 1 && !in_lanes(a));
+        let digit = |a: usize| VecDigit {
+            axis: a as u8,
+            div: 1,
+            extent: shape[a],
+        };
+        let mut vecs = high;
+        vecs.extend(open.map(digit));
+        let parts = vecs.len();
+        vecs.extend((n > 1).then(|| digit(0)));
+        let want = Layout {
+            shape: shape.clone(),
+            lanes,
+            vecs,
+            parts,
+            side: None,
+        };
         let home = self.relayout(table, &want)?;
         let mut c = vec![0];
         c.extend_from_slice(piece);
@@ -352,10 +365,14 @@ impl Builder<'_> {
     }
 }
 
+/// Most vectors of a table in one bank; some room is left for others.
+pub(crate) fn room(target: &Target, dtype: DType) -> usize {
+    (target.bank_words() as usize / dtype.words() as usize * 7 / 8).max(2)
+}
+
 /// One vector per element, in lane 0.
-fn lane_zero(shape: &[usize]) -> Layout {
-    let ones: Vec<usize> = shape.to_vec();
-    let mut l = default_layout(&ones, 1, &Rows::single(usize::MAX));
+pub(crate) fn lane_zero(shape: &[usize]) -> Layout {
+    let mut l = default_layout(shape, 1, &Rows::single(usize::MAX));
     l.lanes.clear();
     let vecs = (0..shape.len()).filter(|&a| shape[a] > 1).map(|a| VecDigit {
         axis: a as u8,

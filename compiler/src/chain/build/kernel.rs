@@ -321,6 +321,27 @@ impl Builder<'_> {
         kernel.push_dims(NodeOp::Alu(op), dtype, dims, 0, hi, vec![arg])
     }
 
+    /// A result with no lanes beyond `hi`: what is the same in all lanes may come with more of them than `dest` has.
+    fn trimmed(
+        &mut self,
+        kernel: &mut Kernel,
+        arg: NodeArg,
+        dtype: DType,
+        (dest, side): (BufId, Option<Dir>),
+        hi: u16,
+    ) -> NodeArg {
+        let NodeArg::Node { node, .. } = arg else { return arg };
+        if kernel.nodes[node as usize].hi <= hi {
+            return arg;
+        }
+        let ones: Vec<u8> = (0..hi).flat_map(|_| 1i32.to_le_bytes()).collect();
+        let chip = self.prog.bufs[dest].chip;
+        let ones = self.const_vector(Some(dest), chip, side, DType::I32, ones);
+        let ones = kernel.read(ones, Affine::default(), DType::I32, 0, hi);
+        let wide = kernel.push(NodeOp::Alu(AluOp::Select), dtype.widened(), hi, vec![ones, arg, arg]);
+        self.as_result(kernel, wide, dtype, hi)
+    }
+
     /// A map and the maps that follow it, as chains over the vectors of its result.
     pub fn lower_maps(&mut self, v: ValueId) -> Result<(), CompileError> {
         let budget = self.target.vxm.alus as u32;
@@ -360,6 +381,7 @@ impl Builder<'_> {
                 let mut kernel = Kernel::new(piece.dims);
                 let reads = self.read_operands(&mut kernel, sources, &piece.at[1..]);
                 let result = self.emit_maps(&mut kernel, &maps, None, &reads, hi)?;
+                let result = self.trimmed(&mut kernel, result, self.dtype(out), (dest, part.side), hi);
                 kernel.write(result, dest, piece.at[0].1, self.dtype(out), hi);
                 self.add_chain(chip, kernel.nodes);
             }

@@ -5,7 +5,9 @@
 //! (`moves.rs`). Constants are made in whatever layout a user wants. A contract or reduce takes the maps that follow it
 //! into its own chains as epilogue (`kernel.rs`).
 
+mod apart;
 mod contract;
+mod expand;
 mod fit;
 mod gather;
 mod kernel;
@@ -13,6 +15,7 @@ mod moves;
 mod ports;
 mod prepare;
 mod reduce;
+mod scatter;
 mod share;
 mod source;
 mod tiles;
@@ -82,6 +85,9 @@ pub(crate) struct Builder<'a> {
     loaded: Vec<bool>,
     other_homes: BTreeMap<(ValueId, Layout), Rc<Home>>,
     side_homes: BTreeMap<(ValueId, Dir, Layout), Rc<Home>>,
+    /// States that are updated in place, and the homes of what the updates make.
+    updates: Vec<scatter::Update>,
+    next_homes: scatter::NextHomes,
     const_homes: BTreeMap<(ValueId, u16, Option<Dir>, Layout), Rc<Home>>,
     const_data: BTreeMap<ValueId, Arc<Vec<u8>>>,
     vectors: BTreeMap<VectorKey, BufId>,
@@ -92,7 +98,7 @@ pub(crate) struct Builder<'a> {
 }
 
 /// Layouts of states by name and chip. The entry that reads a state first chooses, the others follow.
-type StateLayouts = BTreeMap<(String, u16), Layout>;
+pub(crate) type StateLayouts = BTreeMap<(String, u16), Layout>;
 
 type OriginKey = (String, Vec<String>);
 
@@ -114,6 +120,12 @@ pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
 /// As [`build`].
 pub fn build_entries(inputs: &[Input<'_>]) -> Result<Vec<ChainProgram>, CompileError> {
     let mut states = StateLayouts::new();
+    // A state that one entry updates in place lies as the updates need it in all of them.
+    for input in inputs {
+        for update in scatter::updates(input.ir, input.chip, input.target, &states) {
+            states.insert(update.key, update.state_layout);
+        }
+    }
     let built: Result<Vec<_>, _> = inputs.iter().map(|input| build_beside(input, &mut states)).collect();
     let mut programs = built?;
     if programs.len() > 1 {
@@ -124,13 +136,15 @@ pub fn build_entries(inputs: &[Input<'_>]) -> Result<Vec<ChainProgram>, CompileE
 
 fn build_beside(input: &Input<'_>, states: &mut StateLayouts) -> Result<ChainProgram, CompileError> {
     let consts = consteval::const_values(input.ir);
-    let split = prepare::split(input.ir, input.chip, &|v| consts.contains(v));
+    let expanded = expand::expand(input.ir, input.chip, input.target, states, &|v| consts.contains(v));
+    let consts = consteval::const_values(&expanded.ir);
+    let split = prepare::split(&expanded.ir, &expanded.chip, &|v| consts.contains(v));
     let ir = &split.ir;
     let consts = consteval::const_values(ir);
     let input_copies: Vec<(usize, ValueId)> = input
         .input_copies
         .iter()
-        .map(|&(port, v)| (port, split.renamed[v.index()]))
+        .map(|&(port, v)| (port, split.renamed[expanded.renamed[v.index()].index()]))
         .collect();
     let n = ir.values.len();
     let mut users = vec![Vec::new(); n];
@@ -167,6 +181,8 @@ fn build_beside(input: &Input<'_>, states: &mut StateLayouts) -> Result<ChainPro
         loaded,
         other_homes: BTreeMap::new(),
         side_homes: BTreeMap::new(),
+        updates: scatter::updates(ir, &split.chip, input.target, states),
+        next_homes: BTreeMap::new(),
         const_homes: BTreeMap::new(),
         const_data: BTreeMap::new(),
         vectors: BTreeMap::new(),
@@ -181,6 +197,7 @@ fn build_beside(input: &Input<'_>, states: &mut StateLayouts) -> Result<ChainPro
 
 impl Builder<'_> {
     fn run(&mut self) -> Result<(), CompileError> {
+        self.place_updates()?;
         for v in self.ir.values.ids() {
             if self.is_const[v.index()] || self.done[v.index()] {
                 continue;
@@ -194,16 +211,9 @@ impl Builder<'_> {
                 Op::Contract { .. } => self.lower_contract(v)?,
                 Op::Gather => self.lower_gather(v)?,
                 Op::Transfer => self.lower_transfer(v)?,
-                Op::Scatter { .. } | Op::Sort { .. } => {
-                    let at = self.ir.values[v]
-                        .origins
-                        .first()
-                        .map(|&o| self.ir.origins[o].clone())
-                        .unwrap_or_default();
-                    return Err(CompileError::unsupported(
-                        at,
-                        format!("{} has no schedule yet", self.ir.values[v].op.name()),
-                    ));
+                Op::Scatter { .. } => self.lower_scatter(v)?,
+                Op::Sort { .. } => {
+                    return Err(CompileError::internal("chains", format!("{v} sorts")));
                 }
             }
             self.done[v.index()] = true;
@@ -272,7 +282,13 @@ impl Builder<'_> {
         self.origin = id;
     }
 
+    /// Appends a chain, after copies of what it would read twice at a time.
     pub fn add_chain(&mut self, chip: u16, nodes: Vec<Node>) {
+        let nodes = self.keep_apart(chip, nodes);
+        self.push_chain(chip, nodes);
+    }
+
+    fn push_chain(&mut self, chip: u16, nodes: Vec<Node>) {
         let origin = self.origin;
         self.prog.chains.push(Chain {
             kind: ChainKind::Compute { chip, nodes },

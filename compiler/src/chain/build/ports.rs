@@ -5,7 +5,7 @@ use crate::chain::{BufKind, Chain, ChainKind};
 use crate::error::CompileError;
 use crate::layout::choose::default_layout;
 use crate::layout::host::nests;
-use crate::tir::{Port, ValueId};
+use crate::tir::{Op, Port, ValueId};
 use lockstep_graph::EntityId;
 use lockstep_isa::artifact::{HostTensor, State};
 use std::rc::Rc;
@@ -47,25 +47,46 @@ impl Builder<'_> {
             self.prog.outputs.push(tensor);
         }
         let states: Vec<_> = self.ir.states.iter().map(|(_, s)| s.clone()).collect();
-        for state in &states {
+        // Whose contents another state takes over is copied before it changes.
+        let holders: Vec<Option<ValueId>> = (0..states.len())
+            .map(|n| {
+                let mut all = self.ir.values.ids();
+                all.find(|&v| matches!(&self.ir.values[v].op, Op::State(s) if s.index() == n))
+            })
+            .collect();
+        let mut old = Vec::with_capacity(states.len());
+        for holder in &holders {
+            old.push(holder.map(|h| self.any_home(h)).transpose()?);
+        }
+        for (state, holder) in states.iter().zip(&holders) {
+            self.set_origin(state.next);
             if self.reads_state(state.next) {
-                self.set_origin(state.next);
                 self.carry_out(state.next)?;
+            } else if matches!(self.ir.values[state.next].op, Op::State(_)) && Some(state.next) != *holder {
+                let home = self.any_home(state.next)?;
+                let copy = self.new_home(
+                    self.chip(state.next),
+                    self.dtype(state.next),
+                    home.layout.clone(),
+                    |_| BufKind::Temp,
+                );
+                self.fill_home(state.next, &copy)?;
+                self.homes[state.next.index()] = Some(copy);
             }
         }
-        for (n, state) in states.iter().enumerate() {
+        for ((state, holder), old) in states.iter().zip(holders).zip(old) {
             self.prog.states.push(State {
                 name: state.name.clone(),
                 from: state.from.clone(),
             });
-            let holder = self
-                .ir
-                .values
-                .ids()
-                .find(|&v| matches!(&self.ir.values[v].op, crate::tir::Op::State(s) if s.index() == n));
-            let Some(holder) = holder else { continue };
+            let (Some(holder), Some(old)) = (holder, old) else {
+                continue;
+            };
+            // A state that stays as it is, or is updated in place, is not written here.
+            if state.next == holder || self.updates.iter().any(|u| u.holder == holder) {
+                continue;
+            }
             self.set_origin(state.next);
-            let old = self.any_home(holder)?;
             let chip = self.chip(holder);
             let new = self.new_home(chip, self.dtype(holder), old.layout.clone(), |p| match old.bufs[p] {
                 Some(buf) => BufKind::NextState(buf),
@@ -103,13 +124,13 @@ impl Builder<'_> {
             && data
                 .inputs
                 .iter()
-                .any(|&u| matches!(self.ir.values[u].op, crate::tir::Op::State(_)) || self.reads_state(u))
+                .any(|&u| matches!(self.ir.values[u].op, Op::State(_)) || self.reads_state(u))
     }
 
     /// A home that the program writes (constants and inputs are copied, so that outputs are always computed).
     fn output_home(&mut self, v: ValueId) -> Result<Rc<Home>, CompileError> {
         let computed = self.homes[v.index()].as_ref().filter(|_| !self.is_const(v));
-        let placed = matches!(self.ir.values[v].op, crate::tir::Op::Input | crate::tir::Op::State(_));
+        let placed = matches!(self.ir.values[v].op, Op::Input | Op::State(_));
         if let (Some(home), false) = (computed, placed) {
             return Ok(home.clone());
         }

@@ -26,6 +26,9 @@ pub enum Verb {
     Report(ReportVerb),
     /// Look into an artifact, or into a stage of compiling a model
     Inspect(InspectVerb),
+    /// Continue a text with a language model
+    #[cfg(feature = "generate")]
+    Generate(GenerateVerb),
     /// Measure the latency of a run on this machine's CPU
     Bench(BenchVerb),
     /// The machines that models are compiled for
@@ -64,6 +67,18 @@ pub struct CompileArgs {
     /// Dtype of activations and weights; as in the model where absent
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
+    /// Language models: positions that the states hold [default: 512, or what the model was made for]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub context: Option<usize>,
+    /// Language models: sequences at a time [default: 1]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub batch: Option<usize>,
+    /// Language models: tokens per run of each prefill entry
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = at_least_one)]
+    pub prefill_chunks: Vec<usize>,
+    /// Language models: positions that the decode entries attend to; the whole context is always one of them
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = at_least_one)]
+    pub buckets: Vec<usize>,
     /// No rewrite that changes a rounding
     #[arg(long)]
     pub exact: bool,
@@ -176,6 +191,45 @@ pub struct RunVerb {
     #[arg(long)]
     pub digest: bool,
     /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `lockstep generate`
+#[cfg(feature = "generate")]
+#[derive(Args, Debug)]
+pub struct GenerateVerb {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub subject: Subject,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub exec: ExecArgs,
+    /// Text to continue
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// The prompt is a user's message to a model that was trained to answer
+    #[arg(long)]
+    pub chat: bool,
+    /// Most tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one)]
+    pub max_tokens: usize,
+    /// Randomness: 0 takes the most likely token
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Choose among the K most likely tokens; 0 for all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: usize,
+    /// Choose among the most likely tokens that have this share of the probability together
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Of the random numbers
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub seed: u64,
+    /// Print speeds: measured on this machine, and of the schedule
+    #[arg(long)]
+    pub stats: bool,
+    /// Print JSON at the end, instead of text as it comes
     #[arg(long)]
     pub json: bool,
 }
@@ -404,6 +458,14 @@ fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
     match sizes {
         Ok(sizes) => Ok((name, sizes)),
         Err(_) => Err(format!("{value:?} is no shape; expected sizes with x between them")),
+    }
+}
+
+#[cfg(any(feature = "compile", feature = "generate"))]
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("allowed is a whole number from 1".into()),
     }
 }
 

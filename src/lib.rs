@@ -10,6 +10,8 @@
 //! examples/mlp.rs goes through all of them in one page.
 
 pub mod files;
+#[cfg(feature = "generate")]
+pub mod language;
 pub mod tensors;
 
 #[cfg(feature = "compile")]
@@ -17,7 +19,10 @@ pub use lockstep_compiler::{
     Chips, CompileError, CompileErrorKind, Compiled, Observer, Options, Report, Silent, compile, compile_entries,
 };
 #[cfg(feature = "compile")]
-pub use lockstep_frontend::{ConstInput, Graph, ImportError, ImportOptions, Source, import};
+pub use lockstep_frontend::{
+    ConstInput, Graph, ImportError, ImportOptions, LanguageModel, LanguageOptions, Source, import,
+    language as language_model,
+};
 #[cfg(feature = "compile")]
 pub use lockstep_graph as graph;
 pub use lockstep_isa as isa;

@@ -28,6 +28,8 @@ fn main() -> ExitCode {
         Verb::Verify(v) => (v.json, cmd::verify::run(v)),
         Verb::Report(v) => (v.json, cmd::report::run(v)),
         Verb::Inspect(v) => (v.json, cmd::inspect::run(v)),
+        #[cfg(feature = "generate")]
+        Verb::Generate(v) => (v.json, cmd::generate::run(v)),
         Verb::Bench(v) => (v.json, cmd::bench::run(v)),
         #[cfg(feature = "compile")]
         Verb::Ops(v) => (v.json, cmd::ops::run(v)),

@@ -28,9 +28,9 @@ pub fn kind(path: &Path) -> Outcome<Kind> {
     }
     match path.extension().and_then(|e| e.to_str()) {
         Some("lks") => Ok(Kind::Artifact),
-        Some("onnx") => Ok(Kind::Model),
+        Some("onnx" | "gguf") => Ok(Kind::Model),
         _ => Err(Failure::usage(format!(
-            "{path:?}: unknown kind of file; expected an artifact (.lks), an ONNX model (.onnx), or a directory with a model"
+            "{path:?}: unknown kind of file; expected an artifact (.lks), an ONNX model (.onnx), a GGUF model (.gguf), or a directory with a model"
         ))),
     }
 }
@@ -90,7 +90,7 @@ pub mod model {
     use lockstep::files::{self, FileSource};
     use lockstep::isa::DType;
     use lockstep::isa::artifact::HostDType;
-    use lockstep::{Compiled, ConstInput, Graph, ImportOptions, Observer, Options, tensors};
+    use lockstep::{Compiled, ConstInput, Graph, ImportOptions, LanguageOptions, Observer, Options, Source, tensors};
     use lockstep_graph::{Shape, Verified, Weights};
     use std::collections::BTreeMap;
     use std::path::Path;
@@ -125,24 +125,39 @@ pub mod model {
     /// Most entries of an artifact that the command line makes.
     const MAX_ENTRIES: usize = 64;
 
-    /// Imports a model: a name and a graph per entry. There is one entry for every combination of the sizes that `--dim` lists, the
-    /// last named changing fastest; it is named after the sizes of which there are several.
+    /// What importing a model gives.
+    pub struct Imported {
+        /// A name and a graph per entry.
+        pub entries: Vec<(String, Graph)>,
+        /// Tokenizer of a language model.
+        pub tokenizer: Option<String>,
+    }
+
+    /// Imports a model. A language model has the entries that its options ask for. Any other model has one entry for every combination
+    /// of the sizes that `--dim` lists, the last named changing fastest; it is named after the sizes of which there are several.
     ///
     /// # Errors
     /// A path that is no model; options that do not fit it; what the importer reports.
-    pub fn import(path: &Path, args: &CompileArgs, progress: &mut Progress) -> Outcome<Vec<(String, Graph)>> {
+    pub fn import(path: &Path, args: &CompileArgs, progress: &mut Progress) -> Outcome<Imported> {
         if kind(path)? == Kind::Artifact {
             return Err(Failure::usage(format!("{path:?} is an artifact; expected a model")));
         }
         progress.begin("import");
         let source = FileSource::open(path)?;
+        if let Some(model) = language(&source, args)? {
+            progress.end();
+            return Ok(model);
+        }
         let mut entries = Vec::new();
         for (name, options) in import_options(args)? {
             let graph = lockstep::import(&source, &options)?;
             entries.push((name.unwrap_or_else(|| graph.entry.clone()), graph));
         }
         progress.end();
-        Ok(entries)
+        Ok(Imported {
+            entries,
+            tokenizer: None,
+        })
     }
 
     /// What the command line fixes at import, for each entry; with a name where there are several.
@@ -168,6 +183,45 @@ pub mod model {
                 (name, options)
             })
             .collect())
+    }
+
+    /// The entries of a language model; `None` for another model. Options that belong to the other kind are refused.
+    fn language(source: &FileSource, args: &CompileArgs) -> Outcome<Option<Imported>> {
+        let options = LanguageOptions {
+            context: args.context,
+            batch: args.batch.unwrap_or(1),
+            prefill: args.prefill_chunks.clone(),
+            buckets: args.buckets.clone(),
+        };
+        let refuse = |flag: &str, kind: &str| {
+            let message = format!("--{flag} has no meaning for {:?}, which is {kind}", source.name());
+            Err(Failure::usage(message))
+        };
+        let flags = [
+            ("dim", args.dims.is_empty()),
+            ("shape", args.shapes.is_empty()),
+            ("const-input", args.const_inputs.is_empty()),
+            ("state", args.states.is_empty()),
+        ];
+        let language_flags = [
+            ("context", args.context.is_none()),
+            ("batch", args.batch.is_none()),
+            ("prefill-chunks", args.prefill_chunks.is_empty()),
+            ("buckets", args.buckets.is_empty()),
+        ];
+        match lockstep::language_model(source, &options)? {
+            Some(model) => match flags.iter().find(|flag| !flag.1) {
+                Some((flag, _)) => refuse(flag, "a language model"),
+                None => Ok(Some(Imported {
+                    entries: model.entries,
+                    tokenizer: model.text,
+                })),
+            },
+            None => match language_flags.iter().find(|flag| !flag.1) {
+                Some((flag, _)) => refuse(flag, "no language model"),
+                None => Ok(None),
+            },
+        }
     }
 
     /// Sizes of the symbolic dimensions of one entry, and its name where there are several entries.
@@ -221,7 +275,8 @@ pub mod model {
     ) -> Outcome<Compiled> {
         let target = files::target(&args.target)?;
         let mut graphs = Vec::new();
-        for (name, graph) in import(path, args, progress)? {
+        let imported = import(path, args, progress)?;
+        for (name, graph) in imported.entries {
             let graph = Verified::new(graph, &())
                 .map_err(|errors| Failure::new(crate::diag::Code::Check, format!("import: {errors}; this is a bug")))?;
             graphs.push((name, graph));
@@ -238,6 +293,7 @@ pub mod model {
             dump_after: stages.dump_after,
             stop_after: stages.stop_after,
             serial: args.serial,
+            tokenizer: imported.tokenizer.unwrap_or_default(),
         };
         let mut watch = Watch { progress, sink };
         let entries: Vec<_> = graphs.iter().map(|(name, graph)| (name.clone(), graph)).collect();

@@ -21,6 +21,8 @@ pub struct ArtifactInfo {
     pub name: String,
     /// The compile report: canonical JSON.
     pub report: String,
+    /// Tokenizer of a language model, as [`Artifact::tokenizer`].
+    pub tokenizer: String,
 }
 
 /// Turns the scheduled entries of a model into an artifact.
@@ -79,6 +81,7 @@ pub fn emit(
         weights: Arc::new(bytes),
         weights_range: (0, length),
         report: info.report.clone(),
+        tokenizer: info.tokenizer.clone(),
     })
 }
 

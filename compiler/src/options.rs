@@ -23,4 +23,6 @@ pub struct Options {
     pub stop_after: Option<String>,
     /// Place every chain after the one before it.
     pub serial: bool,
+    /// What turns text into tokens and back, stored in the artifact as it is (see [`lockstep_isa::Artifact::tokenizer`]).
+    pub tokenizer: String,
 }

@@ -107,6 +107,7 @@ pub fn compile_entries(
     let info = ArtifactInfo {
         name: entries.first().map(|(_, g)| g.name.clone()).unwrap_or_default(),
         report: report.to_json(),
+        tokenizer: options.tokenizer.clone(),
     };
     let timed: Vec<_> = best.chains.iter().zip(&best.timed).collect();
     let artifact = emit(&timed, target, &info)?;

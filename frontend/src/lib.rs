@@ -1,13 +1,14 @@
 //! Importers: model bytes to [`Graph`].
 //!
-//! [`import`] takes an ONNX file or a Hugging Face directory (config.json and safetensors) from a [`Source`] and gives a graph whose every
-//! shape is static. Symbolic dimensions are bound by [`ImportOptions`]; none is guessed. Weights stay byte ranges of what the source returned.
+//! [`import`] takes an ONNX file, a GGUF file or a Hugging Face directory (config.json and safetensors) from a [`Source`] and gives a graph
+//! whose every shape is static; [`language`] gives all entries of a language model. Symbolic dimensions are bound by [`ImportOptions`]; none is guessed. Weights stay byte ranges of what the source returned.
 //! No function here opens a file.
 
 mod bind;
 mod compose;
 mod error;
 mod fold;
+mod gguf;
 pub mod hf;
 pub mod onnx;
 mod options;
@@ -16,18 +17,22 @@ mod source;
 pub mod tensor;
 
 pub use error::{ErrorClass, ImportError, ImportErrorKind, UnboundDim, UnsupportedOp};
+pub use hf::{LanguageModel, LanguageOptions, language};
 pub use lockstep_graph::{Graph, Origin};
 pub use options::{ConstInput, ImportOptions};
 pub use source::{MemorySource, Source, SourceError};
 
 /// Imports a model.
 ///
-/// A directory with a config.json is a Hugging Face model; one with a single .onnx file is that file; everything else is an error.
-/// A file is read as ONNX.
+/// A directory with a config.json is a Hugging Face model; one with a single .onnx or .gguf file is that file; everything else is an error.
+/// A .gguf file is read as GGUF, any other file as ONNX.
 ///
 /// # Errors
 /// See [`ImportErrorKind`]; [`ImportError::class`] tells a wrong option from a bad model.
 pub fn import(source: &dyn Source, options: &ImportOptions) -> Result<Graph, ImportError> {
+    if let Some(file) = source.file().filter(|file| file.ends_with(".gguf")) {
+        return gguf::checkpoint(source, file)?.single(options);
+    }
     if let Some(file) = source.file() {
         return onnx::import(source, file, options);
     }
@@ -37,11 +42,14 @@ pub fn import(source: &dyn Source, options: &ImportOptions) -> Result<Graph, Imp
     if files.iter().any(|file| file == "config.json") {
         return hf::import(source, &files, options);
     }
+    if let Some(file) = gguf::only_file(&files).filter(|_| !files.iter().any(|file| file.ends_with(".onnx"))) {
+        return gguf::checkpoint(source, file)?.single(options);
+    }
     let models: Vec<&String> = files.iter().filter(|file| file.ends_with(".onnx")).collect();
     match models.as_slice() {
         [one] => onnx::import(source, one, options),
         [] => {
-            let found = "neither a config.json nor an .onnx file";
+            let found = "neither a config.json nor an .onnx or .gguf file";
             Err(ImportError::new(
                 ImportErrorKind::NotAModel(format!("the directory holds {found}")),
                 Origin::file(source.name()),

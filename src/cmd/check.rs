@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 /// What importing the model reports: unbound symbols with the flags that bind them, everything that is not supported.
 pub fn run(verb: &CheckVerb) -> Outcome {
     let mut progress = Progress::new();
-    let entries = model::import(&verb.model, &verb.options, &mut progress)?;
+    let entries = model::import(&verb.model, &verb.options, &mut progress)?.entries;
     drop(progress);
     // Weights and operators of all entries are the same.
     let Some((_, graph)) = entries.first() else {

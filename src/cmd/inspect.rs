@@ -92,7 +92,7 @@ fn stage_text(verb: &InspectVerb, stage: Stage, progress: &mut Progress) -> Outc
         )));
     }
     if stage == Stage::Graph {
-        let entries = model::import(&verb.subject.path, &verb.subject.options, progress)?;
+        let entries = model::import(&verb.subject.path, &verb.subject.options, progress)?.entries;
         let texts = entries.iter().map(|(_, graph)| lockstep::graph::print::print(graph));
         return Ok(texts.collect::<Vec<_>>().join("\n"));
     }

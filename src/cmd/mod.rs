@@ -5,6 +5,8 @@ pub mod bench;
 pub mod check;
 #[cfg(feature = "compile")]
 pub mod compile;
+#[cfg(feature = "generate")]
+pub mod generate;
 pub mod inspect;
 #[cfg(feature = "compile")]
 pub mod ops;

@@ -171,11 +171,13 @@ impl<'a> Lowering<'a> {
         Ok(unsupported)
     }
 
-    /// Binds the outputs; one without elements is bound to a constant of one, which nobody sees.
+    /// Binds the outputs; one without elements is bound to a constant of one, which nobody sees. What feeds a private state is none.
     fn outputs(&mut self) -> Result<(), CompileError> {
-        for output in &self.graph.outputs {
+        for (index, output) in self.graph.outputs.iter().enumerate() {
             let data = &self.graph.values[output.value];
+            let private = self.graph.states.iter().any(|s| s.output == index && s.private);
             match self.value(output.value) {
+                Ok(_) if private => {}
                 Ok(v) if data.shape.n_elements() > 0 => self.b.output(&output.name, host(data.dtype), &data.shape, v),
                 Ok(_) => match self.constant_like(dtype(data.dtype), &[1], 0) {
                     Ok(one) => self.b.output(&output.name, host(data.dtype), &data.shape, one),

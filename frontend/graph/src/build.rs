@@ -296,7 +296,16 @@ impl GraphBuilder {
 
     /// Declares that output `output` feeds input `input` in the next run (positions in [`Graph::outputs`] and [`Graph::inputs`]).
     pub fn state(&mut self, output: usize, input: usize) {
-        self.graph.states.push(State { output, input });
+        let private = false;
+        self.graph.states.push(State { output, input, private });
+    }
+
+    /// Adds a result that feeds input `input` in the next run and that the host does not see.
+    pub fn private_state(&mut self, name: &str, value: ValueId, input: usize) {
+        let output = self.graph.outputs.len();
+        self.output(name, value);
+        let private = true;
+        self.graph.states.push(State { output, input, private });
     }
 
     /// Element type of a value.

@@ -84,6 +84,8 @@ pub struct State {
     pub output: usize,
     /// Index into [`Graph::inputs`].
     pub input: usize,
+    /// The output only feeds the state: the host never sees it.
+    pub private: bool,
 }
 
 /// Data of a constant; dtype and shape are the value's.

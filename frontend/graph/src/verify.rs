@@ -235,7 +235,14 @@ mod tests {
         assert_eq!(broken(|g| g.values[v(1)].shape = Shape::from([3, 2]))[0], "G5");
         assert_eq!(broken(|g| g.outputs.clear()), ["G6"]);
         assert_eq!(broken(|g| g.outputs[0].value = v(9)), ["G6"]);
-        assert_eq!(broken(|g| g.states.push(State { output: 0, input: 0 })), ["G7"]);
+        assert_eq!(
+            broken(|g| g.states.push(State {
+                output: 0,
+                input: 0,
+                private: false
+            })),
+            ["G7"]
+        );
         assert_eq!(broken(|g| g.nodes[n(0)].origin = OriginId::from_index(7)), ["G8"]);
     }
 

@@ -54,11 +54,11 @@ enum Act {
 pub(super) fn import(
     name: &str,
     config: &Config,
-    tensors: Tensors,
+    tensors: &Tensors,
     options: &ImportOptions,
 ) -> Result<Graph, ImportError> {
     let mut net = Net::new(name, options, tensors, "bert.");
-    let malformed = |net: &Net, message: String| Err(net.error(ImportErrorKind::Malformed(message)));
+    let malformed = |net: &Net<'_>, message: String| Err(net.error(ImportErrorKind::Malformed(message)));
     let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
     if heads == 0 || !hidden.is_multiple_of(heads) || hidden == 0 {
         return malformed(&net, format!("hidden_size {hidden} does not split into {heads} heads"));
@@ -140,7 +140,7 @@ pub(super) fn import(
     let bias = mask_bias(&mut net.b, mask, dtype, [batch, sequence]).map_err(|error| net.fail(error))?;
     for layer in 0..config.num_hidden_layers {
         let at = |part: &str| format!("encoder.layer.{layer}.{part}");
-        let split = |net: &mut Net, name: &str, x: ValueId| -> Result<ValueId, ImportError> {
+        let split = |net: &mut Net<'_>, name: &str, x: ValueId| -> Result<ValueId, ImportError> {
             let value = net.linear(x, &at(&format!("attention.self.{name}")), hidden, hidden)?;
             let build = |b: &mut GraphBuilder| {
                 let heads = b.reshape(value, [batch, sequence, heads, hidden / heads])?;

@@ -1,18 +1,199 @@
 //! Hugging Face directories: config.json says the architecture, which is built here layer by layer; safetensors hold the weights.
+//!
+//! A decoder has several entries over the same weights and states: see [`language`]. [`import`] gives the one that takes a single token.
 
+mod attention;
 mod bert;
+mod config;
+mod decoder;
+mod entry;
+mod feed;
 mod net;
+mod rope;
+mod text;
 
 use crate::error::{ImportError, ImportErrorKind, read_error};
-use crate::{ImportOptions, Source, safetensors};
+use crate::safetensors::Tensors;
+use crate::{ImportOptions, Source, gguf, safetensors};
+use decoder::{Decoder, EntrySize, NormKind};
 use lockstep_graph::{Graph, Origin};
 
 /// Values of `model_type` that can be imported.
-pub const MODEL_TYPES: &[&str] = &["bert"];
+pub const MODEL_TYPES: &[&str] = &[
+    "bert",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "mixtral",
+    "qwen3_moe",
+];
 
-#[derive(serde::Deserialize)]
-struct Kind {
-    model_type: Option<String>,
+const CONFIG: &str = "config.json";
+
+/// Positions of the states where the user does not say.
+const CONTEXT: usize = 512;
+
+/// Most sequences or tokens of one run that are believed.
+const MOST: usize = 1 << 16;
+
+/// Which entries a language model gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LanguageOptions {
+    /// Positions that the states hold; 512, or what the model was made for if that is less, where absent.
+    pub context: Option<usize>,
+    /// Sequences at a time.
+    pub batch: usize,
+    /// Tokens per run of each prefill entry, at least 2.
+    pub prefill: Vec<usize>,
+    /// Positions that the decode entries attend to; the whole context is always one of them.
+    pub buckets: Vec<usize>,
+}
+
+impl Default for LanguageOptions {
+    fn default() -> Self {
+        Self {
+            context: None,
+            batch: 1,
+            prefill: Vec::new(),
+            buckets: Vec::new(),
+        }
+    }
+}
+
+/// A decoder with its entries.
+#[derive(Clone, Debug)]
+pub struct LanguageModel {
+    /// Decode entries `decode.W` by ascending W, positions that they attend to; then prefill entries `prefill.N` by ascending N, tokens per
+    /// run. All have the same states.
+    pub entries: Vec<(String, Graph)>,
+    /// Tokenizer, chat template and stop tokens as one JSON object, where the directory has a tokenizer.
+    pub text: Option<String>,
+}
+
+/// config.json, and its `model_type`.
+struct Config {
+    json: config::Json,
+    model_type: String,
+}
+
+impl Config {
+    fn read(source: &dyn Source) -> Result<Self, ImportError> {
+        let bytes = source.read(CONFIG).map_err(|error| read_error(CONFIG, &error))?;
+        let json: config::Json = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        match json.get("model_type").map(|value| value.as_str()) {
+            Some(Some(model_type)) => Ok(Self {
+                model_type: model_type.into(),
+                json,
+            }),
+            Some(None) => Err(malformed("model_type is no text".into())),
+            None => Err(malformed("model_type is missing".into())),
+        }
+    }
+
+    /// The description of a decoder, `None` for another architecture that is known.
+    fn decoder(&self) -> Result<Option<Decoder>, ImportError> {
+        if let Some(described) = config::describe(&self.model_type, &self.json) {
+            return described.map(Some).map_err(malformed);
+        }
+        if self.model_type == "bert" {
+            return Ok(None);
+        }
+        let kind = ImportErrorKind::UnknownArchitecture {
+            found: self.model_type.clone(),
+            known: MODEL_TYPES,
+        };
+        Err(ImportError::new(kind, Origin::file(CONFIG)))
+    }
+}
+
+fn malformed(message: String) -> ImportError {
+    ImportError::new(ImportErrorKind::Malformed(message), Origin::file(CONFIG))
+}
+
+/// A decoder as its files have it, by the names of Hugging Face.
+pub(crate) struct Checkpoint {
+    /// Name of the model.
+    pub name: String,
+    /// The file that describes it.
+    pub file: String,
+    pub model_type: String,
+    pub config: config::Json,
+    pub tensors: Tensors,
+    /// Norms that are stored less one have it added here.
+    pub norms_have_one_added: bool,
+    /// Divisors of the rotary frequencies.
+    pub frequencies: Option<Vec<f32>>,
+    /// What the artifact stores of the tokenizer.
+    pub text: Option<String>,
+}
+
+impl Checkpoint {
+    fn decoder(&self) -> Result<Decoder, ImportError> {
+        let malformed =
+            |message: String| ImportError::new(ImportErrorKind::Malformed(message), Origin::file(self.file.as_str()));
+        let described = config::describe(&self.model_type, &self.config);
+        let described = described.unwrap_or_else(|| Err(format!("{} is no decoder", self.model_type)));
+        let mut decoder = described.map_err(malformed)?;
+        if self.norms_have_one_added {
+            decoder.norm = NormKind::Rms { one_plus: false };
+        }
+        if let Some(divisors) = &self.frequencies {
+            decoder.ropes.iter_mut().for_each(|rope| rope.divide(divisors));
+        }
+        Ok(decoder)
+    }
+
+    /// The entry that takes a single token.
+    pub fn single(&self, options: &ImportOptions) -> Result<Graph, ImportError> {
+        let decoder = self.decoder()?;
+        let context = decoder.positions.min(CONTEXT);
+        let size = EntrySize {
+            batch: 1,
+            tokens: 1,
+            context,
+            window: context,
+        };
+        decoder.build(&self.name, &self.tensors, options, size)
+    }
+
+    /// All entries.
+    pub fn language(self, options: &LanguageOptions) -> Result<LanguageModel, ImportError> {
+        let decoder = self.decoder()?;
+        let bad = |message| ImportError::new(ImportErrorKind::BadOption(message), Origin::file(self.name.as_str()));
+        let mut entries = Vec::new();
+        for (name, size) in sizes(&decoder, options).map_err(bad)? {
+            let options = ImportOptions {
+                entry: name.clone(),
+                ..ImportOptions::default()
+            };
+            entries.push((name, decoder.build(&self.name, &self.tensors, &options, size)?));
+        }
+        Ok(LanguageModel {
+            entries,
+            text: self.text,
+        })
+    }
+}
+
+/// The decoder in a directory with these files, `None` for another architecture.
+fn checkpoint(source: &dyn Source, files: &[String], config: &Config) -> Result<Option<Checkpoint>, ImportError> {
+    if config.decoder()?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Checkpoint {
+        name: source.name().into(),
+        file: CONFIG.into(),
+        model_type: config.model_type.clone(),
+        config: config.json.clone(),
+        tensors: safetensors::read_all(source, files)?,
+        norms_have_one_added: false,
+        frequencies: None,
+        text: text::read(source, files, &config.json)?,
+    }))
 }
 
 /// Imports the model in a directory with these files.
@@ -20,22 +201,89 @@ struct Kind {
 /// # Errors
 /// See [`ImportErrorKind`].
 pub fn import(source: &dyn Source, files: &[String], options: &ImportOptions) -> Result<Graph, ImportError> {
-    const CONFIG: &str = "config.json";
-    let config = source.read(CONFIG).map_err(|error| read_error(CONFIG, &error))?;
-    let malformed = |message: String| ImportError::new(ImportErrorKind::Malformed(message), Origin::file(CONFIG));
-    let kind: Kind = serde_json::from_slice(&config).map_err(|error| malformed(error.to_string()))?;
-    match kind.model_type.as_deref() {
-        Some("bert") => {
-            let config: bert::Config = serde_json::from_slice(&config).map_err(|error| malformed(error.to_string()))?;
-            bert::import(source.name(), &config, safetensors::read_all(source, files)?, options)
+    let config = Config::read(source)?;
+    if let Some(checkpoint) = checkpoint(source, files, &config)? {
+        return checkpoint.single(options);
+    }
+    let bert: bert::Config = serde_json::from_value(config.json).map_err(|error| malformed(error.to_string()))?;
+    bert::import(source.name(), &bert, &safetensors::read_all(source, files)?, options)
+}
+
+/// The entries of the decoder in a directory or a GGUF file; `None` if the source holds no decoder.
+///
+/// # Errors
+/// See [`ImportErrorKind`]; options that do not fit the model or each other.
+pub fn language(source: &dyn Source, options: &LanguageOptions) -> Result<Option<LanguageModel>, ImportError> {
+    if let Some(file) = source.file() {
+        if !file.ends_with(".gguf") {
+            return Ok(None);
         }
-        Some(other) => {
-            let kind = ImportErrorKind::UnknownArchitecture {
-                found: other.into(),
-                known: MODEL_TYPES,
-            };
-            Err(ImportError::new(kind, Origin::file(CONFIG)))
+        return gguf::checkpoint(source, file)?.language(options).map(Some);
+    }
+    let files = source.list().map_err(|error| read_error(source.name(), &error))?;
+    if !files.iter().any(|file| file == CONFIG) {
+        return match gguf::only_file(&files) {
+            Some(file) => gguf::checkpoint(source, file)?.language(options).map(Some),
+            None => Ok(None),
+        };
+    }
+    let config = Config::read(source)?;
+    let checkpoint = checkpoint(source, &files, &config)?;
+    checkpoint.map(|checkpoint| checkpoint.language(options)).transpose()
+}
+
+/// Names and sizes of the entries.
+fn sizes(decoder: &Decoder, options: &LanguageOptions) -> Result<Vec<(String, EntrySize)>, String> {
+    let context = options.context.unwrap_or(decoder.positions.min(CONTEXT));
+    if context == 0 || context > decoder.positions {
+        return Err(format!(
+            "the context is {context}, the model allows 1 to {}",
+            decoder.positions
+        ));
+    }
+    let batch = options.batch;
+    if batch == 0 || batch > MOST || batch.checked_mul(context).is_none_or(|rows| rows > i32::MAX as usize) {
+        return Err(format!("the batch is {batch}, allowed: 1 to {MOST}"));
+    }
+    let size = |tokens, window| EntrySize {
+        batch,
+        tokens,
+        context,
+        window,
+    };
+    let mut windows = options.buckets.clone();
+    windows.push(context);
+    windows.sort_unstable();
+    windows.dedup();
+    let mut chunks = options.prefill.clone();
+    chunks.sort_unstable();
+    chunks.dedup();
+    let mut all = Vec::new();
+    for window in windows {
+        if window == 0 || window > context {
+            return Err(format!("a bucket is {window}, allowed: 1 to the context, {context}"));
         }
-        None => Err(malformed("model_type is missing".into())),
+        all.push((format!("decode.{window}"), size(1, window)));
+    }
+    for tokens in chunks {
+        if tokens < 2 || tokens > context {
+            return Err(format!(
+                "a prefill chunk is {tokens}, allowed: 2 to the context, {context}"
+            ));
+        }
+        all.push((format!("prefill.{tokens}"), size(tokens, context)));
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_is_listed() {
+        let families = config::FAMILIES.iter().map(|family| family.0);
+        let all: Vec<&str> = ["bert"].into_iter().chain(families).collect();
+        assert_eq!(all, MODEL_TYPES);
     }
 }

@@ -11,19 +11,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A model under construction.
-pub(super) struct Net {
+pub(super) struct Net<'a> {
     pub b: GraphBuilder,
     file: Arc<str>,
-    tensors: Tensors,
+    tensors: &'a Tensors,
     /// Weights made so far, so that a shared one is one constant.
     made: BTreeMap<String, ValueId>,
     prefix: String,
     place: String,
 }
 
-impl Net {
+impl<'a> Net<'a> {
     /// An empty model; names of weights that start with `prefix` may leave it out.
-    pub fn new(name: &str, options: &ImportOptions, tensors: Tensors, prefix: &str) -> Self {
+    pub fn new(name: &str, options: &ImportOptions, tensors: &'a Tensors, prefix: &str) -> Self {
         let entry = if options.entry.is_empty() {
             "main"
         } else {
@@ -95,11 +95,16 @@ impl Net {
     /// A weight of the current module with the shape that the config implies.
     pub fn weight(&mut self, name: &str, shape: &[usize]) -> Result<ValueId, ImportError> {
         let full = format!("{}{name}", self.prefix);
-        if let Some(&value) = self.made.get(&full) {
+        self.weight_at(&full, shape)
+    }
+
+    /// A weight by its full name.
+    pub fn weight_at(&mut self, full: &str, shape: &[usize]) -> Result<ValueId, ImportError> {
+        if let Some(&value) = self.made.get(full) {
             return Ok(value);
         }
         let malformed = |message: String| ImportErrorKind::Malformed(message);
-        let Some(stored) = self.tensors.get(&full) else {
+        let Some(stored) = self.tensors.get(full) else {
             return Err(self.error(malformed(format!("the weight \"{}\" is missing", full.escape_debug()))));
         };
         let Some(dtype) = stored.dtype else {
@@ -120,9 +125,9 @@ impl Net {
         let data = stored.data.clone();
         let value = self
             .b
-            .constant(&full, dtype, shape, data)
+            .constant(full, dtype, shape, data)
             .map_err(|error| self.fail(error))?;
-        self.made.insert(full, value);
+        self.made.insert(full.into(), value);
         Ok(value)
     }
 

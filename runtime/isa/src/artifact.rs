@@ -343,6 +343,9 @@ pub struct Artifact {
     pub weights_range: (u64, u64),
     /// The compile report: canonical JSON, sorted keys.
     pub report: String,
+    /// Of a language model: what turns text into tokens and back, as a JSON object with the fields `tokenizer` (as in tokenizer.json),
+    /// `stop` (token ids) and, where the model has them, `chat_template`, `bos_token`, `eos_token`, `add_bos`. Empty for other models.
+    pub tokenizer: String,
 }
 
 impl Artifact {

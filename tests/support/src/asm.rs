@@ -568,6 +568,7 @@ impl Parser {
             weights: Arc::new(self.weights),
             weights_range: (0, length),
             report: "{}".into(),
+            tokenizer: String::new(),
         })
     }
 }

@@ -15,7 +15,7 @@ pub use super::record::Section;
 pub const MAGIC: [u8; 8] = *b"LOCKSTEP";
 
 /// Version of the format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes of the header, and offset of the table.
 pub const HEADER_BYTES: usize = 64;
@@ -40,7 +40,7 @@ fn align_up(offset: u64, align: u32) -> Option<u64> {
 }
 
 /// Writes a file of the given sections, in the order of [`Section::ALL`].
-pub(crate) fn write(sections: &[&[u8]; 26], out: &mut dyn Write) -> Result<(), ArtifactError> {
+pub(crate) fn write(sections: &[&[u8]; Section::ALL.len()], out: &mut dyn Write) -> Result<(), ArtifactError> {
     let mut table = Vec::with_capacity(sections.len());
     let mut end = (HEADER_BYTES + sections.len() * ROW_BYTES) as u64;
     for (section, bytes) in Section::ALL.into_iter().zip(sections) {

@@ -73,8 +73,8 @@ const BESIDE_BYTES: usize = 1 << 20;
 
 /// A cursor into every section.
 struct Reader<'a> {
-    of: [&'a [u8]; 26],
-    total: [usize; 26],
+    of: [&'a [u8]; Section::ALL.len()],
+    total: [usize; Section::ALL.len()],
 }
 
 type Read<T> = Result<T, ArtifactError>;
@@ -94,7 +94,7 @@ fn zero(section: Section, field: u64) -> Read<()> {
 
 impl<'a> Reader<'a> {
     fn new(file: &'a [u8], table: &[SectionInfo]) -> Reader<'a> {
-        let mut of: [&[u8]; 26] = [&[]; 26];
+        let mut of: [&[u8]; Section::ALL.len()] = [&[]; Section::ALL.len()];
         for (slot, info) in of.iter_mut().zip(table) {
             *slot = container::bytes_of(file, info);
         }
@@ -197,6 +197,8 @@ impl<'a> Reader<'a> {
         }
         let report = std::mem::take(&mut self.of[Section::Report as usize - 1]);
         let report = std::str::from_utf8(report).map_err(|_| Kind::Utf8.at("section report"))?;
+        let tokenizer = std::mem::take(&mut self.of[Section::Tokenizer as usize - 1]);
+        let tokenizer = std::str::from_utf8(tokenizer).map_err(|_| Kind::Utf8.at("section tokenizer"))?;
         for section in Section::ALL {
             if section != Section::Weights && self.left(section) {
                 return self.pool(section, 0);
@@ -215,6 +217,7 @@ impl<'a> Reader<'a> {
             weights: none,
             weights_range: (0, 0),
             report: report.to_string(),
+            tokenizer: tokenizer.to_string(),
         })
     }
 

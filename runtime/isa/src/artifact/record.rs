@@ -132,7 +132,8 @@ macro_rules! for_each_section {
             (Dims, 23, "dims", 24, 64, "signature: dimensions of the nests");
             (Names, 24, "names", 1, 64, "all strings, one after another");
             (Report, 25, "report", 1, 64, "compile report, JSON");
-            (Weights, 26, "weights", 64, 4096, "constants and tiles");
+            (Tokenizer, 26, "tokenizer", 1, 64, "tokenizer, chat template and stop tokens, JSON");
+            (Weights, 27, "weights", 64, 4096, "constants and tiles");
         }
     };
 }
@@ -148,7 +149,7 @@ macro_rules! define_sections {
 
         impl Section {
             /// All sections in the order of the file.
-            pub const ALL: [Section; 26] = [$(Section::$variant,)*];
+            pub const ALL: [Section; 27] = [$(Section::$variant,)*];
 
             /// Name as printed.
             pub const fn name(self) -> &'static str {

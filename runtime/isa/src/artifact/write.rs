@@ -38,7 +38,7 @@ impl Artifact {
             padded = copy;
             weights = &padded;
         }
-        let mut all: [&[u8]; 26] = std::array::from_fn(|i| w.of[i].as_slice());
+        let mut all: [&[u8]; Section::ALL.len()] = std::array::from_fn(|i| w.of[i].as_slice());
         all[Section::Weights as usize - 1] = weights;
         container::write(&all, out)
     }
@@ -46,7 +46,7 @@ impl Artifact {
 
 /// Sections under construction.
 struct Sections {
-    of: [Vec<u8>; 26],
+    of: [Vec<u8>; Section::ALL.len()],
 }
 
 impl Default for Sections {
@@ -139,6 +139,8 @@ impl Sections {
         }
         let report = &mut self.of[Section::Report as usize - 1];
         report.extend_from_slice(a.report.as_bytes());
+        let tokenizer = &mut self.of[Section::Tokenizer as usize - 1];
+        tokenizer.extend_from_slice(a.tokenizer.as_bytes());
         Ok(())
     }
 

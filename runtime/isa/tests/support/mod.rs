@@ -262,6 +262,7 @@ pub fn artifact(seed: u64) -> Artifact {
         weights: Arc::new(bytes),
         weights_range,
         report: "{\"bound\":12}".into(),
+        tokenizer: "{\"stop\":[2]}".into(),
     }
 }
 

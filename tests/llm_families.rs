@@ -1,0 +1,151 @@
+//! A tiny model of every decoder family gives the logits and the greedy tokens that transformers gives: tests/llm/make_models.py made both.
+
+#![cfg(all(feature = "compile", feature = "sim", feature = "generate"))]
+#![allow(missing_docs)]
+
+mod common;
+
+use common::path;
+use lockstep::files::FileSource;
+use lockstep::graph::Verified;
+use lockstep::language::{Sampler, Sampling};
+use lockstep::{LanguageModel, LanguageOptions};
+use lockstep_compiler::lower::lower;
+use lockstep_compiler::tir::eval::{Tensor, eval};
+use serde_json::Value;
+
+const FAMILIES: [&str; 9] = [
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "mixtral",
+    "qwen3_moe",
+];
+
+/// Most that a logit may be off.
+const TOLERANCE: f32 = 1e-4;
+
+/// What transformers gives.
+struct Golden {
+    prompt: Vec<u32>,
+    greedy: Vec<u32>,
+    /// After every position but that of the last token.
+    logits: Vec<Vec<f32>>,
+}
+
+impl Golden {
+    fn read(family: &str) -> Golden {
+        let text = std::fs::read_to_string(path("tests/data/llm").join(family).join("golden.json")).expect("a golden");
+        let all: Value = serde_json::from_str(&text).expect("JSON");
+        let list = |v: &Value| v.as_array().expect("a list").clone();
+        let ids = |key: &str| {
+            list(&all[key])
+                .iter()
+                .map(|v| v.as_u64().expect("an id") as u32)
+                .collect()
+        };
+        let row = |v: &Value| list(v).iter().map(|v| v.as_f64().expect("a number") as f32).collect();
+        Golden {
+            prompt: ids("prompt"),
+            greedy: ids("greedy"),
+            logits: list(&all["logits"]).iter().map(row).collect(),
+        }
+    }
+
+    /// Prompt and answer.
+    fn all(&self) -> Vec<u32> {
+        [&self.prompt[..], &self.greedy[..]].concat()
+    }
+
+    #[track_caller]
+    fn check(&self, what: &str, position: usize, logits: &[f32]) {
+        let wanted = &self.logits[position];
+        assert_eq!(logits.len(), wanted.len(), "{what}");
+        let error = logits
+            .iter()
+            .zip(wanted)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
+        assert!(
+            error <= TOLERANCE,
+            "{what}: a logit at position {position} is off by {error}"
+        );
+        if position + 1 >= self.prompt.len() {
+            let token = Sampler::new(Sampling::default()).choose(logits);
+            assert_eq!(
+                token,
+                self.greedy[position + 1 - self.prompt.len()],
+                "{what} at {position}"
+            );
+        }
+    }
+}
+
+fn import(family: &str, options: &LanguageOptions) -> LanguageModel {
+    let source = FileSource::open(&path("tests/data/llm").join(family)).expect("a directory");
+    let model = lockstep::language_model(&source, options);
+    model.expect("it imports").expect("it is a decoder")
+}
+
+/// The tensor IR of the decode entry, interpreted token by token.
+#[test]
+fn eval_gives_the_goldens() {
+    for family in FAMILIES {
+        let golden = Golden::read(family);
+        let model = import(family, &LanguageOptions::default());
+        let (_, graph) = model.entries.into_iter().next().expect("an entry");
+        let ir = lower(&Verified::new(graph, &()).expect("a good graph")).expect("it lowers");
+        let mut states: Vec<Tensor> = ir.states.values().map(|s| Tensor::zeros(&s.ty)).collect();
+        for (position, &token) in golden.all().iter().enumerate().take(golden.logits.len()) {
+            let inputs = [
+                Tensor::i32(&[1, 1], vec![token as i32]),
+                Tensor::i32(&[1], vec![position as i32]),
+            ];
+            let outputs = eval(&ir, &inputs, &mut states).expect("it runs");
+            golden.check(family, position, &outputs[0].to_f32());
+        }
+    }
+}
+
+/// The tensor IR of prefill and decode for two sequences: a chunk, a chunk that is filled up, then token by token.
+#[test]
+fn eval_of_chunks_gives_the_goldens() {
+    for family in FAMILIES {
+        let golden = Golden::read(family);
+        let options = LanguageOptions {
+            batch: 2,
+            prefill: vec![5],
+            ..LanguageOptions::default()
+        };
+        let irs: Vec<_> = import(family, &options)
+            .entries
+            .into_iter()
+            .map(|(_, graph)| lower(&Verified::new(graph, &()).expect("a good graph")).expect("it lowers"))
+            .collect();
+        let mut states: Vec<Tensor> = irs[0].states.values().map(|s| Tensor::zeros(&s.ty)).collect();
+        let all = golden.all();
+        let mut at = 0;
+        while at < golden.logits.len() {
+            let n = [5, 3, 1][at.div_ceil(5).min(2)];
+            let (entry, width) = if n == 1 { (0, 1) } else { (1, 5) };
+            // The other sequence has the same tokens.
+            let mut tokens: Vec<i32> = all[at..at + n].iter().map(|&t| t as i32).collect();
+            tokens.resize(width, 1);
+            let tokens = [&tokens[..], &tokens[..]].concat();
+            let mut inputs = vec![Tensor::i32(&[2, width], tokens), Tensor::i32(&[2], vec![at as i32; 2])];
+            if entry == 1 {
+                inputs.push(Tensor::i32(&[2], vec![n as i32 - 1; 2]));
+            }
+            let outputs = eval(&irs[entry], &inputs, &mut states).expect("it runs");
+            let logits = outputs[0].to_f32();
+            let (first, second) = logits.split_at(logits.len() / 2);
+            golden.check(family, at + n - 1, first);
+            golden.check(family, at + n - 1, second);
+            at += n;
+        }
+    }
+}

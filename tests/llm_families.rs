@@ -6,13 +6,14 @@
 mod common;
 
 use common::path;
-use lockstep::files::FileSource;
+use lockstep::files::{self, FileSource};
 use lockstep::graph::Verified;
-use lockstep::language::{Sampler, Sampling};
-use lockstep::{LanguageModel, LanguageOptions};
+use lockstep::language::{Decoder, Sampler, Sampling};
+use lockstep::{Chips, LanguageModel, LanguageOptions, LoadOptions, Options, Silent, lookup};
 use lockstep_compiler::lower::lower;
 use lockstep_compiler::tir::eval::{Tensor, eval};
 use serde_json::Value;
+use std::sync::Arc;
 
 const FAMILIES: [&str; 9] = [
     "llama",
@@ -149,3 +150,84 @@ fn eval_of_chunks_gives_the_goldens() {
         }
     }
 }
+
+/// Compiled for `toy` chips: prefill and decode on the cpu executor.
+fn compiled(family: &str, chips: u16) {
+    let golden = Golden::read(family);
+    let options = LanguageOptions {
+        prefill: vec![4],
+        ..LanguageOptions::default()
+    };
+    let model = import(family, &options);
+    let graphs: Vec<_> = model
+        .entries
+        .into_iter()
+        .map(|(name, graph)| (name, Verified::new(graph, &()).expect("a good graph")))
+        .collect();
+    let entries: Vec<_> = graphs.iter().map(|(name, graph)| (name.clone(), graph)).collect();
+    let target = files::target("toy").expect("a target");
+    let options = Options {
+        chips: Chips::Exactly(chips),
+        verify: true,
+        ..Options::default()
+    };
+    let compiled = lockstep::compile_entries(&entries, &target, &options, &mut Silent);
+    let artifact = compiled
+        .unwrap_or_else(|e| panic!("{family} on {chips} chips: {e}"))
+        .artifact;
+    let artifact = Arc::new(artifact.expect("an artifact"));
+    let load = |name: &str| {
+        let session = lookup(name)
+            .expect("an executor")
+            .load(Arc::clone(&artifact), &LoadOptions::default());
+        Decoder::new(&artifact, session.expect("it loads")).expect("a language model")
+    };
+    let what = format!("{family} on {chips} chips");
+    let all = golden.all();
+    // Prefill, then token by token.
+    let mut cpu = load("cpu");
+    let n = golden.prompt.len();
+    golden.check(&what, n - 1, cpu.feed(&golden.prompt).expect("it runs"));
+    for position in n..golden.logits.len() {
+        golden.check(&what, position, cpu.feed(&all[position..=position]).expect("it runs"));
+    }
+    // The simulator has the same bits.
+    let (mut cpu, mut sim) = (load("cpu"), load("sim"));
+    for position in 0..4 {
+        let token = &all[position..=position];
+        let bits = |logits: &[f32]| logits.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+        let (a, b) = (
+            bits(cpu.feed(token).expect("it runs")),
+            bits(sim.feed(token).expect("it runs")),
+        );
+        assert_eq!(a, b, "{what}: sim and cpu differ");
+    }
+}
+
+macro_rules! families {
+    ($($family:ident),*) => {$(
+        mod $family {
+            #[test]
+            fn on_one_chip() {
+                super::compiled(stringify!($family), 1);
+            }
+
+            #[test]
+            fn on_three_chips() {
+                super::compiled(stringify!($family), 3);
+            }
+        }
+    )*};
+}
+
+families!(
+    llama,
+    mistral,
+    qwen2,
+    qwen3,
+    gemma2,
+    gemma3_text,
+    gpt2,
+    mixtral,
+    qwen3_moe
+);

@@ -1,0 +1,213 @@
+//! `lockstep generate`, from text to text: on a tiny model with a tokenizer of numbered words, and its error messages.
+
+#![cfg(all(feature = "compile", feature = "sim", feature = "generate"))]
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{Scratch, lockstep, path, told};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// The tiny Llama with a tokenizer whose tokens are w0 to w63, in a directory of its own.
+fn model(dir: &Scratch, tokenizer: bool) -> PathBuf {
+    let to = dir.0.join("tiny");
+    std::fs::create_dir(&to).expect("a directory");
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(path("tests/data/llm/llama").join(file), to.join(file)).expect("a copy");
+    }
+    if tokenizer {
+        let vocab: serde_json::Map<String, Value> = (0..64).map(|n| (format!("w{n}"), json!(n))).collect();
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
+            "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "w2" },
+        });
+        std::fs::write(to.join("tokenizer.json"), tokenizer.to_string()).expect("a file");
+        let settings = json!({
+            "bos_token": { "content": "w0" },
+            "chat_template": "{% for m in messages %}\n  {{ bos_token }} w9 {{ m['content'].strip() }}\n{% endfor %}\n{% if add_generation_prompt %}w10{% endif %}",
+        });
+        std::fs::write(to.join("tokenizer_config.json"), settings.to_string()).expect("a file");
+    }
+    to
+}
+
+fn golden() -> (String, Vec<u64>) {
+    let text = std::fs::read_to_string(path("tests/data/llm/llama/golden.json")).expect("a golden");
+    let all: Value = serde_json::from_str(&text).expect("JSON");
+    let list = |key: &str| -> Vec<u64> {
+        all[key]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_u64)
+            .collect()
+    };
+    (words(&list("prompt")), list("greedy"))
+}
+
+fn words(ids: &[u64]) -> String {
+    ids.iter().map(|id| format!("w{id}")).collect::<Vec<_>>().join(" ")
+}
+
+const OPTIONS: [&str; 6] = ["--target", "toy", "--context", "32", "--prefill-chunks", "4"];
+
+#[test]
+fn text_in_text_out() {
+    let dir = Scratch::new("generate");
+    model(&dir, true);
+    let compile = [&["compile", "tiny", "-o", "tiny.lks", "--buckets", "12"], &OPTIONS[..]].concat();
+    let out = lockstep(&dir.0, &compile);
+    assert!(out.status.success(), "{}", told(&out));
+    let (prompt, greedy) = golden();
+    // From the artifact and from the directory, on both executors.
+    let from_artifact = vec!["generate", "tiny.lks"];
+    let from_model = [&["generate", "tiny"], &OPTIONS[..]].concat();
+    for (subject, backend) in [(&from_artifact, "cpu"), (&from_artifact, "sim"), (&from_model, "cpu")] {
+        let rest = [
+            "--prompt",
+            &prompt,
+            "--max-tokens",
+            "16",
+            "--backend",
+            backend,
+            "--json",
+        ];
+        let out = lockstep(&dir.0, &[&subject[..], &rest].concat());
+        assert!(out.status.success(), "{}", told(&out));
+        let told: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+        let tokens: Vec<u64> = told["tokens"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_u64)
+            .collect();
+        assert_eq!(tokens, greedy, "{backend}");
+        assert_eq!(told["text"], words(&greedy));
+        assert_eq!(told["end"], "length");
+    }
+    // A seed gives the same text again, another seed another one.
+    let draw = |seed: &str| {
+        let rest = [
+            "generate",
+            "tiny.lks",
+            "--prompt",
+            &prompt,
+            "--temperature",
+            "3",
+            "--seed",
+            seed,
+        ];
+        String::from_utf8_lossy(&lockstep(&dir.0, &rest).stdout).into_owned()
+    };
+    assert_eq!(draw("1"), draw("1"));
+    assert_ne!(draw("1"), draw("2"));
+    // The text as it comes; the context ends it.
+    let out = lockstep(&dir.0, &["generate", "tiny.lks", "--prompt", &prompt]);
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(text.starts_with(&words(&greedy[..4])), "{text}");
+    assert!(
+        text.contains("[the context of 32 positions is full; compile with a larger --context]"),
+        "{text}"
+    );
+    // The chat format.
+    let rest = [
+        "generate",
+        "tiny.lks",
+        "--prompt",
+        " w5 ",
+        "--chat",
+        "--max-tokens",
+        "1",
+        "--json",
+    ];
+    let told: Value = serde_json::from_slice(&lockstep(&dir.0, &rest).stdout).expect("JSON");
+    assert_eq!(told["prompt_tokens"], json!([0, 9, 5, 10]));
+}
+
+macro_rules! check {
+    ($dir:expr, $name:literal, $($arg:expr),+) => {{
+        let out = lockstep(&$dir.0, &[$($arg),+]);
+        insta::with_settings!({ snapshot_path => "cases/error", prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!($name, told(&out));
+        });
+    }};
+}
+
+#[test]
+fn errors() {
+    let dir = Scratch::new("generate-errors");
+    let tiny = model(&dir, true);
+    let long = words(&[7; 33]);
+    let compile = ["--target", "toy", "--context", "32"];
+    let out = lockstep(&dir.0, &[&["compile", "tiny", "-o", "tiny.lks"], &compile[..]].concat());
+    assert!(out.status.success(), "{}", told(&out));
+    check!(
+        dir,
+        "prompt_longer_than_the_context",
+        "generate",
+        "tiny.lks",
+        "--prompt",
+        &long
+    );
+    check!(dir, "empty_prompt", "generate", "tiny.lks", "--prompt", "");
+    check!(dir, "context_beyond_the_model", "compile", "tiny", "--context", "64");
+    check!(
+        dir,
+        "prefill_chunk_beyond_the_context",
+        "compile",
+        "tiny",
+        "--context",
+        "8",
+        "--prefill-chunks",
+        "16"
+    );
+    check!(dir, "dim_of_a_language_model", "compile", "tiny", "--dim", "batch=1");
+    dir.file(
+        "relu.onnx",
+        lockstep_testkit::onnx::OnnxBuilder::new("g")
+            .opset(17)
+            .input_f32("x", &["2"])
+            .node("Relu", &["x"], &["y"])
+            .output("y")
+            .build(),
+    );
+    check!(
+        dir,
+        "context_of_another_model",
+        "compile",
+        "relu.onnx",
+        "--context",
+        "8"
+    );
+    lockstep(&dir.0, &["compile", "relu.onnx", "--target", "toy", "-o", "relu.lks"]);
+    check!(
+        dir,
+        "generate_from_another_model",
+        "generate",
+        "relu.lks",
+        "--prompt",
+        "x"
+    );
+    std::fs::remove_file(tiny.join("tokenizer.json")).expect("it goes");
+    let out = lockstep(&dir.0, &[&["compile", "tiny", "-o", "mute.lks"], &compile[..]].concat());
+    assert!(out.status.success(), "{}", told(&out));
+    check!(
+        dir,
+        "artifact_without_tokenizer",
+        "generate",
+        "mute.lks",
+        "--prompt",
+        "w1"
+    );
+    let config = std::fs::read_to_string(tiny.join("config.json")).expect("a config");
+    std::fs::write(
+        tiny.join("config.json"),
+        config.replace("\"hidden_size\": 32", "\"hidden_size\": 64"),
+    )
+    .expect("a file");
+    check!(dir, "weights_of_another_shape", "compile", "tiny");
+    std::fs::write(tiny.join("config.json"), config.replace("\"llama\"", "\"mamba\"")).expect("a file");
+    check!(dir, "unknown_model_type", "compile", "tiny");
+}

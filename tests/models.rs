@@ -82,6 +82,31 @@ const SILERO_IFLESS: Model = Model {
     ..SILERO
 };
 
+/// Nested branches on the sampling rate, which is fixed.
+const SILERO_BRANCHES: Model = Model {
+    path: "models/silero-vad/silero_vad.onnx",
+    shapes: &[("input", &[1, 576]), ("state", &[2, 1, 128])],
+    consts: &[("sr", "16000")],
+    golden: "tests/data/silero-vad/silero_vad.golden.npz",
+    on: ONE,
+    ..SILERO
+};
+
+const SILERO_OPSET_15: Model = Model {
+    path: "models/silero-vad/silero_vad_16k_op15.onnx",
+    golden: "tests/data/silero-vad/silero_vad_16k_op15.golden.npz",
+    ..SILERO_BRANCHES
+};
+
+/// The export with f16 weights.
+const SILERO_HALF: Model = Model {
+    path: "models/silero-vad/silero_vad_half.onnx",
+    shapes: &[("input", &[1, 576]), ("state", &[2, 1, 128])],
+    golden: "tests/data/silero-vad/silero_vad_half.golden.npz",
+    on: ONE,
+    ..SILERO
+};
+
 const CLASSIFIER: Model = Model {
     path: "models/ppocr-v4/ch_ppocr_mobile_v2.0_cls_infer.onnx",
     shapes: &[("x", &[2, 3, 48, 192])],
@@ -272,6 +297,9 @@ models! {
     silero: SILERO,
     silero_sequence: SILERO_SEQUENCE,
     silero_without_if: SILERO_IFLESS,
+    silero_with_branches: SILERO_BRANCHES,
+    silero_opset_15: SILERO_OPSET_15,
+    silero_half: SILERO_HALF,
     classifier: CLASSIFIER,
     classifier_one_image: CLASSIFIER_ONE,
     minilm: MINILM,

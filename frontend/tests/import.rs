@@ -204,8 +204,8 @@ fn malformed_models_are_errors() {
             .output("y")
             .output("y"),
         x(OnnxBuilder::new("operands")).node("Add", &["x"], &["y"]).output("y"),
-        x(OnnxBuilder::new("old"))
-            .opset(6)
+        x(OnnxBuilder::new("new"))
+            .opset(99)
             .node("Relu", &["x"], &["y"])
             .output("y"),
         x(OnnxBuilder::new("slice"))

@@ -82,6 +82,9 @@ pub struct CompileArgs {
     /// No rewrite that changes a rounding
     #[arg(long)]
     pub exact: bool,
+    /// Stop the rewrites after so many applications of rules, to find the one that is wrong
+    #[arg(long, value_name = "N")]
+    pub stop_after_rewrite: Option<usize>,
     /// Place every chain after the one before it
     #[arg(long)]
     pub serial: bool,

@@ -292,6 +292,7 @@ pub mod model {
             verify_passes: args.verify,
             dump_after: stages.dump_after,
             stop_after: stages.stop_after,
+            stop_after_rewrite: args.stop_after_rewrite,
             serial: args.serial,
             tokenizer: imported.tokenizer.unwrap_or_default(),
         };

@@ -21,6 +21,8 @@ pub struct Options {
     pub dump_after: Option<String>,
     /// Stop after this pass or stage.
     pub stop_after: Option<String>,
+    /// Stop the rewrites after so many applications of rules, to find the one that is wrong.
+    pub stop_after_rewrite: Option<usize>,
     /// Place every chain after the one before it.
     pub serial: bool,
     /// What turns text into tokens and back, stored in the artifact as it is (see [`lockstep_isa::Artifact::tokenizer`]).

@@ -7,8 +7,9 @@ use crate::emit::{ArtifactInfo, emit};
 use crate::lower::lower;
 use crate::options::Options;
 use crate::partition::{PartitionOptions, Partitioned, candidates_of_entries};
-use crate::passes::{self, Dump, PassOptions, TIR_PASSES, precision};
+use crate::passes::{self, FUSION, PassOptions, TIR_PASSES, precision};
 use crate::report::{self, Report};
+use crate::rewrite::{self, RewriteOptions, StageGain};
 use crate::schedule::{Schedule, ScheduleOptions, schedule_entries};
 use crate::tir::verify::Phase;
 use crate::tir::{TensorIr, Type};
@@ -80,29 +81,27 @@ pub fn compile_entries(
         lowered.push(ir);
     }
     check_entries(&lowered)?;
-    let Some(irs) = cx.optimize(&lowered)? else {
+    let Some(rewritten) = cx.optimize(&lowered, target)? else {
         return Ok(Compiled::default());
     };
-    let irs: Vec<&TensorIr> = irs.iter().collect();
-    cx.observer.stage("partition");
-    let wanted = PartitionOptions {
-        chips: options.chips,
-        exact: options.exact,
-    };
-    let parts = candidates_of_entries(&irs, target, &wanted)?;
-    let first = parts.first().into_iter().flatten();
-    if cx.after("partition", || text_of(first)) {
+    let Some(with) = cx.place(rewritten, target)? else {
         return Ok(Compiled::default());
-    }
-    let best = cx.best(&parts, target)?;
+    };
+    let (best, trial) = cx.without_rewrites(&lowered, target, with)?;
     cx.observer.stage("bound");
-    let per_entry = irs.iter().zip(best.parts).zip(best.chains.iter().zip(&best.timed));
-    let report = Report::new(
-        target,
-        best.examined,
-        per_entry
-            .map(|((ir, part), (chains, timed))| report::entry(chains, timed, &bound(ir, part, target), part, target)),
-    );
+    let per_entry = best
+        .program
+        .irs
+        .iter()
+        .zip(&best.parts)
+        .zip(best.chains.iter().zip(&best.timed));
+    let reports = per_entry
+        .zip(best.program.gains.iter())
+        .map(|(((ir, part), (chains, timed)), gains)| {
+            let bound = bound(ir, part, target);
+            report::entry(chains, timed, &bound, part, target, gains.clone())
+        });
+    let report = Report::new(target, options.chips, best.examined, trial, reports);
     cx.observer.stage("emit");
     let info = ArtifactInfo {
         name: entries.first().map(|(_, g)| g.name.clone()).unwrap_or_default(),
@@ -126,12 +125,52 @@ struct Driver<'a> {
     observer: &'a mut dyn Observer,
 }
 
-/// The best partition, with the chains and the schedule of every entry, and the makespans of all that were examined.
-struct Best<'p> {
-    parts: &'p [Partitioned],
+/// The tensor IR of every entry, and what each stage of rewrites gained.
+struct Program {
+    irs: Vec<TensorIr>,
+    gains: Vec<Vec<StageGain>>,
+    /// Whether the axes of states were left alone.
+    keep_states: bool,
+}
+
+/// The best partition, with the chains and the schedule of every entry, and all that were looked at.
+struct Best {
+    program: Program,
+    parts: Vec<Partitioned>,
     chains: Vec<ChainProgram>,
     timed: Vec<Schedule>,
+    /// Makespan over all entries, cycles.
+    makespan: u64,
     examined: Vec<report::Examined>,
+}
+
+/// A partition with its schedule.
+struct Scheduled {
+    parts: Vec<Partitioned>,
+    chains: Vec<ChainProgram>,
+    timed: Vec<Schedule>,
+    makespan: u64,
+}
+
+impl Program {
+    fn new(done: Vec<Optimized>, keep_states: bool) -> Program {
+        let (irs, gains) = done.into_iter().map(|o| (o.ir, o.gains)).unzip();
+        Program {
+            irs,
+            gains,
+            keep_states,
+        }
+    }
+}
+
+/// An entry after the passes and the rewrites.
+struct Optimized {
+    ir: TensorIr,
+    gains: Vec<StageGain>,
+    /// Programs as text, by pass or stage.
+    dumps: Vec<(&'static str, String)>,
+    /// Whether the options stop here.
+    stopped: bool,
 }
 
 impl Driver<'_> {
@@ -152,89 +191,240 @@ impl Driver<'_> {
         self.observer.stage("lower");
         let mut ir = lower(graph)?;
         name.clone_into(&mut ir.name);
-        check(&ir, "lower")?;
+        check(&ir, "lower", Phase::Lowered)?;
         let stopped = self.after("lower", || ir.to_string());
         Ok((!stopped).then_some(ir))
     }
 
-    /// The entries optimised; `None` where the options stop before. The passes may split the axes of a state; where they would split
-    /// them differently in two entries, states keep their shapes.
-    fn optimize(&mut self, lowered: &[TensorIr]) -> Result<Option<Vec<TensorIr>>, CompileError> {
+    /// The entries optimised, with what each stage of rewrites gained; `None` where the options stop before. The passes may split the
+    /// axes of a state; where they would split them differently in two entries, states keep their shapes.
+    fn optimize(&mut self, lowered: &[TensorIr], target: &Target) -> Result<Option<Program>, CompileError> {
         self.observer.stage("optimize");
-        let mut done = self.passes(lowered, false)?;
-        if !states_agree(&done.0) {
-            done = self.passes(lowered, true)?;
+        let pass = |name: &Option<String>| name.clone().filter(|n| TIR_PASSES.iter().any(|p| p.name == n));
+        let mut wanted = PassOptions {
+            dump_after: pass(&self.options.dump_after).into_iter().collect(),
+            stop_after: pass(&self.options.stop_after),
+            verify: self.options.verify_passes,
+            exact: self.options.exact,
+            keep_states: false,
+        };
+        // Rules fold factors into constants, and entries share those as they are.
+        let limit = if lowered.len() > 1 {
+            Some(0)
+        } else {
+            self.options.stop_after_rewrite
+        };
+        let mut done = self.rewritten(lowered, target, &wanted, limit)?;
+        if !states_agree(done.iter().map(|o| &o.ir)) {
+            wanted.keep_states = true;
+            done = self.rewritten(lowered, target, &wanted, limit)?;
         }
-        let (irs, dumps) = done;
-        for dump in dumps {
-            self.observer.dump(dump.pass, &dump.text);
+        for (name, text) in done.iter().flat_map(|o| &o.dumps) {
+            self.observer.dump(name, text);
         }
-        let stop = self.options.stop_after.as_deref();
-        let stopped = TIR_PASSES.iter().any(|p| Some(p.name) == stop) || self.after("optimize", || text_of(&irs));
-        Ok((!stopped).then_some(irs))
+        let stopped = done.iter().any(|o| o.stopped) || self.after("optimize", || text_of(done.iter().map(|o| &o.ir)));
+        Ok((!stopped).then(|| Program::new(done, wanted.keep_states)))
     }
 
-    fn passes(&self, lowered: &[TensorIr], keep_states: bool) -> Result<(Vec<TensorIr>, Vec<Dump>), CompileError> {
-        let options = self.options;
-        let is_pass = |name: &&String| TIR_PASSES.iter().any(|p| p.name == **name);
+    /// The same without rewrites, where that is faster: rules go by a model that does not see which operations overlap. The best
+    /// partition alone is tried.
+    fn without_rewrites(
+        &mut self,
+        lowered: &[TensorIr],
+        target: &Target,
+        with: Best,
+    ) -> Result<(Best, Option<report::Trial>), CompileError> {
+        if lowered.len() > 1 {
+            return Ok((with, None));
+        }
         let wanted = PassOptions {
-            dump_after: options.dump_after.iter().filter(is_pass).cloned().collect(),
-            stop_after: options.stop_after.iter().find(is_pass).cloned(),
-            verify: options.verify_passes,
-            exact: options.exact,
-            keep_states,
+            exact: self.options.exact,
+            keep_states: with.program.keep_states,
+            ..PassOptions::default()
         };
-        let mut irs = lowered.to_vec();
-        let mut dumps = Vec::new();
-        for ir in &mut irs {
+        let plain = Program::new(self.rewritten(lowered, target, &wanted, Some(0))?, wanted.keep_states);
+        if text_of(&plain.irs) == text_of(&with.program.irs) {
+            return Ok((with, None));
+        }
+        self.observer.stage("partition");
+        let like = with.parts.first().map(Partitioned::shape);
+        let mut candidates = self.candidates(&plain.irs, target)?;
+        candidates.retain(|parts| parts.first().map(Partitioned::shape) == like);
+        candidates.truncate(1);
+        if candidates.is_empty() {
+            return Ok((with, None));
+        }
+        let without = match self.best(plain, candidates, target) {
+            Ok(best) => best,
+            Err(e) if matches!(e.kind, CompileErrorKind::DoesNotFit { .. }) => return Ok((with, None)),
+            Err(e) => return Err(e),
+        };
+        let trial = report::Trial {
+            with: with.makespan,
+            without: without.makespan,
+        };
+        if without.makespan < with.makespan {
+            let Best { mut examined, .. } = with;
+            let chosen = examined.iter_mut().find(|e| e.makespan == Some(trial.with));
+            if let (Some(chosen), Some(one)) = (chosen, without.examined.first()) {
+                chosen.clone_from(one);
+            }
+            return Ok((Best { examined, ..without }, Some(trial)));
+        }
+        Ok((with, Some(trial)))
+    }
+
+    /// The best partition of a program, scheduled; `None` where the options stop before.
+    fn place(&mut self, program: Program, target: &Target) -> Result<Option<Best>, CompileError> {
+        self.observer.stage("partition");
+        let candidates = self.candidates(&program.irs, target)?;
+        let first = candidates.first().into_iter().flatten();
+        if self.after("partition", || text_of(first)) {
+            return Ok(None);
+        }
+        self.best(program, candidates, target).map(Some)
+    }
+
+    /// Partitions of all entries together, most promising first.
+    fn candidates(&self, irs: &[TensorIr], target: &Target) -> Result<Vec<Vec<Partitioned>>, CompileError> {
+        let wanted = PartitionOptions {
+            chips: self.options.chips,
+            exact: self.options.exact,
+        };
+        candidates_of_entries(&irs.iter().collect::<Vec<_>>(), target, &wanted)
+    }
+
+    /// Every entry through the passes, with the rewrites between those that canonicalise and those that fuse.
+    fn rewritten(
+        &self,
+        lowered: &[TensorIr],
+        target: &Target,
+        wanted: &PassOptions,
+        limit: Option<usize>,
+    ) -> Result<Vec<Optimized>, CompileError> {
+        let options = self.options;
+        let named = |name: &Option<String>, n: &str| name.as_deref() == Some(n);
+        let mut all = Vec::with_capacity(lowered.len());
+        for ir in lowered {
+            let mut one = Optimized {
+                ir: ir.clone(),
+                gains: Vec::new(),
+                dumps: Vec::new(),
+                stopped: wanted.stop_after.is_some(),
+            };
+            let ir = &mut one.ir;
             if let Some(dtype) = options.precision {
                 precision::run(ir, dtype)?;
             }
-            dumps.extend(passes::run_all(ir, &wanted)?);
+            let lowered = rewrite::estimate(ir, target);
+            let dumps = passes::run_part(ir, wanted, 0..FUSION)?;
+            one.dumps.extend(dumps.into_iter().map(|d| (d.pass, d.text)));
+            one.gains.push(StageGain {
+                stage: "canonicalise".into(),
+                cycles_before: lowered,
+                cycles_after: rewrite::estimate(ir, target),
+            });
+            if wanted.last().is_none_or(|last| last >= FUSION) {
+                let limits = RewriteOptions {
+                    exact: options.exact,
+                    stop_after: limit,
+                };
+                for stage in rewrite::run(ir, target, &limits)?.stages {
+                    let gained = stage.cycles_before.saturating_sub(stage.cycles_after);
+                    let before = one.gains.last().map_or(0, |g| g.cycles_after);
+                    one.gains.push(StageGain {
+                        stage: stage.stage,
+                        cycles_before: before,
+                        cycles_after: before.saturating_sub(gained),
+                    });
+                }
+                if named(&options.dump_after, "rewrite") || named(&options.dump_after, "all") {
+                    one.dumps.push(("rewrite", ir.to_string()));
+                }
+                one.stopped |= named(&options.stop_after, "rewrite");
+            }
+            if !named(&options.stop_after, "rewrite") {
+                let before = rewrite::estimate(ir, target);
+                let dumps = passes::run_part(ir, wanted, FUSION..TIR_PASSES.len())?;
+                one.dumps.extend(dumps.into_iter().map(|d| (d.pass, d.text)));
+                one.gains.push(StageGain {
+                    stage: "fuse".into(),
+                    cycles_before: before,
+                    cycles_after: rewrite::estimate(ir, target),
+                });
+            }
+            if !one.stopped {
+                check(ir, "optimize", Phase::Legal)?;
+            }
+            all.push(one);
         }
-        Ok((irs, dumps))
+        Ok(all)
     }
 
     /// Schedules the most promising partitions and keeps the one with the least makespan over all entries, on ties the
-    /// earlier.
-    fn best<'p>(&mut self, candidates: &'p [Vec<Partitioned>], target: &Target) -> Result<Best<'p>, CompileError> {
+    /// earlier. One whose bound is no less than a makespan found needs no schedule.
+    fn best(
+        &mut self,
+        program: Program,
+        candidates: Vec<Vec<Partitioned>>,
+        target: &Target,
+    ) -> Result<Best, CompileError> {
         let options = ScheduleOptions {
             serial: self.options.serial,
         };
-        let mut best: Option<(u64, Best<'p>)> = None;
-        let mut examined = Vec::new();
+        let mut best: Option<Scheduled> = None;
+        let mut examined: Vec<report::Examined> = Vec::new();
         let mut refused = None;
+        let mut scheduled = 0;
         for parts in candidates {
-            if examined.len() >= SCHEDULED {
-                break;
-            }
-            self.observer.stage("chains");
-            let inputs: Vec<Input<'_>> = parts.iter().map(|part| input(part, target)).collect();
-            let chains = build_entries(&inputs)?;
-            self.observer.stage("schedule");
-            match schedule_entries(&chains.iter().collect::<Vec<_>>(), target, &options) {
-                Ok(timed) => {
-                    let makespan = timed.iter().map(|t| t.makespan).sum();
-                    examined.push(report::Examined {
-                        description: parts.first().map(|p| p.description.clone()).unwrap_or_default(),
-                        makespan,
-                    });
-                    if best.as_ref().is_none_or(|(least, _)| makespan < *least) {
-                        let found = Best {
-                            parts,
-                            chains,
-                            timed,
-                            examined: Vec::new(),
-                        };
-                        best = Some((makespan, found));
+            let bounds = program
+                .irs
+                .iter()
+                .zip(&parts)
+                .map(|(ir, part)| bound(ir, part, target).bound);
+            let mut one = report::Examined {
+                description: parts.first().map(|p| p.description.clone()).unwrap_or_default(),
+                chips: parts.first().map_or(0, |p| p.n_chips),
+                modelled: parts.iter().map(|p| p.modelled_cycles).fold(0, u64::saturating_add),
+                bound: bounds.sum(),
+                makespan: None,
+            };
+            if scheduled < SCHEDULED && best.as_ref().is_none_or(|b| one.bound < b.makespan) {
+                self.observer.stage("chains");
+                let chains = build_entries(&parts.iter().map(|part| input(part, target)).collect::<Vec<_>>())?;
+                self.observer.stage("schedule");
+                match schedule_entries(&chains.iter().collect::<Vec<_>>(), target, &options) {
+                    Ok(timed) => {
+                        scheduled += 1;
+                        let makespan = timed.iter().map(|t| t.makespan).sum();
+                        one.makespan = Some(makespan);
+                        if best.as_ref().is_none_or(|b| makespan < b.makespan) {
+                            best = Some(Scheduled {
+                                parts,
+                                chains,
+                                timed,
+                                makespan,
+                            });
+                        }
                     }
+                    Err(e) if matches!(e.kind, CompileErrorKind::DoesNotFit { .. }) => {
+                        refused = refused.or(Some(e));
+                        continue;
+                    }
+                    Err(e) => return Err(e),
                 }
-                Err(e) if matches!(e.kind, CompileErrorKind::DoesNotFit { .. }) => refused = refused.or(Some(e)),
-                Err(e) => return Err(e),
             }
+            examined.push(one);
         }
         match (best, refused) {
-            (Some((_, best)), _) => Ok(Best { examined, ..best }),
+            (Some(found), _) => Ok(Best {
+                program,
+                parts: found.parts,
+                chains: found.chains,
+                timed: found.timed,
+                makespan: found.makespan,
+                examined,
+            }),
             (None, Some(error)) => Err(error),
             (None, None) => Err(CompileError::internal("partition", "no candidate")),
         }
@@ -257,9 +447,9 @@ fn text_of<'a, T: ToString + 'a>(all: impl IntoIterator<Item = &'a T>) -> String
 }
 
 /// Whether every state has one type in all programs that have it.
-fn states_agree(irs: &[TensorIr]) -> bool {
+fn states_agree<'a>(irs: impl Iterator<Item = &'a TensorIr>) -> bool {
     let mut types: BTreeMap<&str, &Type> = BTreeMap::new();
-    let mut all = irs.iter().flat_map(|ir| ir.states.values());
+    let mut all = irs.flat_map(|ir| ir.states.values());
     all.all(|s| *types.entry(&s.name).or_insert(&s.ty) == &s.ty)
 }
 
@@ -291,9 +481,9 @@ fn check_entries(irs: &[TensorIr]) -> Result<(), CompileError> {
 }
 
 /// Checks the invariants of the IR after a stage.
-fn check(ir: &TensorIr, pass: &'static str) -> Result<(), CompileError> {
+fn check(ir: &TensorIr, pass: &'static str, phase: Phase) -> Result<(), CompileError> {
     let mut errors = VerifyErrors::new();
-    ir.verify(&Phase::Lowered, &mut errors);
+    ir.verify(&phase, &mut errors);
     if errors.is_empty() {
         Ok(())
     } else {

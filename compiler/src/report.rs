@@ -2,7 +2,8 @@
 
 use crate::bound::Bound;
 use crate::chain::ChainProgram;
-use crate::partition::Partitioned;
+use crate::partition::{Chips, Partitioned};
+use crate::rewrite::StageGain;
 use crate::schedule::{Busy, Schedule, SramUse, Wait};
 use lockstep_isa::op::UnitKind;
 use lockstep_isa::{DType, Opcode, Queue, Target};
@@ -12,13 +13,28 @@ use std::collections::BTreeMap;
 /// Version of the JSON form.
 pub const VERSION: u32 = 2;
 
-/// A partition that was scheduled.
+/// A partition that was looked at; cycles are over all entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Examined {
     /// Chips, stages and degrees.
     pub description: String,
-    /// Its makespan, cycles.
-    pub makespan: u64,
+    /// Its chips.
+    pub chips: u16,
+    /// Cycles by the partitioner's cost model.
+    pub modelled: u64,
+    /// Its bound, cycles.
+    pub bound: u64,
+    /// Its makespan, cycles; `None` where it was not scheduled.
+    pub makespan: Option<u64>,
+}
+
+/// The makespan of the chosen partition with and without rewrites, cycles over all entries; the lesser was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// With all rewrites.
+    pub with: u64,
+    /// With the passes alone.
+    pub without: u64,
 }
 
 /// Energy of one run by kind of event, in picojoules.
@@ -71,8 +87,12 @@ pub struct Report {
     pub chips: u16,
     /// The partition in words.
     pub partition: String,
-    /// Partitions that were scheduled.
+    /// Why so many chips.
+    pub why: String,
+    /// Partitions that were looked at, most promising first.
     pub examined: Vec<Examined>,
+    /// What the rewrites are worth; `None` where they change nothing.
+    pub rewrites: Option<Trial>,
     /// The entries.
     pub entries: Vec<EntryReport>,
 }
@@ -88,6 +108,8 @@ pub struct EntryReport {
     pub chips: u16,
     /// The partition in words.
     pub partition: String,
+    /// What each stage of rewrites gained, in modelled cycles: operations one after another.
+    pub rewrites: Vec<StageGain>,
     /// Cycles of the schedule.
     pub makespan: u64,
     /// The bound and its terms.
@@ -117,6 +139,7 @@ pub fn entry(
     bound: &Bound,
     part: &Partitioned,
     target: &Target,
+    rewrites: Vec<StageGain>,
 ) -> EntryReport {
     let mut links: BTreeMap<(u16, u8), u64> = BTreeMap::new();
     for placed in &timed.runs {
@@ -149,6 +172,7 @@ pub fn entry(
         clock_hz: target.clock_hz,
         chips: part.n_chips,
         partition: part.description.clone(),
+        rewrites,
         makespan: timed.makespan,
         bound: bound.clone(),
         sram: timed.sram.clone(),
@@ -243,16 +267,35 @@ fn kind_text(kind: UnitKind) -> &'static str {
     }
 }
 
+/// Why so many chips, in words.
+fn why(wanted: Chips, examined: &[Examined]) -> String {
+    let fewest = examined.iter().map(|e| e.chips).min().unwrap_or(0);
+    let scheduled = examined.iter().filter(|e| e.makespan.is_some()).count();
+    let of = format!("{scheduled} scheduled of {} partitions that fit", examined.len());
+    match wanted {
+        Chips::Exactly(n) => format!("{n} asked for; the least makespan of {of}"),
+        Chips::Auto => format!("the least makespan of {of}; the fewest chips among them are {fewest}"),
+    }
+}
+
 impl Report {
     /// The report of a compile from those of its entries.
-    pub fn new(target: &Target, examined: Vec<Examined>, entries: impl IntoIterator<Item = EntryReport>) -> Report {
+    pub fn new(
+        target: &Target,
+        wanted: Chips,
+        examined: Vec<Examined>,
+        rewrites: Option<Trial>,
+        entries: impl IntoIterator<Item = EntryReport>,
+    ) -> Report {
         let entries: Vec<EntryReport> = entries.into_iter().collect();
         Report {
+            why: why(wanted, &examined),
             target: target.name.clone(),
             clock_hz: target.clock_hz,
             chips: entries.first().map_or(0, |e| e.chips),
             partition: entries.first().map(|e| e.partition.clone()).unwrap_or_default(),
             examined,
+            rewrites,
             entries,
         }
     }
@@ -270,7 +313,12 @@ impl Report {
             "clock_hz": self.clock_hz,
             "chips": self.chips,
             "partition": self.partition,
-            "examined": self.examined.iter().map(|e| json!({"partition": e.description, "makespan_cycles": e.makespan})).collect::<Vec<_>>(),
+            "why": self.why,
+            "rewrites": self.rewrites.map(|t| json!({ "with_cycles": t.with, "without_cycles": t.without })),
+            "examined": self.examined.iter().map(|e| json!({
+                "partition": e.description, "chips": e.chips, "modelled_cycles": e.modelled, "bound_cycles": e.bound,
+                "makespan_cycles": e.makespan,
+            })).collect::<Vec<_>>(),
             "entries": self.entries.iter().map(EntryReport::to_value).collect::<Vec<_>>(),
         })
     }
@@ -312,6 +360,9 @@ impl EntryReport {
         json!({
             "entry": self.name,
             "partition": self.partition,
+            "rewrites": self.rewrites.iter().map(|g| json!({
+                "stage": g.stage, "cycles_before": g.cycles_before, "cycles_after": g.cycles_after,
+            })).collect::<Vec<_>>(),
             "makespan_cycles": self.makespan,
             "microseconds": self.microseconds(),
             "bound_cycles": self.bound.bound,

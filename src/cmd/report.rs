@@ -90,13 +90,28 @@ pub fn headline(artifact: &Artifact, report: &Value) -> Vec<String> {
 /// Everything below the first lines.
 fn body(report: &Value) -> Vec<String> {
     let mut out = vec![format!("partition: {}", word(report, "partition"))];
+    out.push(format!("why so many chips: {}", word(report, "why")));
+    let mut rows = vec![text::row(["partition examined", "modelled", "bound", "makespan"])];
     for one in list(report, "examined") {
+        let makespan = one.get("makespan_cycles").and_then(Value::as_u64);
+        rows.push(vec![
+            word(one, "partition").to_owned(),
+            cycles(one, "modelled_cycles"),
+            cycles(one, "bound_cycles"),
+            makespan.map_or("not scheduled".into(), text::count),
+        ]);
+    }
+    out.extend(text::table(&rows));
+    if let Some(trial) = report.get("rewrites").filter(|t| t.is_object()) {
+        let kept = number(trial, "with_cycles") <= number(trial, "without_cycles");
         out.push(format!(
-            "  examined: {}: {} cycles",
-            word(one, "partition"),
-            cycles(one, "makespan_cycles")
+            "rewrites: {} cycles with them, {} without; {}",
+            cycles(trial, "with_cycles"),
+            cycles(trial, "without_cycles"),
+            if kept { "kept" } else { "left out" }
         ));
     }
+    out.push(String::new());
     let entries = list(report, "entries");
     for one in entries {
         if entries.len() > 1 {
@@ -210,7 +225,7 @@ fn gains(report: &Value) -> Vec<String> {
         .iter()
         .map(|g| {
             format!(
-                "rewrite {}: estimated {} -> {} cycles",
+                "rewrite {}: modelled {} -> {} cycles",
                 word(g, "stage"),
                 cycles(g, "cycles_before"),
                 cycles(g, "cycles_after")

@@ -172,8 +172,26 @@ impl Layout {
 
     /// Where the element with these coordinates lies (its first replica).
     pub fn locate(&self, c: &[usize]) -> Location {
+        self.locate_in(c, |part, index| index(&self.part(part).extents))
+    }
+
+    /// As [`Layout::locate`], given all parts of the layout.
+    pub fn locate_among(&self, c: &[usize], parts: &[Part]) -> Location {
+        self.locate_in(c, |part, index| index(parts.get(part).map_or(&[], |p| &p.extents)))
+    }
+
+    /// `with_part` calls its second argument with the extents of the part.
+    fn locate_in(&self, c: &[usize], with_part: impl FnOnce(usize, &mut dyn FnMut(&[usize]))) -> Location {
         // Digits of one axis come in descending order of `div`, over vector digits and then lane digits.
-        let mut rest: Vec<usize> = c.to_vec();
+        let (mut few, mut many) = ([0; 8], Vec::new());
+        let rest: &mut [usize] = match few.get_mut(..c.len()) {
+            Some(few) => few,
+            None => {
+                many.resize(c.len(), 0);
+                &mut many
+            }
+        };
+        rest.copy_from_slice(c);
         let mut take = |axis: u8, div: usize| {
             let digit = rest[axis as usize] / div;
             rest[axis as usize] -= digit * div;
@@ -183,14 +201,13 @@ impl Layout {
         for d in &self.vecs[..self.parts] {
             part = part * d.extent + take(d.axis, d.div);
         }
-        let extents = if self.vecs.len() > self.parts {
-            self.part(part).extents
-        } else {
-            Vec::new()
-        };
         let mut index = 0;
-        for (d, &n) in self.vecs[self.parts..].iter().zip(&extents) {
-            index = index * n + take(d.axis, d.div);
+        if self.vecs.len() > self.parts {
+            with_part(part, &mut |extents| {
+                for (d, &n) in self.vecs[self.parts..].iter().zip(extents) {
+                    index = index * n + take(d.axis, d.div);
+                }
+            });
         }
         let (mut lane, mut stride) = (0, self.lane_count());
         for d in self.lanes.iter().rev() {

@@ -25,6 +25,11 @@ pub struct ChipUsage {
 }
 
 impl ChipUsage {
+    /// Constants and states without their padding: what no layout makes smaller.
+    pub fn held(&self) -> u64 {
+        self.weights + self.states
+    }
+
     /// All terms together.
     pub fn total(&self) -> u64 {
         self.weights + self.states + self.padding + self.values + self.text

@@ -198,15 +198,25 @@ pub(super) fn convert_cycles(target: &Target, ty: &Type, from: &Dist, to: &Dist,
         (a, b) if a == b => 0,
         (Dist::Whole, Dist::Whole) => 0,
         (Dist::Whole, Dist::Split(_)) => vectors(target, &to.largest(ty)) / QUADS_PER_CYCLE,
-        (Dist::Split(_), Dist::Whole) => transfer_cycles(target, each * load.gather, load.hops, 1),
+        (Dist::Split(_), Dist::Whole) => transfer_cycles(target, each * load.gather, load.hops, load.overlap),
         (Dist::Split(_), Dist::Split(_)) => {
-            transfer_cycles(target, each.div_ceil(members.max(1)) * load.scatter, load.hops, 1) + CHAIN_CYCLES
+            transfer_cycles(
+                target,
+                each.div_ceil(members.max(1)) * load.scatter,
+                load.hops,
+                load.overlap,
+            ) + CHAIN_CYCLES
         }
         (Dist::Partial(_), Dist::Split(_)) => {
-            transfer_cycles(target, words(target, &to.largest(ty)) * load.scatter, load.hops, 1) + CHAIN_CYCLES
+            transfer_cycles(
+                target,
+                words(target, &to.largest(ty)) * load.scatter,
+                load.hops,
+                load.overlap,
+            ) + CHAIN_CYCLES
         }
         (Dist::Partial(_), Dist::Whole) => {
-            let direct = transfer_cycles(target, each * load.gather, load.hops, 1) + CHAIN_CYCLES;
+            let direct = transfer_cycles(target, each * load.gather, load.hops, load.overlap) + CHAIN_CYCLES;
             match scatter_split(target, ty, members as usize).map(Dist::Split) {
                 Some(split) => direct.min(
                     convert_cycles(target, ty, from, &split, members, load)

@@ -30,6 +30,15 @@ pub(super) struct StagePlan {
     pub(super) sharding: usize,
 }
 
+/// Room on each chip.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Bytes of SRAM.
+    pub(super) bytes: u64,
+    /// One of so many bytes of values and text, which are estimates, is counted.
+    pub(super) share: u64,
+}
+
 /// What the program demands between cuts.
 pub(super) struct Demand {
     /// Candidate cuts: positions in the order, from 0 to its length.
@@ -154,15 +163,15 @@ struct Reached {
     sharding: usize,
 }
 
-/// Best stages on `n_chips` chips with the shardings on `offer`, with `available` bytes on each chip; with `least`, on
-/// as few chips as possible up to `n_chips`. Also gives the modelled cycles. `None` where nothing fits.
+/// Best stages on `n_chips` chips with the shardings on `offer`, with this room on each chip; with `least`, on as
+/// few chips as possible up to `n_chips`. Also gives the modelled cycles. `None` where nothing fits.
 pub(super) fn cut(
     cx: &Context<'_>,
     demand: &Demand,
     shardings: &[Sharding],
     offer: &[usize],
     n_chips: u16,
-    available: u64,
+    room: Room,
     least: bool,
 ) -> Option<(Vec<StagePlan>, u64)> {
     // One stage has no cut to choose.
@@ -206,7 +215,7 @@ pub(super) fn cut(
                     cycles = cycles.saturating_add(s.cycles[cx.order[at]]);
                     at += 1;
                 }
-                if weights + other + live > available {
+                if weights + (other + live) / room.share.max(1) > room.bytes {
                     break;
                 }
                 if weights == 0 && n_cuts > 2 && !(a == 0 && b == n_cuts - 1) {

@@ -33,19 +33,23 @@ pub fn candidates_of_entries(
     let (planned, shardings) = plan::plan(first)?;
     let mut found: Vec<Vec<Partitioned>> = Vec::new();
     let mut refused = None;
+    // Plans that fit by no estimate are there only where none does: then the allocator decides.
+    let near = planned.iter().all(|p| plan::excess(&p.part, target) > 0);
     for p in planned {
         let mut parts = Vec::with_capacity(irs.len());
         for cx in others {
             parts.push(follow(cx, first, &p, &shardings)?);
         }
         parts.insert(0, p.part);
-        if fit_together(&parts, target) {
+        if near || fit_together(&parts, target) {
             found.push(parts);
         } else {
             refused = refused.or(Some(parts));
         }
     }
-    found.sort_by_key(|parts| parts.iter().map(|p| p.modelled_cycles).fold(0u64, u64::saturating_add));
+    if !near {
+        found.sort_by_key(|parts| parts.iter().map(|p| p.modelled_cycles).fold(0u64, u64::saturating_add));
+    }
     if found.is_empty() {
         let limit = refused.iter().flatten().map(|p| p.n_chips).max().unwrap_or(1);
         let largest = refused.into_iter().flatten().max_by_key(|p| {
@@ -167,5 +171,5 @@ fn follow(
         })
         .collect();
     let cycles = Demand::new(cx).cycles(cx, &stages, &own);
-    Ok(plan::expand(cx, &stages, &own, n_chips, cycles)?.0)
+    plan::expand(cx, &stages, &own, n_chips, cycles)
 }

@@ -19,6 +19,8 @@ pub(super) struct Load {
     pub gather: u64,
     /// Messages over the busiest link where everyone sends a different message to each.
     pub scatter: u64,
+    /// Of so many link cycles one counts: the others pass while units work, since transfers go row by row.
+    pub overlap: u64,
 }
 
 impl Fabric {
@@ -90,6 +92,7 @@ impl Fabric {
             hops: 0,
             gather: 0,
             scatter: 0,
+            overlap: 1,
         };
         let mut gather: BTreeMap<(u16, u16), u64> = BTreeMap::new();
         let mut scatter: BTreeMap<(u16, u16), u64> = BTreeMap::new();

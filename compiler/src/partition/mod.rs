@@ -144,6 +144,11 @@ pub struct Partitioned {
 }
 
 impl Partitioned {
+    /// Chips of every stage: what makes two partitions of one model alike.
+    pub fn shape(&self) -> Vec<Range<u16>> {
+        self.stages.iter().map(|s| s.chips.clone()).collect()
+    }
+
     /// The program with a port for every copy of an input: after the ports of the model, in the order of `input_copies`.
     pub fn with_all_ports(&self) -> TensorIr {
         let mut ir = self.ir.clone();

@@ -1,8 +1,8 @@
 //! Which partitions to try: degrees of tensor parallelism, numbers of stages, and their combinations.
 
-use super::cuts::{self, Demand, StagePlan};
+use super::cuts::{self, Demand, Room, StagePlan};
 use super::expand::Expander;
-use super::fabric::Fabric;
+use super::fabric::{Fabric, Load};
 use super::search::{self, Fixed, Sharding};
 use super::{Candidate, Chips, Context, PartitionOptions, Partitioned, capacity, usage};
 use crate::tir::TensorIr;
@@ -21,13 +21,17 @@ pub fn partition(ir: &TensorIr, target: &Target, options: &PartitionOptions) -> 
         .ok_or_else(|| CompileError::internal("partition", "no candidate"))
 }
 
-/// Prices of a row of constants, in cycles, in the searches: only latency counts; about what it costs to multiply a row;
-/// SRAM counts most.
-const ROW_PRICES: [u64; 3] = [0, 4, 64];
+/// What the searches count: the price of a row of constants in cycles (only latency counts; about what it costs to multiply
+/// a row; SRAM counts most), and of how many link cycles one counts (all are waited for; most pass while units work).
+const SEARCHES: [(u64, u64); 4] = [(0, 4), (0, 1), (4, 1), (64, 1)];
 /// Most chips for which stages of unequal degree are tried.
 const MAX_MIXED_CHIPS: u16 = 16;
 /// Most chips of a ring that share a stage: a collective takes as many hops.
 const MAX_RING_DEGREE: u16 = 8;
+/// Where nothing fits by estimate: the share of the estimated values and text that is believed, and the plans that are then
+/// tried, those that lack the least room first.
+const NEAR_SHARE: u64 = 4;
+const NEAR_PLANS: usize = 4;
 /// How often a plan that turns out too large is cut again with less SRAM, and the share that then remains of it.
 const RETRIES: usize = 4;
 const RETRY_NUMERATOR: u64 = 9;
@@ -89,7 +93,9 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
     let mut found: Vec<Planned> = Vec::new();
     let mut tried: Vec<Vec<StagePlan>> = Vec::new();
     let mut too_large: Option<Partitioned> = None;
-    for (wanted, offer, least) in attempts(cx, &shardings, options.chips, limit) {
+    let attempts = attempts(cx, &shardings, options.chips, limit);
+    for (wanted, offer, least) in &attempts {
+        let (wanted, least) = (*wanted, *least);
         // More chips than the fewest that fit only add transfers.
         if least
             && found
@@ -98,9 +104,12 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
         {
             continue;
         }
-        let mut available = target.sram_bytes();
+        let mut room = Room {
+            bytes: target.sram_bytes(),
+            share: 1,
+        };
         for _ in 0..RETRIES {
-            let Some((stages, cycles)) = cuts::cut(cx, &demand, &shardings, &offer, wanted, available, least) else {
+            let Some((stages, cycles)) = cuts::cut(cx, &demand, &shardings, offer, wanted, room, least) else {
                 break;
             };
             if tried.contains(&stages) {
@@ -108,16 +117,38 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
             }
             tried.push(stages.clone());
             let n_chips = stages.last().map_or(1, |s| s.first + s.degree);
-            let (part, fits) = expand(cx, &stages, &shardings, n_chips, cycles)?;
-            if fits {
+            let part = expand(cx, &stages, &shardings, n_chips, cycles)?;
+            if excess(&part, target) == 0 {
                 found.push(Planned { part, stages });
                 break;
             }
             if too_large.as_ref().is_none_or(|t| t.n_chips <= part.n_chips) {
                 too_large = Some(part);
             }
-            available = available / RETRY_DENOMINATOR * RETRY_NUMERATOR;
+            room.bytes = room.bytes / RETRY_DENOMINATOR * RETRY_NUMERATOR;
         }
+    }
+    if found.is_empty() {
+        // Values and text are estimates: where constants and states fit, the allocator has the last word.
+        let room = Room {
+            bytes: target.sram_bytes(),
+            share: NEAR_SHARE,
+        };
+        for (wanted, offer, least) in &attempts {
+            let Some((stages, cycles)) = cuts::cut(cx, &demand, &shardings, offer, *wanted, room, *least) else {
+                continue;
+            };
+            if found.iter().any(|p| p.stages == stages) {
+                continue;
+            }
+            let n_chips = stages.last().map_or(1, |s| s.first + s.degree);
+            let part = expand(cx, &stages, &shardings, n_chips, cycles)?;
+            if usage(&part, target).iter().all(|u| u.held() <= target.sram_bytes()) {
+                found.push(Planned { part, stages });
+            }
+        }
+        found.sort_by_key(|p| (excess(&p.part, target), p.part.n_chips));
+        found.truncate(NEAR_PLANS);
     }
     found.sort_by_key(|p| (p.part.modelled_cycles, p.part.n_chips));
     found.dedup_by(|a, b| a.part.description == b.part.description && a.part.modelled_cycles == b.part.modelled_cycles);
@@ -127,21 +158,26 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
     Ok((found, shardings))
 }
 
-/// The program of a plan, and whether every chip has room for it.
+/// Most bytes by which a chip lacks room for its part, by estimate.
+pub(super) fn excess(part: &Partitioned, target: &Target) -> u64 {
+    let used = usage(part, target).into_iter().map(|u| u.total()).max().unwrap_or(0);
+    used.saturating_sub(target.sram_bytes())
+}
+
+/// The program of a plan.
 pub(super) fn expand(
     cx: &Context<'_>,
     stages: &[StagePlan],
     shardings: &[Sharding],
     n_chips: u16,
     cycles: u64,
-) -> Result<(Partitioned, bool), CompileError> {
+) -> Result<Partitioned, CompileError> {
     let mut part = Expander::new(cx, stages, shardings, n_chips).run(n_chips)?;
     let used = usage(&part, cx.target);
     let held = used.iter().map(|u| u.weights).max().unwrap_or(0);
     part.description = format!("{}, at most {held} bytes of weights each", describe(stages, n_chips));
     part.modelled_cycles = cycles;
-    let fits = used.iter().all(|u| u.total() <= cx.target.sram_bytes());
-    Ok((part, fits))
+    Ok(part)
 }
 
 /// Shardings for every degree on offer: chips of one node (or ring) in powers of two, for latency and for SRAM.
@@ -163,9 +199,9 @@ fn shardings(cx: &Context<'_>, limit: u16) -> Vec<Sharding> {
     }
     for d in degrees {
         let load = Fabric::new(cx.target, d).load(0, d);
-        for price in ROW_PRICES {
-            let sharding = search::search(cx, d, load, price, &Fixed::default());
-            if sharding.shares() {
+        for (price, overlap) in SEARCHES {
+            let sharding = search::search(cx, d, Load { overlap, ..load }, price, &Fixed::default());
+            if sharding.shares() && !found.iter().any(|s| s.is_like(&sharding)) {
                 found.push(sharding);
             }
         }

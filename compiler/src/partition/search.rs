@@ -68,6 +68,11 @@ impl Sharding {
             .unwrap_or(Dist::Whole)
     }
 
+    /// Whether every operation is done alike.
+    pub(super) fn is_like(&self, other: &Sharding) -> bool {
+        self.degree == other.degree && self.ways.iter().eq(other.ways.iter())
+    }
+
     /// Whether any operation is shared rather than repeated.
     pub(super) fn shares(&self) -> bool {
         self.ways

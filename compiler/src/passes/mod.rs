@@ -17,6 +17,7 @@ mod rebuild;
 use crate::error::CompileError;
 use crate::tir::{Phase, TensorIr};
 use lockstep_graph::{Verify, VerifyErrors};
+use std::ops::Range;
 
 /// Whether a pass changed anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +102,9 @@ pub const TIR_PASSES: &[Pass] = &[
     },
 ];
 
+/// Index in [`TIR_PASSES`] at which fusion begins: the passes before it canonicalise, and rewrites come between.
+pub const FUSION: usize = 6;
+
 /// Options of [`run_all`].
 #[derive(Clone, Debug, Default)]
 pub struct PassOptions {
@@ -114,6 +118,14 @@ pub struct PassOptions {
     pub exact: bool,
     /// Split no axis of a state.
     pub keep_states: bool,
+}
+
+impl PassOptions {
+    /// Index of the pass to stop after: its last occurrence.
+    pub fn last(&self) -> Option<usize> {
+        let name = self.stop_after.as_ref()?;
+        TIR_PASSES.iter().rposition(|p| p.name == name)
+    }
 }
 
 /// A program as text after a pass.
@@ -130,6 +142,14 @@ pub struct Dump {
 /// # Errors
 /// If an option names no pass, or a pass breaks an invariant (a bug).
 pub fn run_all(ir: &mut TensorIr, options: &PassOptions) -> Result<Vec<Dump>, CompileError> {
+    run_part(ir, options, 0..TIR_PASSES.len())
+}
+
+/// Runs a part of [`TIR_PASSES`], as [`run_all`].
+///
+/// # Errors
+/// As [`run_all`].
+pub fn run_part(ir: &mut TensorIr, options: &PassOptions, part: Range<usize>) -> Result<Vec<Dump>, CompileError> {
     for name in options.dump_after.iter().chain(&options.stop_after) {
         if !TIR_PASSES.iter().any(|p| p.name == name) {
             let names: Vec<&str> = TIR_PASSES.iter().map(|p| p.name).collect();
@@ -139,16 +159,13 @@ pub fn run_all(ir: &mut TensorIr, options: &PassOptions) -> Result<Vec<Dump>, Co
             )));
         }
     }
-    let last = options
-        .stop_after
-        .as_ref()
-        .and_then(|name| TIR_PASSES.iter().rposition(|p| p.name == name));
+    let end = options.last().map_or(TIR_PASSES.len(), |at| at + 1);
     let cx = PassCx {
         exact: options.exact,
         keep_states: options.keep_states,
     };
     let mut dumps = Vec::new();
-    for pass in &TIR_PASSES[..last.map_or(TIR_PASSES.len(), |at| at + 1)] {
+    for pass in TIR_PASSES.iter().take(end.min(part.end)).skip(part.start) {
         (pass.run)(ir, &cx)?;
         tracing::debug!(pass = pass.name, values = ir.values.len(), "pass");
         if options.verify || cfg!(debug_assertions) {
@@ -171,5 +188,16 @@ fn check(ir: &TensorIr, pass: &'static str) -> Result<(), CompileError> {
         Ok(())
     } else {
         Err(CompileError::internal(pass, errors.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fusion_begins_with_maps() {
+        assert_eq!(TIR_PASSES[FUSION].name, "fuse-maps");
+        assert!(TIR_PASSES[..FUSION].iter().all(|p| p.name != "fuse-maps"));
     }
 }

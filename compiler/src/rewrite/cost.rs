@@ -59,6 +59,13 @@ impl Model<'_> {
             + u64::from(self.target.alu_latency(op.latency_key())) * CYCLE
     }
 
+    /// A way through SRAM: the operands are read and the result is written, two banks at a time.
+    pub fn trip(&self, operands: &[&Type], ty: &Type) -> u64 {
+        let l = &self.target.latency;
+        let vectors: u64 = operands.iter().map(|t| self.vectors(t)).max().unwrap_or(0) + self.vectors(ty);
+        (vectors / 2 + u64::from(l.read + l.write)) * CYCLE
+    }
+
     /// A primitive.
     pub fn op(&self, op: &Op, operands: &[&Type], ty: &Type) -> u64 {
         let l = &self.target.latency;

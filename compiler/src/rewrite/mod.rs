@@ -39,8 +39,9 @@ const NODE_LIMIT: usize = 10_000;
 const ITERATION_LIMIT: usize = 10;
 /// Out of reach: time must not decide.
 const TIME_LIMIT: Duration = Duration::from_secs(1 << 40);
-/// Passes that tidy up afterwards: what rules made of small constants, single operations to maps, and what is no longer needed.
-const AFTER: [&str; 4] = ["fold-consts", "fuse-maps", "dedup", "dead-code"];
+/// Passes that tidy up afterwards: what rules made of small constants, and what is no longer needed. Single operations become maps
+/// in the passes that fuse.
+const AFTER: [&str; 3] = ["fold-consts", "dedup", "dead-code"];
 
 /// Options of [`run`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -84,13 +85,19 @@ pub struct RewriteReport {
     pub blocks: Vec<BlockStats>,
 }
 
-/// Modelled cycles of a whole program, operations one after another, every node of a map on its own.
+/// Modelled cycles of a whole program, operations one after another. A map is read from SRAM and written to it once, whatever the number
+/// of its nodes.
 pub fn estimate(ir: &TensorIr, target: &Target) -> u64 {
     let model = Model { target };
     let constant = consteval::const_values(ir);
     let of = |v: &crate::tir::ValueData| {
         let operands: Vec<&crate::tir::Type> = v.inputs.iter().map(|&u| &ir.values[u].ty).collect();
-        model.op(&v.op, &operands, &v.ty)
+        let trip = if let crate::tir::Op::Map { .. } = v.op {
+            model.trip(&operands, &v.ty)
+        } else {
+            0
+        };
+        model.op(&v.op, &operands, &v.ty) + trip
     };
     ir.values
         .iter()
@@ -109,7 +116,7 @@ struct Solved {
     stats: BlockStats,
 }
 
-/// Rewrites a program that the passes have canonicalised, and fuses it again.
+/// Rewrites a program that the passes have canonicalised; what rules changed is left as maps of one operation.
 ///
 /// # Errors
 /// If a rule joins what is not equal in type, or the result is malformed (a bug).

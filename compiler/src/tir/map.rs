@@ -297,6 +297,9 @@ impl IndexMap {
 
     /// Linear index into the operand for an output coordinate; `None` where undefined.
     pub fn at(&self, c: &[usize]) -> Option<usize> {
+        if let [view] = self.views.as_slice() {
+            return usize::try_from(view.at(c)?).ok();
+        }
         let mut coordinate = c.to_vec();
         for (n, view) in self.views.iter().enumerate().rev() {
             let index = usize::try_from(view.at(&coordinate)?).ok()?;

@@ -58,7 +58,7 @@ pub(crate) struct Home {
 impl Home {
     /// Buffer, vector and lane of an element.
     pub fn at(&self, c: &[usize]) -> Result<(BufId, u32, u16), CompileError> {
-        let l = self.layout.locate(c);
+        let l = self.layout.locate_among(c, &self.parts);
         match self.bufs.get(l.part).copied().flatten() {
             Some(buf) => Ok((buf, l.index, l.lane)),
             None => Err(CompileError::internal(

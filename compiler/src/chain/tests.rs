@@ -177,6 +177,88 @@ fn convolution_by_taps() {
     check(&ir, &random(&ir));
 }
 
+/// A mobile block: a strided convolution of a channels-first image, taps of every channel with a border, a scale per channel from
+/// a mean over all pixels, and a 3 x 3 convolution, at a stride.
+fn mobile_block(h: usize, w: usize, channels: usize, taps: usize) -> TensorIr {
+    let mut b = TirBuilder::new("mobile");
+    let x = input(&mut b, "x", &[3, 2 * h, 2 * w]);
+    let x = b.transpose(x, &[1, 2, 0]).unwrap();
+    let windows = |kernel: usize, stride: usize| crate::tir::Windows {
+        kernel: vec![kernel; 2],
+        strides: vec![stride; 2],
+        dilations: vec![1; 2],
+        pads: vec![(kernel / 2, kernel / 2); 2],
+    };
+    let columns = |b: &mut TirBuilder, x: ValueId, stride: usize| {
+        let shape = [&[1], b.shape(x)].concat();
+        let x = b.reshape(x, &shape).unwrap();
+        let y = b.move_one(x, IndexMap::im2col(&shape, &windows(3, stride)), 0).unwrap();
+        let shape = b.shape(y)[1..].to_vec();
+        b.reshape(y, &shape).unwrap()
+    };
+    let x = columns(&mut b, x, 2);
+    let weights = constant(&mut b, "stem", &[3, 3, 3, channels], 1);
+    let x = b.contract(x, weights, &[], &[(2, 0), (3, 1), (4, 2)]).unwrap();
+    let mut sum = None;
+    let half = taps / 2;
+    let padded = b.pad(x, &[(half, half), (half, half), (0, 0)], 0).unwrap();
+    for i in 0..taps {
+        let mut operands: Vec<ValueId> = sum.into_iter().collect();
+        for j in 0..taps {
+            operands.push(b.narrow(padded, &[(i, 1, h), (j, 1, w), (0, 1, channels)]).unwrap());
+            operands.push(constant(&mut b, "tap", &[1, 1, channels], (10 + i * taps + j) as u32));
+        }
+        let first = sum.is_none();
+        sum = Some(
+            b.map(&operands, |e, a| {
+                let mut acc = if first { crate::tir::expr::Ex::f32(0.0) } else { a[0] };
+                for pair in a[usize::from(!first)..].chunks(2) {
+                    acc = e.fma(pair[0], pair[1], acc);
+                }
+                acc
+            })
+            .unwrap(),
+        );
+    }
+    let x = sum.unwrap();
+    let mean = b.reduce(ReduceOp::Add, x, &[0, 1]).unwrap();
+    let mean = b
+        .map(&[mean], |e, a| {
+            e.mul(a[0], crate::tir::expr::Ex::f32(1.0 / (h * w) as f32))
+        })
+        .unwrap();
+    let squeeze = constant(&mut b, "squeeze", &[channels, 2], 5);
+    let excite = constant(&mut b, "excite", &[2, channels], 6);
+    let s = b.contract(mean, squeeze, &[], &[(2, 0)]).unwrap();
+    let s = b.contract(s, excite, &[], &[(2, 0)]).unwrap();
+    let s = b.map(&[s], |e, a| e.max(a[0], crate::tir::expr::Ex::f32(0.1))).unwrap();
+    let x = b.map(&[x, s], |e, a| e.mul(a[0], a[1])).unwrap();
+    let x = columns(&mut b, x, 1);
+    let weights = constant(&mut b, "last", &[3, 3, channels, 5], 7);
+    let x = b.contract(x, weights, &[], &[(2, 0), (3, 1), (4, 2)]).unwrap();
+    let x = columns(&mut b, x, 2);
+    let weights = constant(&mut b, "down", &[3, 3, 5, 9], 8);
+    let x = b.contract(x, weights, &[], &[(2, 0), (3, 1), (4, 2)]).unwrap();
+    output(&mut b, x);
+    let mut ir = b.finish();
+    crate::passes::run_all(&mut ir, &crate::passes::PassOptions::default()).unwrap();
+    ir
+}
+
+#[test]
+fn packed_pixels_give_the_same_image() {
+    for (h, w, channels, taps) in [
+        (4, 12, 8, 3),
+        (6, 16, 6, 5),
+        (3, 24, 10, 3),
+        (5, 7, 40, 3),
+        (2, 32, 4, 5),
+    ] {
+        let ir = mobile_block(h, w, channels, taps);
+        check(&ir, &random(&ir));
+    }
+}
+
 #[test]
 fn reductions_over_every_axis() {
     for axes in [

@@ -111,30 +111,42 @@ pub fn with_lanes(shape: &[usize], order: &[usize], lanes: usize, rows: &Rows, p
             break;
         }
     }
-    let open: Vec<usize> = (0..shape.len()).filter(|&a| !in_lanes[a] && shape[a] > 1).collect();
+    let open: Vec<VecDigit> = (0..shape.len())
+        .filter(|&a| !in_lanes[a] && shape[a] > 1)
+        .map(|a| whole_axis(shape, a))
+        .collect();
     finish(shape, digits, high, &open, rows)
 }
 
-/// A layout from its lane digits, the digits left over from the axes in the lanes (`high`), and the axes that have no lanes
-/// (`open`): the longest open axis is split over hemispheres and blocks.
-pub fn finish(shape: &[usize], lanes: Vec<LaneDigit>, high: Vec<VecDigit>, open: &[usize], rows: &Rows) -> Layout {
-    let row = open.iter().copied().max_by_key(|&a| (shape[a], std::cmp::Reverse(a)));
-    let total: usize = open.iter().map(|&a| shape[a]).product();
+/// The digit that counts all coordinates of an axis.
+pub fn whole_axis(shape: &[usize], axis: usize) -> VecDigit {
+    VecDigit {
+        axis: axis as u8,
+        div: 1,
+        extent: shape[axis],
+    }
+}
+
+/// A layout from its lane digits, the digits left over from the axes in the lanes (`high`), and the digits that count vectors
+/// (`open`, slowest first): the longest of these is split over hemispheres and blocks.
+pub fn finish(shape: &[usize], lanes: Vec<LaneDigit>, high: Vec<VecDigit>, open: &[VecDigit], rows: &Rows) -> Layout {
+    let row = (0..open.len()).max_by_key(|&n| (open[n].extent, std::cmp::Reverse(n)));
+    let total: usize = open.iter().map(|d| d.extent).product();
     let mut parts = Vec::new();
     let mut inner = Vec::new();
     let mut side = None;
-    if let Some(a) = row {
-        let n = shape[a];
+    if let Some(VecDigit { axis, div, extent: n }) = row.map(|n| open[n]) {
+        let digit = |steps: usize, extent: usize| VecDigit {
+            axis,
+            div: div * steps,
+            extent,
+        };
         let per_row = total / n;
         let mut left = n;
         if rows.sides && n >= 2 && total >= 4 {
             let half = n.div_ceil(2);
             side = Some(0);
-            parts.push(VecDigit {
-                axis: a as u8,
-                div: half,
-                extent: 2,
-            });
+            parts.push(digit(half, 2));
             left = half;
         }
         let wanted = if left * per_row >= rows.blocks * rows.least {
@@ -146,29 +158,17 @@ pub fn finish(shape: &[usize], lanes: Vec<LaneDigit>, high: Vec<VecDigit>, open:
         let blocks = wanted.max(needed).min(left);
         let block = left.div_ceil(blocks.max(1));
         if block < left {
-            parts.push(VecDigit {
-                axis: a as u8,
-                div: block,
-                extent: left.div_ceil(block),
-            });
+            parts.push(digit(block, left.div_ceil(block)));
         }
         if block > 1 {
-            inner.push(VecDigit {
-                axis: a as u8,
-                div: 1,
-                extent: block,
-            });
+            inner.push(digit(1, block));
         }
     }
     parts.extend(high);
     let n_parts = parts.len();
     let mut vecs = parts;
     vecs.extend(inner);
-    vecs.extend(open.iter().filter(|&&a| Some(a) != row).map(|&a| VecDigit {
-        axis: a as u8,
-        div: 1,
-        extent: shape[a],
-    }));
+    vecs.extend((0..open.len()).filter(|&n| Some(n) != row).map(|n| open[n]));
     Layout {
         shape: shape.to_vec(),
         lanes,

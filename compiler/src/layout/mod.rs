@@ -5,10 +5,14 @@
 //! vector in it, so that chains that work at the same time work on different banks: the two hemispheres' rows, blocks
 //! of rows that a consumer follows while the next block is written, and the pieces of an axis wider than the chip.
 //!
+//! A lane digit may have a larger step than a vector digit of its axis: then the lanes hold *segments* of the axis side by side
+//! ([`pack`]), and neighbouring coordinates lie in neighbouring vectors.
+//!
 //! A lane digit without an axis repeats the same elements (a row statistic on all lanes of its segment).
 
 pub mod choose;
 pub mod host;
+pub mod pack;
 
 use lockstep_isa::Dir;
 
@@ -81,6 +85,13 @@ pub struct Location {
     pub lane: u16,
 }
 
+/// Where a digit lies: index into `vecs` or `lanes`.
+#[derive(Clone, Copy)]
+enum Slot {
+    Vec(usize),
+    Lane(usize),
+}
+
 impl Layout {
     /// Number of parts, empty ones included.
     pub fn n_parts(&self) -> usize {
@@ -92,45 +103,53 @@ impl Layout {
         self.lanes.iter().map(|d| d.extent).product()
     }
 
+    /// All digits of axes in the order in which they take their share of a coordinate: by axis, largest step first.
+    fn digits(&self) -> Vec<(Slot, u8, usize, usize)> {
+        let vecs = self.vecs.iter().enumerate();
+        let mut all: Vec<_> = vecs.map(|(n, d)| (Slot::Vec(n), d.axis, d.div, d.extent)).collect();
+        for (n, d) in self.lanes.iter().enumerate().rev() {
+            if let Some(axis) = d.axis {
+                all.push((Slot::Lane(n), axis, d.div, d.extent));
+            }
+        }
+        all.sort_by_key(|d| (d.1, std::cmp::Reverse(d.2)));
+        all
+    }
+
     /// One buffer.
     pub fn part(&self, part: usize) -> Part {
-        let mut digits = vec![0; self.parts];
+        let mut fixed = vec![0; self.parts];
         let mut rest = part;
         for (n, d) in self.vecs[..self.parts].iter().enumerate().rev() {
-            digits[n] = rest % d.extent;
+            fixed[n] = rest % d.extent;
             rest /= d.extent;
         }
-        // `left` is what remains of each axis within the digits fixed so far.
+        // `left` is what remains of each axis within the digits taken so far.
         let mut base = vec![0; self.shape.len()];
         let mut left = self.shape.clone();
         let mut empty = self.shape.contains(&0);
-        for (d, &digit) in self.vecs[..self.parts].iter().zip(&digits) {
-            let a = d.axis as usize;
-            base[a] += digit * d.div;
-            empty |= digit * d.div >= left[a];
-            left[a] = left[a].saturating_sub(digit * d.div).min(d.div);
+        let mut extents = vec![1; self.vecs.len() - self.parts];
+        let mut lanes: Vec<usize> = self.lanes.iter().map(|d| d.extent).collect();
+        for (slot, axis, div, extent) in self.digits() {
+            let a = axis as usize;
+            match slot {
+                Slot::Vec(n) if n < self.parts => {
+                    let digit = fixed[n];
+                    base[a] += digit * div;
+                    empty |= digit * div >= left[a];
+                    left[a] = left[a].saturating_sub(digit * div).min(div);
+                    continue;
+                }
+                Slot::Vec(n) => extents[n - self.parts] = extent.min(left[a].div_ceil(div)).max(1),
+                Slot::Lane(n) => lanes[n] = extent.min(left[a].div_ceil(div)).max(1),
+            }
+            left[a] = left[a].min(div);
         }
-        let mut cut = |axis: u8, div: usize, extent: usize| {
-            let n = extent.min(left[axis as usize].div_ceil(div)).max(1);
-            left[axis as usize] = left[axis as usize].min(div);
-            n
-        };
-        let extents: Vec<usize> = self.vecs[self.parts..]
-            .iter()
-            .map(|d| cut(d.axis, d.div, d.extent))
-            .collect();
-        let mut hi = 1;
-        for d in self.lanes.iter().rev() {
-            hi *= match d.axis {
-                Some(a) => cut(a, d.div, d.extent),
-                None => d.extent,
-            };
-        }
-        let side = self.side.map(|n| if digits[n] == 0 { Dir::East } else { Dir::West });
+        let side = self.side.map(|n| if fixed[n] == 0 { Dir::East } else { Dir::West });
         Part {
             base,
             extents,
-            hi: if empty { 0 } else { hi },
+            hi: if empty { 0 } else { lanes.iter().product() },
             side,
         }
     }
@@ -172,50 +191,29 @@ impl Layout {
 
     /// Where the element with these coordinates lies (its first replica).
     pub fn locate(&self, c: &[usize]) -> Location {
-        self.locate_in(c, |part, index| index(&self.part(part).extents))
-    }
-
-    /// As [`Layout::locate`], given all parts of the layout.
-    pub fn locate_among(&self, c: &[usize], parts: &[Part]) -> Location {
-        self.locate_in(c, |part, index| index(parts.get(part).map_or(&[], |p| &p.extents)))
-    }
-
-    /// `with_part` calls its second argument with the extents of the part.
-    fn locate_in(&self, c: &[usize], with_part: impl FnOnce(usize, &mut dyn FnMut(&[usize]))) -> Location {
-        // Digits of one axis come in descending order of `div`, over vector digits and then lane digits.
-        let (mut few, mut many) = ([0; 8], Vec::new());
-        let rest: &mut [usize] = match few.get_mut(..c.len()) {
-            Some(few) => few,
-            None => {
-                many.resize(c.len(), 0);
-                &mut many
-            }
-        };
-        rest.copy_from_slice(c);
-        let mut take = |axis: u8, div: usize| {
-            let digit = rest[axis as usize] / div;
-            rest[axis as usize] -= digit * div;
-            digit
-        };
-        let mut part = 0;
-        for d in &self.vecs[..self.parts] {
-            part = part * d.extent + take(d.axis, d.div);
-        }
-        let mut index = 0;
-        if self.vecs.len() > self.parts {
-            with_part(part, &mut |extents| {
-                for (d, &n) in self.vecs[self.parts..].iter().zip(extents) {
-                    index = index * n + take(d.axis, d.div);
+        let mut rest: Vec<usize> = c.to_vec();
+        let mut left = self.shape.clone();
+        // Digit and extent of each vector digit.
+        let mut vecs = vec![(0, 1); self.vecs.len()];
+        let mut lane = 0;
+        for (slot, axis, div, extent) in self.digits() {
+            let a = axis as usize;
+            let digit = rest[a] / div;
+            rest[a] -= digit * div;
+            match slot {
+                Slot::Vec(n) if n < self.parts => {
+                    vecs[n] = (digit, extent);
+                    left[a] = left[a].saturating_sub(digit * div).min(div);
+                    continue;
                 }
-            });
-        }
-        let (mut lane, mut stride) = (0, self.lane_count());
-        for d in self.lanes.iter().rev() {
-            stride /= d.extent;
-            if let Some(a) = d.axis {
-                lane += take(a, d.div) * stride;
+                Slot::Vec(n) => vecs[n] = (digit, extent.min(left[a].div_ceil(div)).max(1)),
+                Slot::Lane(n) => lane += digit * self.lanes[..n].iter().map(|d| d.extent).product::<usize>(),
             }
+            left[a] = left[a].min(div);
         }
+        let over = |digits: &[(usize, usize)]| digits.iter().fold(0, |sum, &(digit, n)| sum * n + digit);
+        let part = over(&vecs[..self.parts]);
+        let index = over(&vecs[self.parts..]);
         Location {
             part,
             index: index as u32,
@@ -303,7 +301,9 @@ impl Layout {
 
 #[cfg(test)]
 mod tests {
+    use super::Layout;
     use super::choose::{Rows, default_layout};
+    use super::pack::Pack;
 
     #[test]
     fn every_element_has_one_place_and_is_found_there() {
@@ -317,7 +317,37 @@ mod tests {
             vec![13, 130],
             vec![1, 57, 3, 130],
         ] {
-            let l = default_layout(&shape, 32, &Rows::pipelined(2, 256));
+            check(&default_layout(&shape, 32, &Rows::pipelined(2, 256)));
+        }
+    }
+
+    #[test]
+    fn segments_of_an_axis_lie_side_by_side() {
+        for (shape, inner, segments) in [
+            (vec![3, 24, 96, 8], 1, 4),
+            (vec![24, 96, 3], 2, 4),
+            (vec![5, 12, 8], 3, 2),
+        ] {
+            let axis = shape.len() as u8 - 2;
+            let pack = Pack {
+                channel: axis + 1,
+                axis,
+                inner,
+                segments,
+            };
+            let l = pack.layout(&shape, &Rows::pipelined(2, 256));
+            check(&l);
+            // Segment 1 starts beside segment 0.
+            let mut c = vec![0; shape.len()];
+            c[axis as usize] = shape[axis as usize] / segments;
+            let at = l.locate(&c);
+            assert_eq!((at.index, at.lane as usize), (0, shape[axis as usize + 1] * inner));
+        }
+    }
+
+    fn check(l: &Layout) {
+        let shape = &l.shape;
+        {
             let mut seen = std::collections::BTreeSet::new();
             for p in 0..l.n_parts() {
                 let part = l.part(p);
@@ -326,7 +356,7 @@ mod tests {
                         let mut c = base.clone();
                         l.add_lane(lane, &mut c);
                         assert!(
-                            c.iter().zip(&shape).all(|(a, b)| a < b),
+                            c.iter().zip(shape).all(|(a, b)| a < b),
                             "{shape:?} {l:?} part {p} {c:?}"
                         );
                         let at = l.locate(&c);

@@ -98,7 +98,7 @@ pub fn usage(part: &Partitioned, target: &Target) -> Vec<ChipUsage> {
 fn peaks(part: &Partitioned, target: &Target, constant: &SideTable<ValueId, bool>) -> Vec<u64> {
     let ir = &part.ir;
     let n = ir.values.len();
-    // A reshape is its operand; what updates a state in place is that state.
+    // What is read in place is its operand; what updates a state in place is that state.
     let mut root: Vec<usize> = (0..n).collect();
     let mut free: Vec<bool> = ir
         .values
@@ -107,7 +107,7 @@ fn peaks(part: &Partitioned, target: &Target, constant: &SideTable<ValueId, bool
         .collect();
     for (v, data) in ir.values.iter() {
         let aliases = match &data.op {
-            Op::Move { .. } => cost::is_reshape(ir, &data.op, &cost::operand_types(ir, v), &data.ty),
+            Op::Move { .. } => cost::in_place(ir, &data.op, &cost::operand_types(ir, v), &data.ty),
             Op::Scatter { .. } => data
                 .inputs
                 .first()

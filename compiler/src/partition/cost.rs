@@ -97,6 +97,18 @@ pub(super) fn is_reshape(ir: &TensorIr, op: &Op, ins: &[Type], out: &Type) -> bo
     }
 }
 
+/// Whether a move is read in place: a reshape, windows that repeat elements, or rows of its operand at other places.
+pub(super) fn in_place(ir: &TensorIr, op: &Op, ins: &[Type], out: &Type) -> bool {
+    let (Op::Move { parts, .. }, [operand]) = (op, ins) else {
+        return false;
+    };
+    let channels = operand.shape.last().copied().unwrap_or(1);
+    let views = parts.iter().flat_map(|&m| &ir.maps.get(m).views);
+    out.elements() > operand.elements()
+        || views.into_iter().all(|v| v.keeps_last(channels))
+        || is_reshape(ir, op, ins, out)
+}
+
 fn is_contiguous(view: &crate::tir::View) -> bool {
     let want = crate::tir::View::contiguous(&view.shape).strides;
     view.shape

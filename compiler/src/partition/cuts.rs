@@ -76,7 +76,9 @@ impl Demand {
             let ty = &cx.ir.values[v].ty;
             let (words, bytes) = (cost::words(cx.target, ty), cost::value_bytes(cx.target, ty));
             crossing[p + 1..=last[p]].iter_mut().for_each(|c| *c += words);
-            if !matches!(cx.ir.values[v].op, Op::State(_)) {
+            let data = &cx.ir.values[v];
+            let in_place = cost::in_place(cx.ir, &data.op, &cost::operand_types(cx.ir, v), &data.ty);
+            if !matches!(data.op, Op::State(_)) && !in_place {
                 live[p..=last[p].min(n.saturating_sub(1))]
                     .iter_mut()
                     .for_each(|l| *l += bytes);

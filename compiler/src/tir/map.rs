@@ -69,6 +69,19 @@ impl View {
         self.lo.iter().all(|&l| l == 0) && self.hi == self.shape
     }
 
+    /// Whether coordinate c of the last axis, of extent `n`, is coordinate c of a last axis of that extent below.
+    pub fn keeps_last(&self, n: usize) -> bool {
+        let Some(last) = self.shape.len().checked_sub(1) else {
+            return false;
+        };
+        let whole = |s: &i64| s % n.max(1) as i64 == 0;
+        self.shape[last] == n
+            && (self.strides[last] == 1 || n == 1)
+            && (self.lo[last], self.hi[last]) == (0, n)
+            && whole(&self.offset)
+            && self.strides[..last].iter().all(whole)
+    }
+
     /// A total view from shape and strides.
     pub fn strided(shape: Vec<usize>, strides: Vec<i64>, offset: i64) -> View {
         View {

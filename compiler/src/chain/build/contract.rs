@@ -7,19 +7,20 @@
 //! they lie, as rows where their lanes are columns, as columns where their lanes are contracted.
 //!
 //! One chain does all passes for one group of columns and the rows of one hemisphere, in blocks of rows as the result is
-//! laid out, and ends in the epilogue.
+//! laid out, and ends in the epilogue. Convolutions find their passes in `windows.rs`.
 
-use super::Builder;
-use super::fit::{At, fit};
+use super::fit::{At, Piece, fit};
 use super::kernel::{EPILOGUE_ALUS, Sources};
 use super::moves::Kernel;
 use super::source::Source;
 use super::tiles::BlockLoad;
-use crate::chain::{Acc, BufId, BufKind, NodeArg, NodeOp};
+use super::{Builder, Home};
+use crate::chain::{Acc, BufId, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::Layout;
 use crate::layout::choose::with_lanes;
 use crate::tir::{Op, ValueId};
+use lockstep_graph::EntityId;
 use lockstep_isa::Dir;
 use lockstep_isa::run::Window;
 use std::collections::BTreeMap;
@@ -37,6 +38,17 @@ pub(crate) struct Spec {
     pub axes: Vec<Axis>,
     pub contracted: Vec<(usize, usize)>,
     pub batch: Vec<(usize, usize)>,
+}
+
+/// Result vectors of one group of columns in one hemisphere: coordinates of the group, hemisphere, and by part the vectors.
+pub(crate) type Job = (Vec<usize>, Dir, Vec<(usize, Vec<usize>)>);
+
+/// Rows that take part in the same passes of a chain.
+pub(crate) struct Work {
+    /// Addresses: the result, the left vector of each pass, the operands of the epilogue.
+    pub piece: Piece,
+    /// The passes, ascending.
+    pub passes: Vec<usize>,
 }
 
 /// Rows of the result in one buffer: the buffer, base coordinates, vectors.
@@ -59,47 +71,17 @@ impl Builder<'_> {
             let what = format!("target {} has no matrix unit for {}", self.target.name, self.dtype(lhs));
             return Err(CompileError::options(what));
         }
+        if self.is_windowed(v, &spec) {
+            return self.lower_windowed(v, &spec);
+        }
         let layout = self.contract_layout(v, &spec);
         let x = self.left_source(lhs, &spec, chip)?;
         let mut maps = self.epilogue(v, EPILOGUE_ALUS);
         let out = maps.last().copied().unwrap_or(v);
-        let home = self.new_home(chip, self.dtype(out), layout.clone(), |_| BufKind::Temp);
-
-        // Vectors of the result by column group and hemisphere, in order of appearance.
-        type Job = (Vec<usize>, Dir, Vec<(usize, Vec<usize>)>);
-        let mut jobs: Vec<Job> = Vec::new();
-        let mut groups: Vec<Vec<usize>> = Vec::new();
-        for (p, part) in home.parts.iter().enumerate() {
-            for (i, base) in layout.bases(part).iter().enumerate() {
-                let key: Vec<usize> = base
-                    .iter()
-                    .zip(&spec.axes)
-                    .map(|(&c, a)| if matches!(a, Axis::Row { .. }) { 0 } else { c })
-                    .collect();
-                let group = groups.iter().position(|g| *g == key).unwrap_or_else(|| {
-                    groups.push(key.clone());
-                    groups.len() - 1
-                });
-                let side = part.side.unwrap_or(if group % 2 == 0 { Dir::East } else { Dir::West });
-                let job = match jobs.iter().position(|j| j.0 == key && j.1 == side) {
-                    Some(j) => &mut jobs[j],
-                    None => {
-                        jobs.push((key, side, Vec::new()));
-                        let last = jobs.len() - 1;
-                        &mut jobs[last]
-                    }
-                };
-                match job.2.last_mut() {
-                    Some((last, indices)) if *last == p => indices.push(i),
-                    _ => job.2.push((p, vec![i])),
-                }
-            }
-        }
-        jobs.sort_by_key(|j| (groups.iter().position(|g| *g == j.0), j.1));
-
+        let home = self.result_home(out, &layout);
         let mut plans: BTreeMap<Vec<usize>, Vec<Pass>> = BTreeMap::new();
         let mut by_side: Vec<(Dir, Sources)> = Vec::new();
-        for (key, side, segments) in jobs {
+        for (key, side, segments) in self.jobs(&home, &spec) {
             if !plans.contains_key(&key) {
                 let part = &home.parts[segments[0].0];
                 let plan = self.passes(&spec, rhs, &x.0, &layout, &key, part.hi, chip)?;
@@ -142,6 +124,40 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// Vectors of the result by column group and hemisphere, in order of appearance.
+    pub fn jobs(&self, home: &Home, spec: &Spec) -> Vec<Job> {
+        let mut jobs: Vec<Job> = Vec::new();
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for (p, part) in home.parts.iter().enumerate() {
+            for (i, base) in home.layout.bases(part).iter().enumerate() {
+                let key: Vec<usize> = base
+                    .iter()
+                    .zip(&spec.axes)
+                    .map(|(&c, a)| if matches!(a, Axis::Row { .. }) { 0 } else { c })
+                    .collect();
+                let group = groups.iter().position(|g| *g == key).unwrap_or_else(|| {
+                    groups.push(key.clone());
+                    groups.len() - 1
+                });
+                let side = part.side.unwrap_or(if group % 2 == 0 { Dir::East } else { Dir::West });
+                let job = match jobs.iter().position(|j| j.0 == key && j.1 == side) {
+                    Some(j) => &mut jobs[j],
+                    None => {
+                        jobs.push((key, side, Vec::new()));
+                        let last = jobs.len() - 1;
+                        &mut jobs[last]
+                    }
+                };
+                match job.2.last_mut() {
+                    Some((last, indices)) if *last == p => indices.push(i),
+                    _ => job.2.push((p, vec![i])),
+                }
+            }
+        }
+        jobs.sort_by_key(|j| (groups.iter().position(|g| *g == j.0), j.1));
+        jobs
+    }
+
     /// One chain: all passes over these blocks of rows.
     #[allow(clippy::too_many_arguments)]
     fn contract_chain(
@@ -157,10 +173,6 @@ impl Builder<'_> {
         hemi: Dir,
         chip: u16,
     ) -> Result<(), CompileError> {
-        let lhs = self.ir.values[v].inputs[0];
-        let dtype = self.dtype(lhs);
-        let acc_dtype = self.dtype(v);
-        let out = maps.last().copied().unwrap_or(v);
         // Pieces: boxes of rows over which every operand moves affinely.
         let mut pieces = Vec::new();
         for (dest, bases, indices) in blocks {
@@ -184,15 +196,48 @@ impl Builder<'_> {
             tracks.extend(operands);
             pieces.extend(fit(&tracks, self.target.mxm.acc_rows as usize, 3));
         }
+        let tiles: Vec<Vec<BlockLoad>> = passes.iter().map(|p| p.loads.clone()).collect();
+        let all = |piece| Work {
+            piece,
+            passes: (0..tiles.len()).collect(),
+        };
+        let work: Vec<Work> = pieces.into_iter().map(all).collect();
+        self.emit_chain(v, maps, &tiles, &work, sources, (hemi, 0), chip)
+    }
+
+    /// One chain: the tiles in order, each multiplied by the rows that take part in its pass, and the epilogue of rows after their
+    /// last pass.
+    #[allow(clippy::too_many_arguments)]
+    pub fn emit_chain(
+        &mut self,
+        v: ValueId,
+        maps: &[ValueId],
+        tiles: &[Vec<BlockLoad>],
+        work: &[Work],
+        sources: &Sources,
+        (hemi, plane): (Dir, u8),
+        chip: u16,
+    ) -> Result<(), CompileError> {
+        let dtype = self.dtype(self.ir.values[v].inputs[0]);
+        let out = maps.last().copied().unwrap_or(v);
+        let result_dtype = if maps.is_empty() {
+            self.dtype(v)
+        } else {
+            self.dtype(out)
+        };
         let mut kernel = Kernel::new([1; 3]);
-        let mut accs: Vec<Option<u32>> = vec![None; pieces.len()];
-        let (mut lo, mut hi) = (u16::MAX, 0);
-        for (p, pass) in passes.iter().enumerate() {
-            let last = p + 1 == passes.len();
+        // Per piece: passes done, accumulator, columns so far.
+        let mut state: Vec<(usize, Option<u32>, u16, u16)> = vec![(0, None, u16::MAX, 0); work.len()];
+        for (t, tile) in tiles.iter().enumerate() {
+            let takes = |n: usize, done: usize| work[n].passes.get(done) == Some(&t);
+            if !(0..work.len()).any(|n| takes(n, state[n].0)) {
+                continue;
+            }
+            let (mut n0, mut n1) = (u16::MAX, 0);
             let mut loads = Vec::new();
-            for load in &pass.loads {
-                lo = lo.min(load.window.n0);
-                hi = hi.max(load.window.n1);
+            for load in tile {
+                n0 = n0.min(load.window.n0);
+                n1 = n1.max(load.window.n1);
                 let mut belts = Vec::new();
                 for &(buf, at, dims) in &load.belts {
                     let (b_lo, b_hi) = (self.prog.bufs[buf].lo, self.prog.bufs[buf].hi);
@@ -206,30 +251,37 @@ impl Builder<'_> {
                     by_column: load.by_column,
                     window: w,
                     hemi,
-                    plane: 0,
+                    plane,
                 };
                 let NodeArg::Node { node, .. } = kernel.push_dims(op, dtype, [issues, 1, 1], l, h, belts) else {
                     continue;
                 };
                 loads.push(node);
             }
-            for (n, piece) in pieces.iter().enumerate() {
+            let mut swap = true;
+            for (n, Work { piece, passes }) in work.iter().enumerate() {
+                let (done, acc, mut lo, mut hi) = state[n];
+                if !takes(n, done) {
+                    continue;
+                }
+                (lo, hi) = (lo.min(n0), hi.max(n1));
+                let last = done + 1 == passes.len();
                 kernel.dims = piece.dims;
-                let (buf, at) = piece.at[1 + p];
+                let (buf, at) = piece.at[1 + done];
                 let (b_lo, b_hi) = (self.prog.bufs[buf].lo, self.prog.bufs[buf].hi);
                 let row = kernel.read(buf, at, dtype, b_lo, b_hi);
-                let acc = accs[n].map_or(Acc::Zero, Acc::Rows);
                 let op = NodeOp::Mul {
                     loads: loads.clone(),
-                    swap: n == 0,
-                    acc,
+                    swap,
+                    acc: acc.map_or(Acc::Zero, Acc::Rows),
                     to_rows: !last,
                     hemi,
-                    plane: 0,
+                    plane,
                 };
+                swap = false;
                 let result = kernel.push_dims(op, dtype, piece.dims, lo, hi, vec![row]);
                 let NodeArg::Node { node, .. } = result else { continue };
-                accs[n] = Some(node);
+                state[n] = (done + 1, Some(node), lo, hi);
                 if !last {
                     continue;
                 }
@@ -240,15 +292,14 @@ impl Builder<'_> {
                 } else {
                     self.emit_maps(&mut kernel, maps, Some((v, result)), &reads, hi)?
                 };
-                let dtype = if maps.is_empty() { acc_dtype } else { self.dtype(out) };
-                kernel.write(result, dest, dest_at, dtype, hi);
+                self.write_all(&mut kernel, result, dest, dest_at, result_dtype, hi);
             }
         }
         self.add_chain(chip, kernel.nodes);
         Ok(())
     }
 
-    fn spec(&self, v: ValueId) -> Option<Spec> {
+    pub fn spec(&self, v: ValueId) -> Option<Spec> {
         let data = &self.ir.values[v];
         let Op::Contract { batch, contracted, .. } = &data.op else {
             return None;
@@ -273,7 +324,10 @@ impl Builder<'_> {
     }
 
     /// Lanes of the result: columns, small ones packed, and as many batches beside them as fit.
-    fn contract_layout(&self, v: ValueId, spec: &Spec) -> Layout {
+    pub fn contract_layout(&self, v: ValueId, spec: &Spec) -> Layout {
+        if let Some(layout) = &self.planned[v.index()] {
+            return layout.clone();
+        }
         let shape = self.shape(v).to_vec();
         let n = shape.len();
         let columns = (0..n)
@@ -465,7 +519,7 @@ impl Builder<'_> {
                         k1,
                     };
                     let block: Vec<&Vec<usize>> = (n0..window.n1).map(|l| &columns[l as usize]).collect();
-                    loads.extend(self.block_loads(spec, rhs, &rows, &block, window, chip, layout)?);
+                    loads.extend(self.block_loads(spec, rhs, &rows, &block, window, chip, layout, usize::MAX)?);
                     at = end;
                 }
                 passes.push(Pass { x, loads });

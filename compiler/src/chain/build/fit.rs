@@ -36,6 +36,25 @@ pub fn fit(tracks: &[Vec<At>], most: usize, max_dims: usize) -> Vec<Piece> {
     pieces
 }
 
+/// As [`fit`], but steps that take the same buffers come together, whatever lies between them.
+pub fn fit_by_buffers(tracks: &[Vec<At>], most: usize, max_dims: usize) -> Vec<Piece> {
+    let n = tracks.first().map_or(0, Vec::len);
+    let mut groups: Vec<(Vec<BufId>, Vec<usize>)> = Vec::new();
+    for step in 0..n {
+        let bufs: Vec<BufId> = tracks.iter().map(|t| t[step].0).collect();
+        match groups.iter_mut().find(|g| g.0 == bufs) {
+            Some(group) => group.1.push(step),
+            None => groups.push((bufs, vec![step])),
+        }
+    }
+    let mut pieces = Vec::new();
+    for (_, steps) in groups {
+        let taken: Vec<Vec<At>> = tracks.iter().map(|t| steps.iter().map(|&s| t[s]).collect()).collect();
+        pieces.extend(fit(&taken, most, max_dims));
+    }
+    pieces
+}
+
 fn fit_one(tracks: &[Vec<At>], start: usize, room: usize, max_dims: usize) -> Piece {
     let mut dims = [1u32; 3];
     let mut strides = vec![[0i32; 3]; tracks.len()];

@@ -1,10 +1,10 @@
 //! Elementwise chains, and the maps that other chains take in as their epilogue.
 
-use super::fit::{At, fit};
+use super::fit::{At, fit_by_buffers};
 use super::moves::Kernel;
 use super::source::Source;
 use super::{Builder, Home};
-use crate::chain::{Affine, BufId, BufKind, NodeArg, NodeOp};
+use crate::chain::{Affine, BufId, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::Layout;
 use crate::layout::choose::{default_layout, with_lanes};
@@ -193,9 +193,16 @@ impl Builder<'_> {
         let mut tracks: Vec<Vec<At>> = Vec::with_capacity(sources.len());
         for (operand, shape, source) in sources.iter_mut() {
             let mut track = track(source, shape, bases)?;
-            let apart = |a: &Vec<At>, b: &Vec<At>| a.iter().zip(b).all(|(x, y)| x.0 != y.0);
-            let free = busy.iter().all(|b| apart(b, &track)) && tracks.iter().all(|t| *t == track || apart(t, &track));
-            if let (false, Operand::Value(v)) = (free, operand) {
+            let apart =
+                |a: &Vec<At>, b: &Vec<At>, same: bool| a.iter().zip(b).all(|(x, y)| x.0 != y.0 || same && x == y);
+            let free = |track: &Vec<At>| {
+                busy.iter().all(|b| apart(b, track, false)) && tracks.iter().all(|t| apart(t, track, true))
+            };
+            let most = track.iter().filter_map(|at| self.twins.get(&at.0)).map(Vec::len).max();
+            let twin = (0..=most.unwrap_or(0)).map(|n| self.twin(&track, n)).find(free);
+            if let Some(twin) = twin {
+                track = twin;
+            } else if let Operand::Value(v) = operand {
                 let want = layout.restrict(shape);
                 *source = Source::Home(self.relayout(*v, &want)?);
                 track = self::track(source, shape, bases)?;
@@ -203,6 +210,15 @@ impl Builder<'_> {
             tracks.push(track);
         }
         Ok(tracks)
+    }
+
+    /// The same vectors in the `n`-th copy of each buffer that has copies; 0 is the buffer itself.
+    fn twin(&self, track: &[At], n: usize) -> Vec<At> {
+        let twin = |&(buf, index): &At| match self.twins.get(&buf) {
+            Some(twins) if n > 0 && !twins.is_empty() => (twins[(n - 1) % twins.len()], index),
+            _ => (buf, index),
+        };
+        track.iter().map(twin).collect()
     }
 
     /// Reads of operands: one node per distinct address.
@@ -354,7 +370,12 @@ impl Builder<'_> {
         let mut maps = vec![v];
         for next in self.epilogue(v, (budget * 3 / 4).saturating_sub(self.alu_cost(v))) {
             maps.push(next);
-            if self.operands(&maps, None).len() > MAP_OPERANDS {
+            let (constant, other): (Vec<_>, Vec<_>) = self
+                .operands(&maps, None)
+                .into_iter()
+                .partition(|o| matches!(o, Operand::Value(v) if self.is_const(*v)));
+            let planned = self.planned[v.index()].is_some() && self.prog.n_chips == 1;
+            if other.len() > MAP_OPERANDS || constant.len() + if planned { 0 } else { other.len() } > MAP_OPERANDS {
                 maps.pop();
                 break;
             }
@@ -362,7 +383,7 @@ impl Builder<'_> {
         let out = *maps.last().unwrap_or(&v);
         let layout = self.leader_layout(v)?;
         let chip = self.chip(v);
-        let home = self.new_home(chip, self.dtype(out), layout.clone(), |_| BufKind::Temp);
+        let home = self.result_home(out, &layout);
         let mut by_side: Vec<(Option<Dir>, Sources)> = Vec::new();
         for (p, part) in home.parts.iter().enumerate() {
             let Some(dest) = home.bufs[p] else { continue };
@@ -377,12 +398,12 @@ impl Builder<'_> {
             let mut tracks: Vec<Vec<At>> = vec![(0..bases.len()).map(|i| (dest, i as u32)).collect()];
             tracks.extend(self.operand_tracks(sources, &layout, &bases, &[])?);
             let hi = part.hi as u16;
-            for piece in fit(&tracks, MOST, 3) {
+            for piece in fit_by_buffers(&tracks, MOST, 3) {
                 let mut kernel = Kernel::new(piece.dims);
                 let reads = self.read_operands(&mut kernel, sources, &piece.at[1..]);
                 let result = self.emit_maps(&mut kernel, &maps, None, &reads, hi)?;
                 let result = self.trimmed(&mut kernel, result, self.dtype(out), (dest, part.side), hi);
-                kernel.write(result, dest, piece.at[0].1, self.dtype(out), hi);
+                self.write_all(&mut kernel, result, dest, piece.at[0].1, self.dtype(out), hi);
                 self.add_chain(chip, kernel.nodes);
             }
         }
@@ -398,6 +419,9 @@ impl Builder<'_> {
 
     /// The layout of a map's result: that of an operand of the same shape which has one, else the default.
     fn leader_layout(&mut self, v: ValueId) -> Result<Layout, CompileError> {
+        if let Some(layout) = &self.planned[v.index()] {
+            return Ok(layout.clone());
+        }
         let shape = self.shape(v).to_vec();
         let inputs = self.ir.values[v].inputs.clone();
         let same: Vec<ValueId> = inputs

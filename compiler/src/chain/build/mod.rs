@@ -12,15 +12,18 @@ mod fit;
 mod gather;
 mod kernel;
 mod moves;
+mod plan;
 mod ports;
 mod prepare;
 mod reduce;
 mod scatter;
 mod share;
 mod source;
+mod taps;
 mod tiles;
+mod windows;
 
-use super::{Buf, BufId, BufKind, Chain, ChainKind, ChainProgram, Node};
+use super::{Affine, Buf, BufId, BufKind, Chain, ChainKind, ChainProgram, Node, NodeArg};
 use crate::error::CompileError;
 use crate::layout::choose::Rows;
 use crate::layout::{Layout, Part};
@@ -28,6 +31,7 @@ use crate::tir::{Op, TensorIr, ValueId, consteval};
 use lockstep_graph::{EntityId, SideTable};
 use lockstep_isa::artifact::OriginInfo;
 use lockstep_isa::{DType, Dir, Target};
+use moves::Kernel;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -58,7 +62,7 @@ pub(crate) struct Home {
 impl Home {
     /// Buffer, vector and lane of an element.
     pub fn at(&self, c: &[usize]) -> Result<(BufId, u32, u16), CompileError> {
-        let l = self.layout.locate_among(c, &self.parts);
+        let l = self.layout.locate(c);
         match self.bufs.get(l.part).copied().flatten() {
             Some(buf) => Ok((buf, l.index, l.lane)),
             None => Err(CompileError::internal(
@@ -81,6 +85,14 @@ pub(crate) struct Builder<'a> {
     users: Vec<Vec<ValueId>>,
     done: Vec<bool>,
     homes: Vec<Option<Rc<Home>>>,
+    /// Layouts chosen ahead, for values that convolutions compute and what works on them.
+    planned: Vec<Option<Layout>>,
+    /// Buffers that hold each vector of a value at the same time, for values that one chain reads several times.
+    copies: Vec<usize>,
+    /// Further buffers with the contents of a buffer.
+    twins: BTreeMap<BufId, Vec<BufId>>,
+    /// Where the vectors of shifted values lie.
+    shifted: BTreeMap<ValueId, Rc<taps::Table>>,
     /// Values that a contract loads as tiles: kept whole, since it needs all of them before it starts.
     loaded: Vec<bool>,
     other_homes: BTreeMap<(ValueId, Layout), Rc<Home>>,
@@ -138,7 +150,7 @@ fn build_beside(input: &Input<'_>, states: &mut StateLayouts) -> Result<ChainPro
     let consts = consteval::const_values(input.ir);
     let expanded = expand::expand(input.ir, input.chip, input.target, states, &|v| consts.contains(v));
     let consts = consteval::const_values(&expanded.ir);
-    let split = prepare::split(&expanded.ir, &expanded.chip, &|v| consts.contains(v));
+    let split = prepare::split(&expanded.ir, &expanded.chip, input.n_chips, &|v| consts.contains(v));
     let ir = &split.ir;
     let consts = consteval::const_values(ir);
     let input_copies: Vec<(usize, ValueId)> = input
@@ -178,6 +190,10 @@ fn build_beside(input: &Input<'_>, states: &mut StateLayouts) -> Result<ChainPro
         users,
         done: vec![false; n],
         homes: vec![None; n],
+        planned: vec![None; n],
+        copies: vec![1; n],
+        twins: BTreeMap::new(),
+        shifted: BTreeMap::new(),
         loaded,
         other_homes: BTreeMap::new(),
         side_homes: BTreeMap::new(),
@@ -191,6 +207,7 @@ fn build_beside(input: &Input<'_>, states: &mut StateLayouts) -> Result<ChainPro
         origin: 0,
         states,
     };
+    b.plan()?;
     b.run()?;
     Ok(b.prog)
 }
@@ -317,6 +334,31 @@ impl Builder<'_> {
             })
             .collect();
         Rc::new(Home { layout, parts, bufs })
+    }
+
+    /// New buffers for a result that chains compute, as many copies as its users read at a time.
+    pub fn result_home(&mut self, v: ValueId, layout: &Layout) -> Rc<Home> {
+        let home = self.new_home(self.chip(v), self.dtype(v), layout.clone(), |_| BufKind::Temp);
+        for buf in home.bufs.iter().flatten() {
+            self.add_twins(*buf, self.copies[v.index()]);
+        }
+        home
+    }
+
+    /// Makes `n` buffers of one: what is written into it goes into all.
+    pub fn add_twins(&mut self, buf: BufId, n: usize) {
+        let twins = (1..n)
+            .map(|_| self.prog.bufs.push(self.prog.bufs[buf].clone()))
+            .collect();
+        self.twins.insert(buf, twins);
+    }
+
+    /// Writes into a buffer and all its twins.
+    pub fn write_all(&self, kernel: &mut Kernel, arg: NodeArg, buf: BufId, at: Affine, dtype: DType, hi: u16) {
+        kernel.write(arg, buf, at, dtype, hi);
+        for &twin in self.twins.get(&buf).into_iter().flatten() {
+            kernel.write(arg, twin, at, dtype, hi);
+        }
     }
 
     /// Elements of a constant value, row-major, little-endian.

@@ -21,11 +21,11 @@ const MOST: usize = 1024;
 
 /// How one destination vector is made: what is the same for all vectors of a run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Recipe {
+pub(crate) struct Recipe {
     /// Lane maps of the sources, in order; `None` for a whole vector copied as it is.
-    maps: Vec<Option<Vec<u16>>>,
+    pub maps: Vec<Option<Vec<u16>>>,
     /// Lanes that hold the fill.
-    fill: Vec<(u16, u32)>,
+    pub fill: Vec<(u16, u32)>,
 }
 
 impl Builder<'_> {
@@ -138,7 +138,7 @@ impl Builder<'_> {
     }
 
     /// One chain (or several, through temporaries) for a run of vectors with the same recipe. `at[0]` is the destination.
-    fn move_chain(
+    pub fn move_chain(
         &mut self,
         chip: u16,
         recipe: &Recipe,
@@ -218,7 +218,7 @@ impl Builder<'_> {
             });
         }
         let arg = self.narrowed(&mut kernel, sum, dtype, hi);
-        kernel.write(arg, at[0].0, at[0].1, dtype, hi);
+        self.write_all(&mut kernel, arg, at[0].0, at[0].1, dtype, hi);
         self.add_chain(chip, kernel.nodes);
     }
 

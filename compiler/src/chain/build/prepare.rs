@@ -5,12 +5,16 @@
 //! - Maps with more operands than belts carry, or more operations than the VXM has ALUs for.
 
 use crate::tir::{Arg, IndexMap, MapNode, Op, TensorIr, Type, ValueData, ValueId};
-use lockstep_graph::{IdVec, SideTable};
+use lockstep_graph::{EntityId, IdVec, SideTable};
 use lockstep_isa::AluOp;
 use std::collections::BTreeSet;
 
 /// Most distinct operands of a map in one chain: with its result they fit the belts of one direction.
 const MAP_OPERANDS: usize = 6;
+
+/// Most constant operands beside as many values that are taps of one: these lie in one hemisphere, and the constants come from
+/// the other.
+const MAP_CONSTANTS: usize = 6;
 
 /// Most ALUs of a map in one chain.
 const MAP_ALUS: u32 = 12;
@@ -25,8 +29,14 @@ pub(crate) struct Split {
     pub renamed: Vec<ValueId>,
 }
 
-/// Splits every move of one operand whose map pads first and is total afterwards.
-pub(crate) fn split(old: &TensorIr, old_chip: &SideTable<ValueId, u16>, is_const: &dyn Fn(ValueId) -> bool) -> Split {
+/// Splits every move of one operand whose map pads first and is total afterwards, unless contracts with constants are all that
+/// reads it: those leave the border out.
+pub(crate) fn split(
+    old: &TensorIr,
+    old_chip: &SideTable<ValueId, u16>,
+    n_chips: u16,
+    is_const: &dyn Fn(ValueId) -> bool,
+) -> Split {
     let mut ir = TensorIr {
         values: IdVec::default(),
         ..old.clone()
@@ -34,17 +44,21 @@ pub(crate) fn split(old: &TensorIr, old_chip: &SideTable<ValueId, u16>, is_const
     let mut chip = SideTable::default();
     let mut forced = Vec::new();
     let mut renamed: Vec<ValueId> = Vec::with_capacity(old.values.len());
+    let mut read_whole = vec![false; old.values.len()];
+    for data in old.values.values() {
+        for (n, &u) in data.inputs.iter().enumerate() {
+            let product = matches!(&data.op, Op::Contract { batch, .. } if batch.is_empty() && n == 0);
+            read_whole[u.index()] |= !product || !is_const(data.inputs[1]);
+        }
+    }
     for (v, data) in old.values.iter() {
         let mut data = ValueData {
-            inputs: data
-                .inputs
-                .iter()
-                .map(|i| renamed[lockstep_graph::EntityId::index(*i)])
-                .collect(),
+            inputs: data.inputs.iter().map(|i| renamed[i.index()]).collect(),
             ..data.clone()
         };
         if let (Op::Move { parts, fill }, false) = (&data.op, is_const(v))
             && let [map] = parts[..]
+            && read_whole[v.index()]
             && let Some((pad, windows)) = halves(old.maps.get(map))
         {
             let fill = *fill;
@@ -69,7 +83,8 @@ pub(crate) fn split(old: &TensorIr, old_chip: &SideTable<ValueId, u16>, is_const
             };
             data.inputs = vec![padded];
         }
-        while let Some(part) = split_map(&mut data, &ir) {
+        let constant: Vec<bool> = old.values[v].inputs.iter().map(|&u| is_const(u)).collect();
+        while let Some(part) = split_map(&mut data, &ir, &constant, n_chips) {
             let id = ir.values.push(part);
             chip[id] = old_chip[v];
             forced.push(false);
@@ -80,7 +95,7 @@ pub(crate) fn split(old: &TensorIr, old_chip: &SideTable<ValueId, u16>, is_const
         forced.push(false);
         renamed.push(id);
     }
-    let new = |v: ValueId| renamed[lockstep_graph::EntityId::index(v)];
+    let new = |v: ValueId| renamed[v.index()];
     ir.inputs
         .iter_mut()
         .chain(&mut ir.outputs)
@@ -110,7 +125,7 @@ fn halves(map: &IndexMap) -> Option<(IndexMap, IndexMap)> {
 
 /// Takes the largest subexpression that one chain can do out of a map that one chain cannot do. The map then refers to it as
 /// the operand after its last.
-fn split_map(data: &mut ValueData, ir: &TensorIr) -> Option<ValueData> {
+fn split_map(data: &mut ValueData, ir: &TensorIr, constant: &[bool], n_chips: u16) -> Option<ValueData> {
     let Op::Map { nodes } = &mut data.op else { return None };
     // Operands (an iota counts as one) and nodes below each node, itself included.
     let mut below: Vec<(BTreeSet<u32>, BTreeSet<u32>)> = Vec::with_capacity(nodes.len());
@@ -142,7 +157,26 @@ fn split_map(data: &mut ValueData, ir: &TensorIr) -> Option<ValueData> {
             .map(|o| o.cost() as u32)
             .sum()
     };
-    let fits = |b: &(BTreeSet<u32>, BTreeSet<u32>)| b.0.len() <= MAP_OPERANDS && cost(&b.1) <= MAP_ALUS;
+    // Values that come over links lie in either hemisphere.
+    let is_tap = |v: &&ValueId| matches!(ir.values[**v].op, Op::Move { .. }) && n_chips == 1;
+    let taps = data
+        .inputs
+        .iter()
+        .zip(constant)
+        .filter(|(v, c)| !**c && is_tap(v))
+        .count();
+    let fits = |b: &(BTreeSet<u32>, BTreeSet<u32>)| {
+        let constants =
+            b.0.iter()
+                .filter(|&&i| constant.get(i as usize).is_some_and(|&c| c))
+                .count();
+        let few = if taps > 1 {
+            b.0.len() - constants <= MAP_OPERANDS && constants <= MAP_CONSTANTS
+        } else {
+            b.0.len() <= MAP_OPERANDS
+        };
+        few && cost(&b.1) <= MAP_ALUS
+    };
     if below.last().is_none_or(fits) {
         return None;
     }

@@ -1,7 +1,7 @@
 //! Reductions: vectors are folded and added, lanes reduced by the lane-move unit, which leaves the result on all lanes of
 //! the segment.
 
-use super::fit::{At, fit};
+use super::fit::{At, fit, fit_by_buffers};
 use super::kernel::EPILOGUE_ALUS;
 use super::moves::{Kernel, dense};
 use super::{Builder, Home};
@@ -51,6 +51,8 @@ impl Builder<'_> {
             .filter(|d| d.axis.is_some_and(reduced))
             .map(|d| d.extent)
             .product();
+        // Reduced lanes outside the others: groups of lanes are brought over each other one by one.
+        let groups = outer_groups(from, &axes);
         let layout = reduced_layout(from, &axes);
         let mut maps = self.epilogue(v, EPILOGUE_ALUS);
         let out = maps.last().copied().unwrap_or(v);
@@ -83,11 +85,15 @@ impl Builder<'_> {
                 tracks.extend(operands);
                 let n_inner = inner.iter().map(Inner::n_dims).max().unwrap_or(0);
                 let volume = inner.iter().map(|i| i.dims[0] * i.dims[1]).max().unwrap_or(1) as usize;
-                for piece in fit(&tracks, (MOST / volume).max(1), 3 - n_inner) {
+                let n_dims = if groups > 1 { 2 } else { 3 }.min(3 - n_inner);
+                for piece in fit(&tracks, (MOST / volume).max(1), n_dims) {
                     let (mut kernel, mut acc) =
                         self.combine(chip, alu, in_dtype, &inner, &piece.at[1..], piece.dims, part.hi, side);
                     let hi = part.hi as u16;
-                    if segment > 1 {
+                    if groups > 1 {
+                        (kernel, acc) =
+                            self.fold_groups(chip, alu, kernel, acc, in_dtype, piece.dims, hi, groups, side);
+                    } else if segment > 1 {
                         let read = matches!(acc, NodeArg::Node { node, .. } if matches!(kernel.nodes[node as usize].op, NodeOp::Read(..)));
                         if read && in_dtype.bytes() < 4 {
                             acc = kernel.push(NodeOp::Alu(AluOp::Copy), in_dtype.widened(), hi, vec![acc]);
@@ -136,7 +142,11 @@ impl Builder<'_> {
         let mut groups: Vec<Vec<usize>> = Vec::new();
         for (k, i) in inner.iter().enumerate() {
             match groups.last_mut() {
-                Some(g) if g.len() < SOURCES && inner[g[0]].dims == i.dims => g.push(k),
+                Some(g)
+                    if g.len() < SOURCES && inner[g[0]].dims == i.dims && g.iter().all(|&j| inner[j].buf != i.buf) =>
+                {
+                    g.push(k);
+                }
                 _ => groups.push(vec![k]),
             }
         }
@@ -188,6 +198,62 @@ impl Builder<'_> {
         combine_temps(alu, wide, &temps, dims, hi)
     }
 
+    /// Combines `n` equal groups of lanes into each of them: `acc` goes through SRAM, is read once per group with that group's
+    /// lanes moved into all, and folded.
+    #[allow(clippy::too_many_arguments)]
+    fn fold_groups(
+        &mut self,
+        chip: u16,
+        alu: AluOp,
+        mut kernel: Kernel,
+        acc: NodeArg,
+        dtype: DType,
+        dims: [u32; 3],
+        hi: u16,
+        n: usize,
+        side: Option<Dir>,
+    ) -> (Kernel, NodeArg) {
+        let wide = dtype.widened();
+        kernel.dims = dims;
+        let (temp, at) = self.temp(chip, wide, dims, hi, side);
+        let result = self.as_result(&mut kernel, acc, wide, hi);
+        kernel.write(result, temp, at, wide, hi);
+        self.add_chain(chip, kernel.nodes);
+        let width = hi as usize / n;
+        let maps =
+            (0..n).flat_map(|g| (0..hi as usize).flat_map(move |l| ((g * width + l % width) as u16).to_le_bytes()));
+        let maps = self.prog.bufs.push(crate::chain::Buf {
+            chip,
+            dtype: DType::U16,
+            n_vectors: n as u32,
+            lo: 0,
+            hi,
+            kind: BufKind::Rows(std::sync::Arc::new(maps.collect())),
+            side,
+        });
+        let mut kernel = Kernel::new([n as u32, dims[0], dims[1]]);
+        let stepped = Affine {
+            base: 0,
+            strides: [0, at.strides[0], at.strides[1]],
+        };
+        let x = kernel.read(temp, stepped, wide, 0, hi);
+        let along = Affine {
+            base: 0,
+            strides: [1, 0, 0],
+        };
+        let map = kernel.read(maps, along, DType::U16, 0, hi);
+        let hemi = side.unwrap_or(Dir::East);
+        let x = kernel.push(NodeOp::Permute { fill: 0, hemi }, wide, hi, vec![x, map]);
+        let op = NodeOp::Fold {
+            op: alu,
+            dims: 1,
+            every: false,
+        };
+        let sum = kernel.push(op, wide, hi, vec![x]);
+        kernel.dims = dims;
+        (kernel, sum)
+    }
+
     /// A home of `u` whose lanes can be reduced: reduced lane digits innermost, and no piece of a reduced axis cut short.
     fn reducible_home(&mut self, u: ValueId, axes: &[u8]) -> Result<Rc<Home>, CompileError> {
         let home = self.any_home(u)?;
@@ -195,6 +261,9 @@ impl Builder<'_> {
         let layout = &home.layout;
         let lanes: Vec<&LaneDigit> = layout.lanes.iter().filter(|d| d.extent > 1).collect();
         let n = lanes.iter().take_while(|d| d.axis.is_some_and(reduced)).count();
+        if outer_groups(layout, axes) > 1 {
+            return Ok(home);
+        }
         let innermost = lanes[n..].iter().all(|d| !d.axis.is_some_and(reduced));
         let cut = lanes[..n].iter().any(|d| {
             d.axis
@@ -234,16 +303,29 @@ fn reduced_layout(from: &Layout, axes: &[u8]) -> Layout {
     from.restrict(&shape)
 }
 
+/// Number of groups of lanes to combine where the reduced digits are all outside the others, more than one vector's lanes
+/// whole; 1 elsewhere.
+fn outer_groups(layout: &Layout, axes: &[u8]) -> usize {
+    let reduced = |d: &&LaneDigit| d.axis.is_some_and(|a| axes.contains(&a));
+    let lanes: Vec<&LaneDigit> = layout.lanes.iter().filter(|d| d.extent > 1).collect();
+    let kept = lanes.iter().take_while(|d| !reduced(d)).count();
+    let even = |d: &LaneDigit| {
+        let n = d.axis.map_or(1, |a| layout.shape[a as usize]);
+        n.is_multiple_of(d.div.max(1) * d.extent)
+    };
+    if kept == 0 || !lanes[kept..].iter().all(|d| reduced(d) && even(d)) {
+        return 1;
+    }
+    lanes[kept..].iter().map(|d| d.extent).product()
+}
+
 /// The boxes of vectors that are reduced into the result at `base`, each with its first vector.
 fn inner_boxes(home: &Home, base: &[usize], axes: &[u8]) -> Result<Vec<(Inner, u32)>, CompileError> {
     let layout = &home.layout;
-    let step = |a: u8| {
-        layout
-            .lanes
-            .iter()
-            .filter(|d| d.axis == Some(a))
-            .map(|d| d.extent)
-            .product::<usize>()
+    // Coordinates in lane 0.
+    let starts = |a: u8, x: usize| {
+        let mut digits = layout.lanes.iter().filter(|d| d.axis == Some(a));
+        digits.all(|d| (x / d.div).is_multiple_of(d.extent))
     };
     let mut coords = vec![base.to_vec()];
     for &a in axes {
@@ -251,7 +333,7 @@ fn inner_boxes(home: &Home, base: &[usize], axes: &[u8]) -> Result<Vec<(Inner, u
         coords = coords
             .into_iter()
             .flat_map(|c| {
-                (0..n).step_by(step(a).max(1)).map(move |x| {
+                (0..n).filter(move |&x| starts(a, x)).map(move |x| {
                     let mut c = c.clone();
                     c[a as usize] = x;
                     c
@@ -264,7 +346,7 @@ fn inner_boxes(home: &Home, base: &[usize], axes: &[u8]) -> Result<Vec<(Inner, u
         let (buf, index, _) = home.at(c)?;
         track.push((buf, index));
     }
-    Ok(fit(&[track], usize::MAX, 2)
+    Ok(fit_by_buffers(&[track], usize::MAX, 2)
         .into_iter()
         .map(|p| {
             let (buf, at) = p.at[0];

@@ -95,6 +95,10 @@ impl Builder<'_> {
             if let Some(home) = self.other_homes.get(&(v, want.clone())) {
                 return Ok(Source::Home(home.clone()));
             }
+            if let Some(table) = self.shifted(v, want, chip)? {
+                let (layout, at) = (want.clone(), table.to_vec());
+                return Ok(Source::Table { layout, at });
+            }
             return match self.in_place(v, want, chip)? {
                 Some(at) => Ok(Source::Table {
                     layout: want.clone(),
@@ -116,7 +120,9 @@ impl Builder<'_> {
         if let Some(home) = &self.homes[v.index()] {
             return Ok(home.clone());
         }
-        let layout = if want.shape == self.shape(v) && want.is_injective() {
+        let layout = if let Some(planned) = &self.planned[v.index()] {
+            planned.clone()
+        } else if want.shape == self.shape(v) && want.is_injective() {
             want.clone()
         } else {
             default_layout(self.shape(v), self.lanes(), &self.rows(v))

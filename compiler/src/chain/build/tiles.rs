@@ -5,7 +5,7 @@ use super::fit::{At, fit};
 use super::{Builder, Home};
 use crate::chain::{Affine, BufId, BufKind, Tile};
 use crate::error::CompileError;
-use crate::layout::choose::{Rows, finish};
+use crate::layout::choose::{Rows, finish, whole_axis};
 use crate::layout::{LaneDigit, Layout, VecDigit};
 use crate::tir::ValueId;
 use lockstep_isa::run::Window;
@@ -29,7 +29,8 @@ pub(crate) struct BlockLoad {
 }
 
 impl Builder<'_> {
-    /// Tile loads that fill one block: `rows` are left coordinates per k, `columns` result coordinates per column.
+    /// Tile loads that fill one block: `rows` are left coordinates per k, `columns` result coordinates per column. A weight tile
+    /// takes at most `most_belts` belts.
     #[allow(clippy::too_many_arguments)]
     pub fn block_loads(
         &mut self,
@@ -40,6 +41,7 @@ impl Builder<'_> {
         window: Window,
         chip: u16,
         layout: &Layout,
+        most_belts: usize,
     ) -> Result<Vec<BlockLoad>, CompileError> {
         if !self.is_const(rhs) {
             return self.run_time_loads(spec, rhs, rows, columns, window, layout);
@@ -86,7 +88,10 @@ impl Builder<'_> {
                     dtype,
                     data: Arc::new(data),
                 });
-                let n_belts = (LOAD_WORDS / dtype.words()).min(n_rows).max(1);
+                let n_belts = (LOAD_WORDS / dtype.words())
+                    .min(n_rows)
+                    .min(most_belts.min(u16::MAX as usize) as u16)
+                    .max(1);
                 let belts: Vec<(BufId, u32)> = (0..n_belts)
                     .map(|b| {
                         let n_vectors = (n_rows - b).div_ceil(n_belts) as u32;
@@ -252,8 +257,9 @@ fn rhs_layout(spec: &Spec, shape: &[usize], result: &Layout, rows: &Rows) -> Lay
             high.push(VecDigit { axis, ..*d });
         }
     }
-    let open: Vec<usize> = (0..shape.len())
+    let open: Vec<VecDigit> = (0..shape.len())
         .filter(|&a| shape[a] > 1 && !lanes.iter().any(|l| l.axis == Some(a as u8)))
+        .map(|a| whole_axis(shape, a))
         .collect();
     finish(shape, lanes, high, &open, rows)
 }

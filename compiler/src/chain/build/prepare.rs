@@ -58,7 +58,7 @@ pub(crate) fn split(
         };
         if let (Op::Move { parts, fill }, false) = (&data.op, is_const(v))
             && let [map] = parts[..]
-            && read_whole[v.index()]
+            && (read_whole[v.index()] || !left_out(&ir, &data, map))
             && let Some((pad, windows)) = halves(old.maps.get(map))
         {
             let fill = *fill;
@@ -107,6 +107,13 @@ pub(crate) fn split(
         forced,
         renamed,
     }
+}
+
+/// Whether products can leave the border out: channels stay together, or the host places the operand.
+fn left_out(ir: &TensorIr, data: &ValueData, map: crate::tir::MapId) -> bool {
+    let channels = data.ty.shape.last().copied().unwrap_or(1);
+    let placed = data.inputs.iter().all(|&u| matches!(ir.values[u].op, Op::Input));
+    placed || ir.maps.get(map).views.iter().all(|v| v.keeps_last(channels))
 }
 
 /// The padding and the windows of a map, if it is made so.

@@ -89,8 +89,10 @@ impl Builder<'_> {
             .iter()
             .map(|&u| self.ir.values[u].ty.elements())
             .sum();
-        let repeats = self.ir.values[lhs].ty.elements() > from && self.keeps_channels(lhs);
-        parts.len() == 1 && (repeats || parts.iter().any(|&m| !self.ir.maps.get(m).is_total()))
+        let repeats = self.ir.values[lhs].ty.elements() > from;
+        parts.len() == 1
+            && self.keeps_channels(lhs)
+            && (repeats || parts.iter().any(|&m| !self.ir.maps.get(m).is_total()))
     }
 
     /// Values that a value is made of behind moves that are not carried out.

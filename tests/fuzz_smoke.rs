@@ -74,7 +74,9 @@ fn survey(seeds: Range<u64>) {
             Ok(Outcome::Agrees(..)) => agreed += 1,
             Ok(Outcome::DoesNotFit) => refused += 1,
             Err(e) => {
-                let found = kinds.entry(kind(&e)).or_insert_with(|| (0, case(&p, s, &e)));
+                let found = kinds
+                    .entry(kind(&e))
+                    .or_insert_with(|| (0, format!("; seed {n}\n{}", case(&p, s, &e))));
                 found.0 += 1;
             }
         }

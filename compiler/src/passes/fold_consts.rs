@@ -10,6 +10,7 @@
 use super::rebuild::{keep, rebuild};
 use super::{Changed, PassCx};
 use crate::error::CompileError;
+use crate::tir::op::compute_dtype;
 use crate::tir::print::host_dtype;
 use crate::tir::{Arg, Op, TensorIr, consteval};
 
@@ -21,8 +22,8 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
     rebuild(ir, |b, old, id, inputs| {
         let value = &old.values[id];
         let v = match &value.op {
-            Op::Map { nodes } => {
-                let mut nodes = nodes.clone();
+            Op::Map { nodes: original } => {
+                let mut nodes = original.clone();
                 for (i, &v) in inputs.iter().enumerate() {
                     if b.is_const(v) && b.ty(v).elements() == 1 {
                         let bits = consteval::tensor(b.ir(), v)?.bits()[0];
@@ -35,10 +36,12 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
                         }
                     }
                 }
-                let folded = b.map_nodes(&value.ty.shape, inputs, nodes);
                 // An operation whose arguments are all immediates now has no type of its own: such a map stays as it was.
-                match folded {
-                    Ok(v) if b.dtype(v) == value.ty.dtype => v,
+                let dtypes: Vec<_> = inputs.iter().map(|&v| b.dtype(v)).collect();
+                let same = (0..nodes.len())
+                    .all(|at| compute_dtype(&nodes, at, &dtypes) == compute_dtype(original, at, &dtypes));
+                match b.map_nodes(&value.ty.shape, inputs, nodes) {
+                    Ok(v) if same && b.dtype(v) == value.ty.dtype => v,
                     _ => keep(b, old, id, inputs)?,
                 }
             }

@@ -316,7 +316,7 @@ impl Expander {
         let there = match self.shape(x) == shape {
             true => self.view(x, partner.clone(), 0),
             false => {
-                let wide = self.view(x, IndexMap::expand(&self.shape(x).to_vec(), &shape), 0);
+                let wide = self.view(x, IndexMap::expand(self.shape(x), &shape), 0);
                 self.view(wide, partner.clone(), 0)
             }
         };

@@ -137,18 +137,18 @@ pub(super) fn multi_head(cx: &mut Cx<'_, '_>) -> Imported {
     if let Some(mask) = cx.opt(4) {
         let hole = f64::from(cx.float("mask_filter_value", -10000.0));
         let own = cx.shape(mask);
-        let keep = match &own[..] {
-            &[n] if n == batch => {
+        let keep = match own[..] {
+            [n] if n == batch => {
                 let lens = cx.b().reshape(mask, [batch, 1, 1, 1])?;
                 let lens = cx.b().cast(lens, DType::I32)?;
                 let key = count_along(cx, DType::I32, keys, 3, 4)?;
                 cx.b().binary(Binary::Lt, key, lens)?
             }
-            &[b, l] if l == keys => {
+            [b, l] if l == keys => {
                 let mask = cx.b().reshape(mask, [b, 1, 1, l])?;
                 cx.b().cast(mask, DType::Bool)?
             }
-            &[b, s, l] if l == keys => {
+            [b, s, l] if l == keys => {
                 let mask = cx.b().reshape(mask, [b, 1, s, l])?;
                 cx.b().cast(mask, DType::Bool)?
             }
@@ -195,9 +195,9 @@ pub(super) fn packed(cx: &mut Cx<'_, '_>) -> Imported {
     if let Some(mask) = cx.opt(3) {
         let own = cx.shape(mask);
         let hole = f64::from(cx.float("mask_filter_value", -10000.0));
-        let dims = match &own[..] {
-            &[b, l] => [b, 1, 1, l],
-            &[b, s, l] => [b, 1, s, l],
+        let dims = match own[..] {
+            [b, l] => [b, 1, 1, l],
+            [b, s, l] => [b, 1, s, l],
             _ => return unsupported(format!("a mask of shape {own} is not supported, allowed: rank 2, 3")),
         };
         let mask = cx.b().reshape(mask, dims)?;

@@ -95,7 +95,7 @@ const SILERO_BRANCHES: Model = Model {
     shapes: &[("input", &[1, 576]), ("state", &[2, 1, 128])],
     consts: &[("sr", "16000")],
     golden: "tests/data/silero-vad/silero_vad.golden.npz",
-    on: ONE,
+    on: ALL,
     ..SILERO
 };
 
@@ -110,7 +110,7 @@ const SILERO_HALF: Model = Model {
     path: "models/silero-vad/silero_vad_half.onnx",
     shapes: &[("input", &[1, 576]), ("state", &[2, 1, 128])],
     golden: "tests/data/silero-vad/silero_vad_half.golden.npz",
-    on: ONE,
+    on: ALL,
     ..SILERO
 };
 
@@ -120,6 +120,7 @@ const CLASSIFIER: Model = Model {
     golden: "tests/data/ppocr-v4/ch_ppocr_mobile_v2.0_cls_infer.golden.npz",
     cases: &[(&["rand.in0"], &["rand.out0"])],
     tolerance: 1e-3,
+    on: ALL,
     ..SILERO
 };
 

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Scratch, lockstep, path, silero, told};
+use common::{Scratch, check, lockstep, path, silero, told};
 use lockstep::isa::artifact::HostDType;
 use lockstep::tensors;
 use lockstep_onnx_protobuf::DataType;
@@ -20,16 +20,6 @@ fn builder() -> OnnxBuilder {
 /// A small model that compiles: y = relu(x).
 fn relu() -> Vec<u8> {
     builder().node("Relu", &["x"], &["y"]).named("act").output("y").build()
-}
-
-/// Runs the command line and compares exit code, stdout and stderr with the snapshot.
-macro_rules! check {
-    ($dir:expr, $name:literal, $($arg:expr),+) => {{
-        let out = lockstep(&$dir.0, &[$($arg),+]);
-        insta::with_settings!({ snapshot_path => "cases/error", prepend_module_to_snapshot => false }, {
-            insta::assert_snapshot!($name, told(&out));
-        });
-    }};
 }
 
 #[test]

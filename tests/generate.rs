@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Scratch, lockstep, path, told};
+use common::{Scratch, check, lockstep, path, told};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -124,15 +124,6 @@ fn text_in_text_out() {
     ];
     let told: Value = serde_json::from_slice(&lockstep(&dir.0, &rest).stdout).expect("JSON");
     assert_eq!(told["prompt_tokens"], json!([0, 9, 5, 10]));
-}
-
-macro_rules! check {
-    ($dir:expr, $name:literal, $($arg:expr),+) => {{
-        let out = lockstep(&$dir.0, &[$($arg),+]);
-        insta::with_settings!({ snapshot_path => "cases/error", prepend_module_to_snapshot => false }, {
-            insta::assert_snapshot!($name, told(&out));
-        });
-    }};
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub mod pipeline;
 pub mod report;
 pub mod rewrite;
 pub mod schedule;
+#[cfg(test)]
+mod testing;
 pub mod text;
 pub mod tir;
 

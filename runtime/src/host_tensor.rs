@@ -37,6 +37,16 @@ impl HostTensor {
         }
     }
 
+    /// A tensor of zeros.
+    pub fn zeros(name: &str, dtype: HostDType, shape: &[u64]) -> HostTensor {
+        HostTensor {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            bytes: vec![0; shape.iter().product::<u64>() as usize * dtype.bytes()],
+        }
+    }
+
     /// A view of this tensor.
     pub fn view(&self) -> TensorView<'_> {
         TensorView {

@@ -35,15 +35,7 @@ fn runs_allocate_nothing() {
         let inputs: Vec<HostTensor> = artifact.entries[0]
             .inputs
             .iter()
-            .map(|t| {
-                let n: u64 = t.shape.iter().product();
-                HostTensor {
-                    name: t.name.clone(),
-                    dtype: t.dtype,
-                    shape: t.shape.clone(),
-                    bytes: vec![0; n as usize * t.dtype.bytes()],
-                }
-            })
+            .map(|t| HostTensor::zeros(&t.name, t.dtype, &t.shape))
             .collect();
         let views: Vec<_> = inputs.iter().map(HostTensor::view).collect();
         for threads in [1, 2] {

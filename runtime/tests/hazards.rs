@@ -23,12 +23,7 @@ fn run(artifact: Artifact) -> Result<(), ExecError> {
     let inputs: Vec<HostTensor> = entry
         .inputs
         .iter()
-        .map(|t| HostTensor {
-            name: t.name.clone(),
-            dtype: t.dtype,
-            shape: t.shape.clone(),
-            bytes: vec![0; t.shape.iter().product::<u64>() as usize * t.dtype.bytes()],
-        })
+        .map(|t| HostTensor::zeros(&t.name, t.dtype, &t.shape))
         .collect();
     let views: Vec<_> = inputs.iter().map(HostTensor::view).collect();
     session.run(0, &views).map(|_| ())

@@ -62,6 +62,19 @@ pub fn told(output: &Output) -> String {
     )
 }
 
+/// Runs the command line and compares exit code, stdout and stderr with the snapshot.
+#[allow(unused_macros)]
+macro_rules! check {
+    ($dir:expr, $name:literal, $($arg:expr),+) => {{
+        let out = lockstep(&$dir.0, &[$($arg),+]);
+        insta::with_settings!({ snapshot_path => "cases/error", prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!($name, told(&out));
+        });
+    }};
+}
+#[allow(unused_imports)]
+pub(crate) use check;
+
 /// The arrays of a golden file.
 pub fn golden(below: &str) -> Vec<HostTensor> {
     let bytes = files::map_file(&path(below)).expect("the golden file");

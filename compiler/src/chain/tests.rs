@@ -2,24 +2,13 @@
 
 use super::build::{Input, build};
 use super::eval;
+use crate::testing::noise;
 use crate::tir::build::TirBuilder;
 use crate::tir::eval::Tensor;
 use crate::tir::{IndexMap, ReduceOp, TensorIr, Type, ValueId, View};
 use lockstep_graph::SideTable;
 use lockstep_isa::artifact::HostDType;
 use lockstep_isa::{DType, Target};
-
-fn noise(n: usize, seed: u32) -> Vec<f32> {
-    let mut s = seed.wrapping_mul(2654435761).wrapping_add(12345);
-    (0..n)
-        .map(|_| {
-            s ^= s << 13;
-            s ^= s >> 17;
-            s ^= s << 5;
-            (s >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
 
 fn input(b: &mut TirBuilder, name: &str, shape: &[usize]) -> ValueId {
     b.input(name, HostDType::F32, shape, Type::new(DType::F32, shape))

@@ -5,6 +5,7 @@ use super::*;
 use crate::chain::build::{Input, build};
 use crate::emit::{ArtifactInfo, emit};
 use crate::partition::{Chips, PartitionOptions, partition};
+use crate::testing::noise;
 use crate::tir::build::TirBuilder;
 use crate::tir::eval::Tensor;
 use crate::tir::{ReduceOp, TensorIr, Type, ValueId};
@@ -14,18 +15,6 @@ use lockstep_runtime::executor::{LoadOptions, lookup};
 use lockstep_runtime::host_tensor::HostTensor;
 use std::sync::Arc;
 use std::time::Instant;
-
-fn noise(n: usize, seed: u32) -> Vec<f32> {
-    let mut s = seed.wrapping_mul(2_654_435_761).wrapping_add(12_345);
-    (0..n)
-        .map(|_| {
-            s ^= s << 13;
-            s ^= s >> 17;
-            s ^= s << 5;
-            (s >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
 
 fn constant(b: &mut TirBuilder, shape: &[usize], seed: u32) -> ValueId {
     let n: usize = shape.iter().product();

@@ -4,7 +4,7 @@
 //! them have to agree: the makespan with the simulator's cycles, the bits of the executors with each other, and the results
 //! with `tir::eval` within the tolerance of each value.
 
-use crate::program::{Program, host};
+use crate::program::Program;
 use lockstep_compiler::chain::ChainProgram;
 use lockstep_compiler::chain::build::{Input, build};
 use lockstep_compiler::emit::{ArtifactInfo, emit};
@@ -13,6 +13,7 @@ use lockstep_compiler::passes::{PassOptions, run_all};
 use lockstep_compiler::schedule::{Schedule, ScheduleOptions, schedule};
 use lockstep_compiler::tir::consteval;
 use lockstep_compiler::tir::eval::{Data, Tensor, eval};
+use lockstep_compiler::tir::print::host_dtype;
 use lockstep_compiler::{CompileError, CompileErrorKind};
 use lockstep_isa::{Artifact, Target, verify};
 use lockstep_runtime::{HostTensor, LoadOptions, lookup};
@@ -192,7 +193,7 @@ fn magnitudes(program: &Program, all: &[Tensor]) -> Vec<f32> {
 fn tensor(name: &str, data: &Tensor, shape: &[usize]) -> HostTensor {
     HostTensor {
         name: name.to_string(),
-        dtype: host(data.ty.dtype),
+        dtype: host_dtype(data.ty.dtype),
         shape: shape.iter().map(|&n| n as u64).collect(),
         bytes: consteval::to_bytes(data),
     }

@@ -19,8 +19,8 @@ use lockstep_compiler::CompileError;
 use lockstep_compiler::tir::build::Built;
 use lockstep_compiler::tir::eval::{Data, Tensor};
 use lockstep_compiler::tir::expr::{Ex, Expr};
+use lockstep_compiler::tir::print::host_dtype;
 use lockstep_compiler::tir::{Combiner, IndexMap, ReduceOp, TensorIr, TirBuilder, Type, ValueId, Windows};
-use lockstep_isa::artifact::HostDType;
 use lockstep_isa::{DType, scalar};
 use std::fmt::{self, Write as _};
 
@@ -236,7 +236,7 @@ impl Program {
         };
         for o in outputs {
             let ty = b.ty(values[o]).clone();
-            b.output(&format!("v{o}"), host(ty.dtype), &ty.shape, values[o]);
+            b.output(&format!("v{o}"), host_dtype(ty.dtype), &ty.shape, values[o]);
         }
         let states: Vec<usize> = (0..self.steps.len())
             .filter(|&i| matches!(self.steps[i].kind, Kind::State(..)))
@@ -511,19 +511,6 @@ fn joined<T: ToString>(list: &[T], separator: &str) -> String {
     }
 }
 
-/// The dtype at the host of a value of this dtype.
-pub fn host(dtype: DType) -> HostDType {
-    match dtype {
-        DType::F32 => HostDType::F32,
-        DType::F16 => HostDType::F16,
-        DType::BF16 => HostDType::BF16,
-        DType::I32 => HostDType::I32,
-        DType::I8 => HostDType::I8,
-        DType::U8 => HostDType::U8,
-        DType::U16 => HostDType::U16,
-    }
-}
-
 /// Elements drawn from a seed: floats in [-1, 1), integers in -8..8 (unsigned 0..16), exact in the dtype.
 pub fn noise(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
     let n: usize = shape.iter().product();
@@ -547,11 +534,16 @@ pub fn noise(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
 
 fn build(b: &mut TirBuilder, number: usize, kind: &Kind, x: &[ValueId]) -> Built {
     match kind {
-        Kind::Input(dtype, shape) => Ok(b.input(&format!("x{number}"), host(*dtype), shape, Type::new(*dtype, shape))),
+        Kind::Input(dtype, shape) => Ok(b.input(
+            &format!("x{number}"),
+            host_dtype(*dtype),
+            shape,
+            Type::new(*dtype, shape),
+        )),
         Kind::Const(dtype, shape) => {
             let data = noise(*dtype, shape, number as u64);
             let bytes = lockstep_compiler::tir::consteval::to_bytes(&data);
-            b.constant(&format!("k{number}"), data.ty, host(*dtype), bytes.into())
+            b.constant(&format!("k{number}"), data.ty, host_dtype(*dtype), bytes.into())
         }
         Kind::State(dtype, shape) => b.state(
             &format!("s{number}"),

@@ -8,7 +8,7 @@
 //!
 //! Constant expressions cost nothing at run time. Bias and batch normalisation reach the contract by the rules of `algebra`.
 
-use super::super::analysis::{Graph, add_alu, add_move};
+use super::super::analysis::{Data, Graph, add_alu, add_move};
 use super::super::lang::{Node, NodeOp};
 use super::Kind::Reassoc;
 use super::{Action, Root, Rule};
@@ -111,6 +111,14 @@ pub(super) fn to_output(c: &Contract, side: usize, factor: &[usize]) -> Option<I
     (factor.len() == axes.len()).then(|| reaxis(factor, &from)).flatten()
 }
 
+/// The move that brings a factor to an operand's axes, none of it for an immediate; `None` if there is no such move.
+fn factor_map(factor: &Data, axes: &[Option<usize>]) -> Option<Option<IndexMap>> {
+    match factor.imm {
+        Some(_) => Some(None),
+        None => reaxis(&factor.ty.shape, axes).map(Some),
+    }
+}
+
 /// `factor` times the operand of a contract, at the operand's dtype.
 fn scaled(graph: &mut Graph, operand: Id, factor: Id, map: Option<IndexMap>) -> Id {
     let moved = match map {
@@ -142,11 +150,7 @@ fn scale_into(graph: &mut Graph, class: Id) -> Vec<Id> {
             for side in 0..2 {
                 let operand = &graph[c.args[side]].data;
                 let wide = operand.ty.dtype == DType::F32;
-                let map = if factor.imm.is_some() {
-                    Some(None)
-                } else {
-                    reaxis(&factor.ty.shape, &c.output_axes(side)).map(Some)
-                };
+                let map = factor_map(&factor, &c.output_axes(side));
                 let Some(map) = map.filter(|m| operand.constant || (wide && m.is_none())) else {
                     continue;
                 };
@@ -176,12 +180,9 @@ fn scale_past(graph: &mut Graph, class: Id) -> Vec<Id> {
                 if !factor.constant || !fits {
                     continue;
                 }
-                let map = if factor.imm.is_some() {
-                    Some(None)
-                } else {
-                    reaxis(&factor.ty.shape, &c.paired_axes(other)).map(Some)
+                let Some(map) = factor_map(&factor, &c.paired_axes(other)) else {
+                    continue;
                 };
-                let Some(map) = map else { continue };
                 let mut args = c.args;
                 args[side] = node.args[0];
                 args[other] = scaled(graph, c.args[other], node.args[1], map);

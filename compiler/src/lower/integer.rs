@@ -248,7 +248,6 @@ impl<'a> Lowering<'a> {
                 Ok(zero) => zero as u8,
                 Err(_) => return Ok(None),
             },
-            Some(None) if padded => return Ok(None),
             _ => 0,
         };
         let input = self.channels_last(x.q)?;
@@ -257,9 +256,15 @@ impl<'a> Lowering<'a> {
         let mut along = vec![1; shape.len()];
         along[1] = shape[1];
         if let Some(zero) = x.zero {
-            let axes: Vec<usize> = (1..self.b.shape(w.q).len()).collect();
-            let sum = self.b.reduce(ReduceOp::Add, w.q, &axes)?;
-            let sum = self.b.reshape(sum, &along)?;
+            let sum = if padded && fixed == Some(None) {
+                // The padding is no zero of the input: each pixel has the sum of the weights that met the input.
+                let ones = self.constant_like(DType::I8, &self.b.shape(input).to_vec(), 1)?;
+                self.windowed(ones, w.q, windows, attr.groups, 0)?
+            } else {
+                let axes: Vec<usize> = (1..self.b.shape(w.q).len()).collect();
+                let sum = self.b.reduce(ReduceOp::Add, w.q, &axes)?;
+                self.b.reshape(sum, &along)?
+            };
             let zero = self.b.reshape(zero, &vec![1; shape.len()])?;
             product = self.elementwise(DType::I32, &shape, &[product, zero, sum], |e, x| {
                 e.sub(x[0], e.mul(x[1], x[2]))

@@ -70,40 +70,52 @@ fn a_quantised_matmul_is_an_integer_product() {
     }
 }
 
-/// One channel, 3x3 kernel, padded: what is padded on is the zero point.
+/// One channel, 3x3 kernel, padded: what is padded on is the zero point, whether the compiler knows it or not.
 #[test]
 fn a_padded_quantised_convolution_is_an_integer_product() {
-    let mut b = GraphBuilder::new("case", "main");
     let (x, w) = (bytes(25, 3), bytes(18, 4));
-    let q = b.input("q", DType::U8, Shape::from([1, 1, 5, 5])).unwrap();
-    let weights = b
-        .constant("", DType::I8, Shape::from([2, 1, 3, 3]), w.clone().into())
-        .unwrap();
-    let (sx, zx) = (scalar(&mut b, DType::F32, 0.5), scalar(&mut b, DType::U8, 100.0));
-    let (sw, zw) = (scalar(&mut b, DType::F32, 0.25), scalar(&mut b, DType::I8, 0.0));
-    let xf = b.op(Op::Dequantize, &[q, sx, zx]).unwrap();
-    let wf = b.op(Op::Dequantize, &[weights, sw, zw]).unwrap();
-    let conv = Conv {
-        strides: vec![1, 1],
-        dilations: vec![1, 1],
-        pads: vec![(1, 1), (1, 1)],
-        groups: 1,
-    };
-    let y = b.op(Op::Conv(conv), &[xf, wf]).unwrap();
-    let ir = finished(b, y);
-    assert_eq!(contracts(&ir), [Chip::I8]);
-    let mut input = Tensor::i32(&[1, 1, 5, 5], x.iter().map(|&v| i32::from(v)).collect());
-    input.ty.dtype = Chip::U8;
-    let found = eval(&ir, &[input], &mut []).unwrap()[0].to_f32();
-    for (at, found) in found.iter().enumerate() {
-        let (o, row, column) = (at / 25, at / 5 % 5, at % 5);
-        let mut sum = 0;
-        for (i, &weight) in w[o * 9..][..9].iter().enumerate() {
-            let (r, c) = (row + i / 3, column + i % 3);
-            if (1..6).contains(&r) && (1..6).contains(&c) {
-                sum += (i32::from(x[(r - 1) * 5 + c - 1]) - 100) * i32::from(weight as i8);
-            }
+    for known in [true, false] {
+        let mut b = GraphBuilder::new("case", "main");
+        let q = b.input("q", DType::U8, Shape::from([1, 1, 5, 5])).unwrap();
+        let weights = b
+            .constant("", DType::I8, Shape::from([2, 1, 3, 3]), w.clone().into())
+            .unwrap();
+        let sx = scalar(&mut b, DType::F32, 0.5);
+        let zx = if known {
+            scalar(&mut b, DType::U8, 100.0)
+        } else {
+            b.input("zero", DType::U8, Shape::from([])).unwrap()
+        };
+        let (sw, zw) = (scalar(&mut b, DType::F32, 0.25), scalar(&mut b, DType::I8, 0.0));
+        let xf = b.op(Op::Dequantize, &[q, sx, zx]).unwrap();
+        let wf = b.op(Op::Dequantize, &[weights, sw, zw]).unwrap();
+        let conv = Conv {
+            strides: vec![1, 1],
+            dilations: vec![1, 1],
+            pads: vec![(1, 1), (1, 1)],
+            groups: 1,
+        };
+        let y = b.op(Op::Conv(conv), &[xf, wf]).unwrap();
+        let ir = finished(b, y);
+        assert!(contracts(&ir).iter().all(|&dtype| dtype == Chip::I8));
+        let mut inputs = vec![Tensor::i32(&[1, 1, 5, 5], x.iter().map(|&v| i32::from(v)).collect())];
+        if !known {
+            inputs.push(Tensor::i32(&[], vec![100]));
         }
-        assert_eq!(*found, sum as f32 * 0.125, "element {at}");
+        for input in &mut inputs {
+            input.ty.dtype = Chip::U8;
+        }
+        let found = eval(&ir, &inputs, &mut []).unwrap()[0].to_f32();
+        for (at, found) in found.iter().enumerate() {
+            let (o, row, column) = (at / 25, at / 5 % 5, at % 5);
+            let mut sum = 0;
+            for (i, &weight) in w[o * 9..][..9].iter().enumerate() {
+                let (r, c) = (row + i / 3, column + i % 3);
+                if (1..6).contains(&r) && (1..6).contains(&c) {
+                    sum += (i32::from(x[(r - 1) * 5 + c - 1]) - 100) * i32::from(weight as i8);
+                }
+            }
+            assert_eq!(*found, sum as f32 * 0.125, "element {at}");
+        }
     }
 }

@@ -104,6 +104,7 @@ impl CpuSession {
                     let scratch = scratch.next_multiple_of(64);
                     let local = plans.iter().map(|p| p.local).max().unwrap_or(0);
                     let pointers = plans.iter().map(|p| p.pointers).max().unwrap_or(0);
+                    let factors = plans.iter().map(|p| p.factors).max().unwrap_or(0);
                     let shared = Shared {
                         kernels,
                         plans,
@@ -118,7 +119,7 @@ impl CpuSession {
                         shared,
                         scratch: bytes,
                         scratch_bytes: scratch,
-                        team: Team::new(threads, || Local::new(local, pointers)),
+                        team: Team::new(threads, || Local::new(local, pointers, factors)),
                     });
                 }
                 Err(LinkError::Artifact(e)) => return Err(e),

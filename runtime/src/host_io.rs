@@ -240,11 +240,25 @@ fn place_row(from: &[u8], to: &mut [u8], host: HostDType, dtype: DType, h: usize
         to[c..c + n * cs].copy_from_slice(&from[h..h + n * hs]);
         return;
     }
+    if same_bits(host, dtype) && cs == 4 {
+        strided(from, to, (h, step.host), (c, step.chip), n);
+        return;
+    }
     for i in 0..n as isize {
         let h = h.wrapping_add_signed(i * step.host);
         let c = c.wrapping_add_signed(i * step.chip);
         let bits = to_chip(&from[h..h + hs], host, dtype);
         to[c..c + cs].copy_from_slice(&bits.to_le_bytes()[..cs]);
+    }
+}
+
+/// Copies `n` elements of 4 bytes, each side at its first byte and step.
+fn strided(from: &[u8], to: &mut [u8], (mut h, host): (usize, isize), (mut c, chip): (usize, isize), n: usize) {
+    for _ in 0..n {
+        if let (Some(from), Some(to)) = (from.get(h..h + 4), to.get_mut(c..c + 4)) {
+            to.copy_from_slice(from);
+        }
+        (h, c) = (h.wrapping_add_signed(host), c.wrapping_add_signed(chip));
     }
 }
 

@@ -155,6 +155,9 @@ impl<'a> Builder<'a> {
     pub fn chain(&mut self, chain: usize) -> Linking<()> {
         let linked = self.linked;
         let ids = &linked.chains[chain];
+        for &id in ids {
+            linked.check(id)?;
+        }
         let plan = match self.attempt(ids, true) {
             Err(Obstacle::NotFused) => match self.attempt(ids, false) {
                 Ok(plan) => plan,
@@ -503,12 +506,7 @@ impl<'b, 'a> Chain<'b, 'a> {
         }
         let steps = std::mem::take(&mut self.steps).into_iter().map(|(s, _)| s).collect();
         let steps = join(steps, self.b.row_bytes);
-        let rows = steps.iter().map(|s| match s {
-            Step::Multiply(m) => m.rows as usize,
-            _ => 0,
-        });
-        let rows = rows.max().unwrap_or(0);
-        self.b.plan.pointers = self.b.plan.pointers.max(rows);
+        self.b.plan.note_products(&steps);
         Ok(ChainPlan {
             steps,
             ..ChainPlan::default()
@@ -627,8 +625,10 @@ impl<'b, 'a> Chain<'b, 'a> {
         }
         events.sort_unstable();
         let steps = std::mem::take(&mut self.steps);
+        let steps: Vec<Step> = steps.into_iter().map(|(s, _)| s).collect();
+        self.b.plan.note_products(&steps);
         Ok(ChainPlan {
-            steps: steps.into_iter().map(|(s, _)| s).collect(),
+            steps,
             events: events.into_iter().map(|e| (e.3, e.4)).collect(),
             ..ChainPlan::default()
         })

@@ -72,10 +72,10 @@ impl From<ExecError> for LinkError {
 pub type Linking<T> = Result<T, LinkError>;
 
 impl<'a> Linked<'a> {
-    /// Checks every run of an entry against the target and groups the runs by chain.
+    /// Groups the runs of an entry by chain. They are to be checked before they are used ([`Linked::check`]).
     ///
     /// # Errors
-    /// A run out of the target's bounds; programs, claims or chains that do not match in number.
+    /// Programs, claims or chains that do not match in number.
     pub fn new(
         artifact: &'a Artifact,
         entry: &'a Entry,
@@ -110,8 +110,6 @@ impl<'a> Linked<'a> {
             }
             linked.first.push(linked.nodes.len());
             for (index, (run, claims)) in program.runs.iter().zip(&chip.claims).enumerate() {
-                run.check(&artifact.target)
-                    .map_err(|e| ExecError::artifact(format!("{} r{index}", at()), e.to_string()))?;
                 let Some(chain) = linked.chains.get_mut(claims.chain as usize) else {
                     let what = format!("chain h{} of {}", claims.chain, entry.chains.len());
                     return Err(ExecError::artifact(format!("{} r{index}", at()), what));
@@ -135,6 +133,16 @@ impl<'a> Linked<'a> {
             }
         }
         Ok(linked)
+    }
+
+    /// Checks a run against the target.
+    ///
+    /// # Errors
+    /// A field out of the target's bounds.
+    pub fn check(&self, node: usize) -> Linking<()> {
+        let run = self.nodes[node].run;
+        run.check(&self.artifact.target)
+            .map_err(|e| self.error(node, e.to_string()))
     }
 
     /// Where a node is, for messages.

@@ -6,7 +6,7 @@
 
 use crate::cpu::build::{Building, Chain};
 use crate::cpu::link::{Linked, Source};
-use crate::cpu::plan::{Arg, BlockStep, Multiply, OpKind, Pack, Rows, Space, Step, Tape, TapeOp};
+use crate::cpu::plan::{Arg, BlockStep, FactorStep, Multiply, OpKind, Pack, Rows, Space, Step, Tape, TapeOp};
 use crate::memory::Memory;
 use lockstep_isa::artifact::PANEL_COLUMNS;
 use lockstep_isa::run::AccIn;
@@ -189,18 +189,7 @@ impl Chain<'_, '_> {
                 return Err(linked.error(id, what).into());
             }
             (k_low, k_high) = (k_low.min(window.k0), k_high.max(window.k1));
-            blocks.push(BlockStep {
-                n0: window.n0 as u32,
-                n: (window.n1 - window.n0) as u32,
-                k0: window.k0 as u32,
-                k: (window.k1 - window.k0) as u32,
-                space: w.space,
-                offset: w.offset,
-                w_step: w.w_step,
-                panel_step: w.panel_step,
-                dtype: w.dtype,
-                zero: true,
-            });
+            blocks.push((window, w));
         }
         let Some(&(x, width)) = sources.first() else {
             return Err(linked.error(id, "no claim for x").into());
@@ -222,15 +211,34 @@ impl Chain<'_, '_> {
         }
         let (acc, mut copy, mut defined) = self.start(id, sources)?;
         // Blocks that share columns go by ascending k; the first of them starts what no accumulator defines.
-        blocks.sort_by_key(|b| (b.k0, b.n0));
+        blocks.sort_by_key(|(window, _)| (window.k0, window.n0));
         let mut clear = Vec::new();
-        for b in &mut blocks {
-            let missing: Vec<u32> = (b.n0..b.n0 + b.n).filter(|&l| !has(&defined, l)).collect();
-            b.zero = missing.len() == b.n as usize;
-            if !b.zero {
+        let mut parts: Vec<(BlockStep, FactorStep)> = Vec::with_capacity(blocks.len());
+        for (window, w) in blocks {
+            let (n0, n1) = (window.n0 as u32, window.n1 as u32);
+            let missing: Vec<u32> = (n0..n1).filter(|&l| !has(&defined, l)).collect();
+            let zero = missing.len() == (n1 - n0) as usize;
+            if !zero {
                 clear.extend(missing);
             }
-            defined.push((b.n0, b.n0 + b.n));
+            defined.push((n0, n1));
+            let block = BlockStep {
+                n0,
+                n: n1 - n0,
+                dtype: w.dtype,
+                zero,
+                factors: (0, 0),
+                places: (0, 0),
+            };
+            let factor = FactorStep {
+                x: window.k0 as i64 * 4,
+                k: (window.k1 - window.k0) as u32,
+                space: w.space,
+                offset: w.offset,
+                w_step: w.w_step,
+                panel_step: w.panel_step,
+            };
+            parts.push((block, factor));
         }
         if !clear.is_empty() {
             // Some columns of a block go on from the accumulator and others start from zero: a case of its own that
@@ -247,18 +255,35 @@ impl Chain<'_, '_> {
         self.columns[node.rank] = Some(defined);
         self.place[node.rank] = Some(acc);
         let plan = &mut self.b.plan;
-        plan.pointers = plan.pointers.max(rows as usize);
-        let deepest = blocks.iter().map(|b| b.k).max().unwrap_or(0) as usize;
+        let deepest = parts.iter().map(|(_, f)| f.k).max().unwrap_or(0) as usize;
         plan.local = plan.local.max(deepest * PANEL_COLUMNS * 4);
-        let step = Multiply {
-            rows,
-            x: vec![x],
-            each: rows,
-            blocks,
-            acc,
-            copy,
-        };
-        self.steps.push((Step::Multiply(step), id));
+        // Blocks that share columns are steps of their own, one after the other.
+        while !parts.is_empty() {
+            let mut step = Multiply {
+                rows,
+                x: vec![x],
+                each: rows,
+                blocks: Vec::with_capacity(parts.len()),
+                factors: Vec::with_capacity(parts.len()),
+                places: vec![(0, 0)],
+                acc,
+                copy: copy.take(),
+            };
+            let mut later = Vec::new();
+            for (mut b, f) in parts {
+                let shared = |other: &BlockStep| b.n0 < other.n0 + other.n && other.n0 < b.n0 + b.n;
+                if !later.is_empty() || step.blocks.iter().any(shared) {
+                    later.push((b, f));
+                    continue;
+                }
+                let at = step.factors.len() as u32;
+                (b.factors, b.places) = ((at, at + 1), (0, 1));
+                step.blocks.push(b);
+                step.factors.push(f);
+            }
+            self.steps.push((Step::Multiply(step), id));
+            parts = later;
+        }
         Ok(())
     }
 

@@ -10,7 +10,9 @@
 //! reached before it starts, wherever it needs rows that another thread writes or still reads. None of it changes a bit
 //! of a result: every output element is computed in one go by one thread, and nothing is decided when a run starts.
 
-use crate::cpu::plan::{Arg, ChainPlan, OpKind, Part, Plan, Rows, Space, Step, Tape, TapeOp, Wait};
+use crate::cpu::plan::{
+    Arg, BlockStep, ChainPlan, FactorStep, OpKind, Part, Plan, Rows, Space, Step, Tape, TapeOp, Wait,
+};
 use lockstep_isa::AluOp;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -142,16 +144,17 @@ fn dependences(chains: &[ChainPlan]) -> Vec<Vec<u32>> {
 
 /// The weights that a chain multiplies by, if they are many.
 pub(crate) fn key(chain: &ChainPlan) -> Option<Key> {
-    let blocks = chain.steps.iter().flat_map(|s| match s {
-        Step::Multiply(m) => m.blocks.as_slice(),
-        _ => &[],
-    });
-    let constant = blocks.filter(|b| matches!(b.space, Space::Weights | Space::Pool));
     let mut bytes = 0;
     let mut first = None;
-    for b in constant {
-        bytes += (b.n * b.k) as usize * b.dtype.bytes();
-        first.get_or_insert((b.space, b.offset));
+    for step in &chain.steps {
+        let Step::Multiply(m) = step else { continue };
+        for b in &m.blocks {
+            let constant = |f: &&FactorStep| matches!(f.space, Space::Weights | Space::Pool);
+            for f in m.factors_of(b).iter().filter(constant) {
+                bytes += (b.n * f.k) as usize * b.dtype.bytes();
+                first.get_or_insert((f.space, f.offset));
+            }
+        }
     }
     first.filter(|_| bytes >= KEPT_BYTES)
 }
@@ -314,10 +317,11 @@ fn assign(units: &[Unit], threads: usize) -> (Vec<(usize, u32)>, Vec<Vec<u32>>) 
 fn work(step: &Step) -> f64 {
     match step {
         Step::Multiply(m) => {
-            let block = |b: &crate::cpu::plan::BlockStep| {
-                let weights = b.n as f64 * b.k as f64;
-                let macs = weights * m.rows as f64 * MAC_NS;
-                macs.max(weights * b.dtype.bytes() as f64 * WEIGHT_BYTE_NS)
+            let block = |b: &BlockStep| {
+                let k: u32 = m.factors_of(b).iter().map(|f| f.k).sum();
+                let weights = b.n as f64 * k as f64;
+                let rows = m.rows as f64 * m.places_of(b).len() as f64;
+                (weights * rows * MAC_NS).max(weights * b.dtype.bytes() as f64 * WEIGHT_BYTE_NS)
             };
             m.blocks.iter().map(block).sum()
         }
@@ -331,7 +335,11 @@ fn work(step: &Step) -> f64 {
                             ..
                         }
                 );
-                o.n as f64 * if slow { SLOW_LANE_NS } else { LANE_NS }
+                let times = match o.kind {
+                    OpKind::MultiplyAdd { count, .. } => count as f64,
+                    _ => 1.0,
+                };
+                o.n as f64 * times * if slow { SLOW_LANE_NS } else { LANE_NS }
             };
             t.rows as f64 * t.ops.iter().map(op).sum::<f64>()
         }

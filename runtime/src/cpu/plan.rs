@@ -133,6 +133,24 @@ pub enum OpKind {
         /// Bits of the fill.
         fill: u32,
     },
+    /// Permutes a by a map that is known: pieces of it are copied, the rest is filled.
+    Pieces {
+        /// First of [`Plan::pieces`].
+        first: u32,
+        /// How many.
+        count: u32,
+        /// Bytes per lane.
+        size: u32,
+        /// Bits of the fill.
+        fill: u32,
+    },
+    /// `c + a0 * b0 + a1 * b1 + ...`, each product added to the sum of those before it.
+    MultiplyAdd {
+        /// First of [`Plan::terms`].
+        first: u32,
+        /// How many.
+        count: u32,
+    },
     /// Copies bytes `lo .. lo + n` of row `c + min(index, limit - 1) * stride`, the index being lane 0 of a.
     Gather {
         /// Rows that may be touched.
@@ -173,6 +191,20 @@ pub enum OpKind {
     },
 }
 
+/// A range of bytes of a permuted row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// First byte of the result.
+    pub to: u32,
+    /// First byte of the operand; none for what is filled.
+    pub from: Option<u32>,
+    /// Bytes.
+    pub bytes: u32,
+}
+
+/// Most terms of a [`OpKind::MultiplyAdd`].
+pub const MAX_TERMS: usize = 32;
+
 /// One operation on every row of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TapeOp {
@@ -207,15 +239,11 @@ pub struct Tape {
     pub ops: Vec<TapeOp>,
 }
 
-/// One column block of a product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockStep {
-    /// First column.
-    pub n0: u32,
-    /// Columns.
-    pub n: u32,
-    /// First lane of x.
-    pub k0: u32,
+/// One window of a column block: lanes of x and the weights that they are multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FactorStep {
+    /// Bytes from a row of x of the product to the first lane that this window takes.
+    pub x: i64,
     /// Lanes of x.
     pub k: u32,
     /// What `offset` counts from.
@@ -226,11 +254,27 @@ pub struct BlockStep {
     pub w_step: usize,
     /// Bytes from a panel to the next.
     pub panel_step: usize,
+}
+
+/// One column block of a product, and others that multiply by the same weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockStep {
+    /// First column.
+    pub n0: u32,
+    /// Columns.
+    pub n: u32,
     /// Type of the weights.
     pub dtype: DType,
     /// Whether these columns start from zero.
     pub zero: bool,
+    /// First and end of its windows in [`Multiply::factors`], which are summed in this order.
+    pub factors: (u32, u32),
+    /// First and end of its places in [`Multiply::places`].
+    pub places: (u32, u32),
 }
+
+/// Where a block applies its weights: bytes from its lanes of x and from its columns.
+pub type Shift = (i64, i64);
 
 /// A product of rows by the blocks of a tile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,12 +285,36 @@ pub struct Multiply {
     pub x: Vec<Rows>,
     /// Rows of each item of x.
     pub each: u32,
-    /// Blocks.
+    /// Blocks; no two have a column in common.
     pub blocks: Vec<BlockStep>,
+    /// Windows of the blocks.
+    pub factors: Vec<FactorStep>,
+    /// Places of the blocks.
+    pub places: Vec<Shift>,
     /// Accumulators and result: equidistant rows.
     pub acc: Rows,
     /// Where the accumulators start from, if elsewhere: bytes `.1 .. .2` of these rows are copied first.
     pub copy: Option<(Rows, u32, u32)>,
+}
+
+impl Multiply {
+    /// Windows of a block.
+    pub fn factors_of(&self, b: &BlockStep) -> &[FactorStep] {
+        let (first, end) = b.factors;
+        self.factors.get(first as usize..end as usize).unwrap_or(&[])
+    }
+
+    /// Places of a block.
+    pub fn places_of(&self, b: &BlockStep) -> &[Shift] {
+        let (first, end) = b.places;
+        self.places.get(first as usize..end as usize).unwrap_or(&[])
+    }
+
+    /// Most rows that the product of one block takes, over all its places.
+    pub fn widest(&self) -> usize {
+        let places = self.blocks.iter().map(|b| b.places.1 - b.places.0);
+        self.rows as usize * places.max().unwrap_or(0) as usize
+    }
 }
 
 /// Packing of run-time weights into widened panels.
@@ -381,48 +449,102 @@ pub struct Plan {
     pub tiles: Vec<TileView>,
     /// Tile rows of gathers.
     pub tile_rows: Vec<u32>,
+    /// Pieces of permutes.
+    pub pieces: Vec<Piece>,
+    /// Products of [`OpKind::MultiplyAdd`].
+    pub terms: Vec<(Arg, Arg)>,
     /// Bytes of scratch.
     pub scratch: usize,
-    /// Most rows of a product or vectors of a pack or transpose.
+    /// Most rows of the product of a block, or vectors of a pack or transpose.
     pub pointers: usize,
+    /// Most windows of a block.
+    pub factors: usize,
     /// Bytes of each thread's buffers.
     pub local: usize,
 }
 
 impl Plan {
+    /// Reserves room for the products of a chain.
+    pub fn note_products(&mut self, steps: &[Step]) {
+        for step in steps {
+            if let Step::Multiply(m) = step {
+                self.pointers = self.pointers.max(m.widest());
+                let factors = m.blocks.iter().map(|b| b.factors.1 - b.factors.0);
+                self.factors = self.factors.max(factors.max().unwrap_or(0) as usize);
+            }
+        }
+    }
+
     /// Adds the chains of another plan after its own; what that plan has in the pool now lies `pool` bytes further on.
     pub fn append(&mut self, mut other: Plan, pool: usize) {
-        let tables = (self.tiles.len() as u32, self.tile_rows.len() as u32);
+        let tables = Tables {
+            tiles: self.tiles.len() as u32,
+            tile_rows: self.tile_rows.len() as u32,
+            pieces: self.pieces.len() as u32,
+            terms: self.terms.len() as u32,
+        };
         for step in other.chains.iter_mut().flat_map(|c| &mut c.steps) {
-            step.shift(pool, tables);
+            step.shift(pool, &tables);
         }
+        for (a, b) in &mut other.terms {
+            a.shift(pool);
+            b.shift(pool);
+        }
+        self.pieces.append(&mut other.pieces);
+        self.terms.append(&mut other.terms);
         self.chains.append(&mut other.chains);
         self.tiles.append(&mut other.tiles);
         self.tile_rows.append(&mut other.tile_rows);
         self.scratch = self.scratch.max(other.scratch);
         self.pointers = self.pointers.max(other.pointers);
+        self.factors = self.factors.max(other.factors);
         self.local = self.local.max(other.local);
     }
 }
 
+/// Lengths of the tables of a plan.
+struct Tables {
+    tiles: u32,
+    tile_rows: u32,
+    pieces: u32,
+    terms: u32,
+}
+
+impl Rows {
+    /// Moves what lies in the pool.
+    fn shift(&mut self, pool: usize) {
+        if self.space == Space::Pool {
+            self.offset += pool as i64;
+        }
+    }
+}
+
+impl Arg {
+    /// Moves what lies in the pool.
+    fn shift(&mut self, pool: usize) {
+        if let Arg::Rows(r) = self {
+            r.shift(pool);
+        }
+    }
+}
+
 impl Step {
-    /// Moves what lies in the pool, and the indices of tiles and of their rows.
-    fn shift(&mut self, pool: usize, (tiles, tile_rows): (u32, u32)) {
-        let rows = |r: &mut Rows| {
-            if r.space == Space::Pool {
-                r.offset += pool as i64;
-            }
-        };
+    /// Moves what lies in the pool, and the indices of tables.
+    fn shift(&mut self, pool: usize, tables: &Tables) {
+        let rows = |r: &mut Rows| r.shift(pool);
         match self {
             Step::Tape(t) => {
                 for op in &mut t.ops {
                     for arg in [&mut op.a, &mut op.b, &mut op.c, &mut op.out] {
-                        if let Arg::Rows(r) = arg {
-                            rows(r);
-                        }
+                        arg.shift(pool);
                     }
-                    if let OpKind::GatherTile { tile, rows, .. } = &mut op.kind {
-                        (*tile, *rows) = (*tile + tiles, *rows + tile_rows);
+                    match &mut op.kind {
+                        OpKind::GatherTile { tile, rows, .. } => {
+                            (*tile, *rows) = (*tile + tables.tiles, *rows + tables.tile_rows);
+                        }
+                        OpKind::Pieces { first, .. } => *first += tables.pieces,
+                        OpKind::MultiplyAdd { first, .. } => *first += tables.terms,
+                        _ => {}
                     }
                 }
             }
@@ -432,8 +554,8 @@ impl Step {
                 if let Some((from, ..)) = &mut m.copy {
                     rows(from);
                 }
-                for b in m.blocks.iter_mut().filter(|b| b.space == Space::Pool) {
-                    b.offset += pool;
+                for f in m.factors.iter_mut().filter(|f| f.space == Space::Pool) {
+                    f.offset += pool;
                 }
             }
             Step::Pack(p) => p.belts.iter_mut().for_each(rows),

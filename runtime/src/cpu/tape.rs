@@ -2,7 +2,7 @@
 
 use crate::cpu::build::{Building, Chain, Obstacle};
 use crate::cpu::link::Source;
-use crate::cpu::plan::{Arg, OpKind, Rows, Step, Tape, TapeOp, TileView};
+use crate::cpu::plan::{Arg, MAX_TERMS, OpKind, Piece, Rows, Space, Step, Tape, TapeOp, TileView};
 use crate::kernels::MAX_BLOCK;
 use lockstep_isa::run::{Operand, Src};
 use lockstep_isa::{AluOp, DType, Opcode, scalar};
@@ -10,6 +10,13 @@ use std::collections::BTreeMap;
 
 /// Bytes that the buffers of a tape may take together: they should stay in the first-level cache.
 const CACHE_BYTES: usize = 24 << 10;
+
+/// Copying pieces of fewer lanes on average costs more than looking every lane up.
+const LANES_PER_PIECE: u32 = 8;
+
+fn in_scratch(arg: &Arg) -> bool {
+    matches!(arg, Arg::Rows(r) if r.space == Space::Scratch)
+}
 
 /// A tape being written. Slots are numbered as they are defined and shared afterwards.
 struct Writer {
@@ -212,12 +219,28 @@ impl Chain<'_, '_> {
                 let a = self.narrow_arg(w, id, x, size)?;
                 let b = self.narrow_arg(w, id, map, 2)?;
                 let out = self.result(w, id)?;
+                let exact = (run.lo as u32, (run.hi - run.lo) as u32);
+                let pieces = match b {
+                    Arg::Rows(map) if linked.producer(id, 1, 0).is_ok_and(|(p, _)| linked.is_constant(p)) => {
+                        self.pieces(&map, w.rows, size as u32, exact)
+                    }
+                    _ => None,
+                };
+                if let Some((first, count)) = pieces {
+                    let kind = OpKind::Pieces {
+                        first,
+                        count,
+                        size: size as u32,
+                        fill: run.imm[0],
+                    };
+                    w.push(kind, [a, none, none], out, exact);
+                    return Ok(());
+                }
                 let kind = OpKind::Permute {
                     size: size as u32,
                     lanes: linked.artifact.target.lanes as u32,
                     fill: run.imm[0],
                 };
-                let exact = (run.lo as u32, (run.hi - run.lo) as u32);
                 w.push(kind, [a, b, none], out, exact);
                 Ok(())
             }
@@ -279,6 +302,38 @@ impl Chain<'_, '_> {
             }
             _ => fail("no vector operation"),
         }
+    }
+
+    /// The pieces, by first and number in the table, that a constant map common to all rows makes of lanes of `size` bytes;
+    /// none where they would be too many.
+    fn pieces(&mut self, map: &Rows, rows: u32, size: u32, (lo, n): (u32, u32)) -> Option<(u32, u32)> {
+        let linked = self.b.linked;
+        let lanes = linked.artifact.target.lanes as u32;
+        let at = map.at(0);
+        if map.space != Space::Memory || (1..rows).any(|r| map.at(r) != at) {
+            return None;
+        }
+        let at = usize::try_from(at).ok()?;
+        let map = linked.memory.bytes().get(at..at + (lo + n) as usize * 2)?;
+        let mut pieces: Vec<Piece> = Vec::new();
+        for (l, entry) in map.chunks_exact(2).enumerate().skip(lo as usize) {
+            let from = u16::from_le_bytes([entry[0], entry[1]]) as u32;
+            let from = (from < lanes).then_some(from * size);
+            let count = pieces.len() as u32;
+            match pieces.last_mut() {
+                Some(p) if p.from.map(|f| f + p.bytes) == from => p.bytes += size,
+                _ if count >= n / LANES_PER_PIECE + 2 => return None,
+                _ => pieces.push(Piece {
+                    to: l as u32 * size,
+                    from,
+                    bytes: size,
+                }),
+            }
+        }
+        let table = &mut self.b.plan.pieces;
+        let first = table.len() as u32;
+        table.extend(pieces);
+        Some((first, table.len() as u32 - first))
     }
 
     /// First byte and bytes of the live lanes of a memory run; of a word access all of the word.
@@ -406,15 +461,76 @@ impl Chain<'_, '_> {
         Ok(out)
     }
 
-    /// Shares slots whose lives do not overlap and chooses the block size.
-    fn finish(&mut self, mut w: Writer) -> Tape {
-        let mut last = vec![0usize; w.slots as usize];
-        for (i, op) in w.ops.iter().enumerate() {
-            for arg in [op.a, op.b, op.c, op.out] {
-                if let Arg::Slot(s) = arg {
-                    last[s as usize] = i;
+    /// Makes one operation of multiply-adds each of which goes on from the one before it, but for those of results that lie
+    /// in scratch.
+    fn add_up(&mut self, w: &mut Writer) {
+        let ops = std::mem::take(&mut w.ops);
+        let fma = OpKind::Map {
+            op: AluOp::Fma,
+            ty: DType::F32,
+        };
+        let mut uses = vec![0u32; w.slots as usize];
+        for arg in ops.iter().flat_map(|op| [op.a, op.b, op.c]) {
+            if let Arg::Slot(s) = arg {
+                uses[s as usize] += 1;
+            }
+        }
+        let table = &mut self.b.plan.terms;
+        for op in ops {
+            let last = w.ops.last_mut();
+            let goes_on = last.filter(|last| {
+                let lives = |s: u32| uses[s as usize] == 1 && !w.kept.contains(&s);
+                let takes = matches!((op.c, last.out), (Arg::Slot(c), Arg::Slot(o)) if c == o && lives(c));
+                let sums = last.kind == fma || matches!(last.kind, OpKind::MultiplyAdd { .. });
+                let apart = [op.a, op.b, last.a, last.b].iter().all(|a| !in_scratch(a));
+                op.kind == fma && sums && takes && apart && (op.lo, op.n) == (last.lo, last.n)
+            });
+            let Some(last) = goes_on else {
+                w.ops.push(op);
+                continue;
+            };
+            match &mut last.kind {
+                OpKind::MultiplyAdd { count, .. } if *count as usize >= MAX_TERMS => {
+                    w.ops.push(op);
+                    continue;
+                }
+                OpKind::MultiplyAdd { count, .. } => *count += 1,
+                kind => {
+                    let first = table.len() as u32;
+                    table.push((last.a, last.b));
+                    *kind = OpKind::MultiplyAdd { first, count: 2 };
+                    (last.a, last.b) = (Arg::None, Arg::None);
                 }
             }
+            table.push((op.a, op.b));
+            last.out = op.out;
+        }
+    }
+
+    /// The operands of an operation.
+    fn arguments(&mut self, op: &mut TapeOp, mut f: impl FnMut(&mut Arg)) {
+        for arg in [&mut op.a, &mut op.b, &mut op.c, &mut op.out] {
+            f(arg);
+        }
+        if let OpKind::MultiplyAdd { first, count } = op.kind {
+            let terms = self.b.plan.terms.get_mut(first as usize..(first + count) as usize);
+            for (a, b) in terms.unwrap_or(&mut []) {
+                f(a);
+                f(b);
+            }
+        }
+    }
+
+    /// Shares slots whose lives do not overlap and chooses the block size.
+    fn finish(&mut self, mut w: Writer) -> Tape {
+        self.add_up(&mut w);
+        let mut last = vec![0usize; w.slots as usize];
+        for (i, op) in w.ops.iter_mut().enumerate() {
+            self.arguments(op, |arg| {
+                if let Arg::Slot(s) = arg {
+                    last[*s as usize] = i;
+                }
+            });
         }
         for &s in &w.kept {
             last[s as usize] = usize::MAX;
@@ -423,10 +539,8 @@ impl Chain<'_, '_> {
         let mut free: Vec<u32> = Vec::new();
         let mut slots = 0u32;
         for (i, op) in w.ops.iter_mut().enumerate() {
-            for arg in [&mut op.a, &mut op.b, &mut op.c, &mut op.out] {
-                let Arg::Slot(s) = arg else {
-                    continue;
-                };
+            self.arguments(op, |arg| {
+                let Arg::Slot(s) = arg else { return };
                 let at = home[*s as usize].unwrap_or_else(|| {
                     free.pop().unwrap_or_else(|| {
                         slots += 1;
@@ -435,7 +549,7 @@ impl Chain<'_, '_> {
                 });
                 home[*s as usize] = Some(at);
                 *arg = Arg::Slot(at);
-            }
+            });
             for (s, &l) in last.iter().enumerate() {
                 if l == i
                     && let Some(at) = home[s]

@@ -133,6 +133,24 @@ impl Simd for X8 {
         x!(_mm256_storeu_ps(p.cast(), self.0))
     }
     #[inline(always)]
+    fn first(n: usize) -> __m256 {
+        let lanes = x!(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        let n = x!(_mm256_set1_epi32(n.min(8) as i32));
+        x!(_mm256_castsi256_ps(_mm256_cmpgt_epi32(n, lanes)))
+    }
+    #[inline(always)]
+    unsafe fn load_masked(p: *const u32, m: __m256) -> X8 {
+        X8(x!(_mm256_maskload_ps(p.cast(), _mm256_castps_si256(m))))
+    }
+    #[inline(always)]
+    unsafe fn store_masked(self, p: *mut u32, m: __m256) {
+        x!(_mm256_maskstore_ps(p.cast(), _mm256_castps_si256(m), self.0))
+    }
+    #[inline(always)]
+    unsafe fn gather(p: *const u32, i: __m256i, m: __m256, other: X8) -> X8 {
+        X8(x!(_mm256_mask_i32gather_ps::<4>(other.0, p.cast(), i, m)))
+    }
+    #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> X8 {
         X8(x!(_mm256_cvtph_ps(_mm_loadu_si128(p.cast()))))
     }

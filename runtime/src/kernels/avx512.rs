@@ -132,6 +132,22 @@ impl Simd for X16 {
         x!(_mm512_storeu_ps(p.cast(), self.0))
     }
     #[inline(always)]
+    fn first(n: usize) -> __mmask16 {
+        (0xffff_u32 >> (16 - n.min(16))) as __mmask16
+    }
+    #[inline(always)]
+    unsafe fn load_masked(p: *const u32, m: __mmask16) -> X16 {
+        X16(x!(_mm512_maskz_loadu_ps(m, p.cast())))
+    }
+    #[inline(always)]
+    unsafe fn store_masked(self, p: *mut u32, m: __mmask16) {
+        x!(_mm512_mask_storeu_ps(p.cast(), m, self.0))
+    }
+    #[inline(always)]
+    unsafe fn gather(p: *const u32, i: __m512i, m: __mmask16, other: X16) -> X16 {
+        X16(x!(_mm512_mask_i32gather_ps::<4>(other.0, m, i, p.cast())))
+    }
+    #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> X16 {
         X16(x!(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))))
     }

@@ -3,8 +3,10 @@
 //! Safety rests on the plan: its builder checks every offset against the spaces (`cpu::link` and `cpu::build`), and the
 //! session allocates scratch and buffers of the sizes that the plan states.
 
-use super::{Kernels, Lines, MapArgs, Product};
-use crate::cpu::plan::{Arg, Multiply, OpKind, Pack, Part, Plan, Rows, SPACES, Space, Step, Tape, TapeOp, Transpose};
+use super::{Factor, Kernels, Lines, MapArgs, Product};
+use crate::cpu::plan::{
+    Arg, FactorStep, MAX_TERMS, Multiply, OpKind, Pack, Part, Plan, Rows, SPACES, Space, Step, Tape, TapeOp, Transpose,
+};
 use crate::executor::StepTime;
 use lockstep_isa::artifact::PANEL_COLUMNS;
 use lockstep_isa::scalar;
@@ -78,6 +80,7 @@ pub struct Local {
     slots: Vec<Line>,
     pointers: Vec<*const u8>,
     outputs: Vec<*mut u8>,
+    factors: Vec<Factor>,
 }
 
 /// Gives an allocation its alignment.
@@ -89,12 +92,13 @@ struct Line([u8; 64]);
 unsafe impl Send for Local {}
 
 impl Local {
-    /// Buffers for a plan's `local` bytes and `pointers` rows.
-    pub fn new(bytes: usize, pointers: usize) -> Local {
+    /// Buffers for a plan's `local` bytes, `pointers` rows and `factors` windows.
+    pub fn new(bytes: usize, pointers: usize, factors: usize) -> Local {
         Local {
             slots: vec![Line([0; 64]); bytes.div_ceil(64) + 1],
             pointers: Vec::with_capacity(pointers.max(PANEL_COLUMNS)),
             outputs: Vec::with_capacity(pointers),
+            factors: Vec::with_capacity(factors),
         }
     }
 
@@ -177,10 +181,10 @@ pub unsafe fn run_part(
         let next = |from: usize| {
             let mut after = chain.steps.get(from..).unwrap_or(&[]).iter();
             let weights = after.find_map(|s| match s {
-                Step::Multiply(s) => s.blocks.first(),
+                Step::Multiply(s) => s.factors.first(),
                 _ => None,
             });
-            weights.map_or(std::ptr::null(), |b| m.byte(b.space, b.offset as i64).cast_const())
+            weights.map_or(std::ptr::null(), |f| m.byte(f.space, f.offset as i64).cast_const())
         };
         for (i, step) in chain.steps.iter().enumerate() {
             let (rows, grain) = step.rows();
@@ -218,7 +222,7 @@ unsafe fn multiply(k: &Kernels, m: &Machine, s: &Multiply, local: &mut Local, (r
     if r0 >= r1 {
         return;
     }
-    let acc_step = s.acc.strides[0] as usize;
+    let acc_step = s.acc.strides[0] as isize;
     if let Some((from, lo, hi)) = &s.copy {
         for n in r0..r1 {
             let (lo, hi) = (*lo as usize, *hi as usize);
@@ -232,29 +236,45 @@ unsafe fn multiply(k: &Kernels, m: &Machine, s: &Multiply, local: &mut Local, (r
     let scratch = local.base();
     for (i, b) in s.blocks.iter().enumerate() {
         local.pointers.clear();
-        for r in r0..r1 {
+        local.outputs.clear();
+        local.factors.clear();
+        let mut r = r0;
+        while r < r1 {
             let Some(x) = s.x.get((r / s.each) as usize) else {
-                continue;
+                break;
             };
-            let x = m.row(x, r % s.each).wrapping_add(b.k0 as usize * 4);
-            local.pointers.push(x.cast_const());
+            let (even, step) = x.even(r % s.each);
+            let count = even.min(s.each - r % s.each).min(r1 - r);
+            let mut from = m.row(x, r % s.each).cast_const();
+            let mut to = m.row(&s.acc, r).wrapping_add(b.n0 as usize * 4);
+            for _ in 0..count {
+                for &(x, column) in s.places_of(b) {
+                    local.pointers.push(from.wrapping_offset(x as isize));
+                    local.outputs.push(to.wrapping_offset(column as isize));
+                }
+                (from, to) = (from.wrapping_offset(step as isize), to.wrapping_offset(acc_step));
+            }
+            r += count;
         }
+        let factor = |f: &FactorStep| Factor {
+            x: f.x as isize,
+            w: m.byte(f.space, f.offset as i64).cast_const(),
+            w_step: f.w_step,
+            panel_step: f.panel_step,
+            k: f.k as usize,
+        };
+        local.factors.extend(s.factors_of(b).iter().map(factor));
         let product = Product {
             x: &local.pointers,
-            x_first: 0,
-            w: m.byte(b.space, b.offset as i64).cast_const(),
-            w_step: b.w_step,
-            panel_step: b.panel_step,
+            acc: &local.outputs,
+            factors: &local.factors,
             dtype: b.dtype,
             integer: !b.dtype.is_float(),
-            k: b.k as usize,
             n: b.n as usize,
-            acc: m.row(&s.acc, r0).wrapping_add(b.n0 as usize * 4),
-            acc_step,
             zero: b.zero,
-            next: match s.blocks.get(i + 1) {
-                Some(b) => m.byte(b.space, b.offset as i64).cast_const(),
-                None => next,
+            next: match s.factors.get(b.factors.1 as usize) {
+                Some(f) if i + 1 < s.blocks.len() => m.byte(f.space, f.offset as i64).cast_const(),
+                _ => next,
             },
             scratch,
         };
@@ -332,13 +352,18 @@ fn place(m: &Machine, slots: *mut u8, s: &Tape, arg: &Arg, n: u32, shift: usize)
 
 /// How many rows from `n` on are equidistant in all operands. What folds keep and give they address row by row.
 #[inline(always)]
-fn even_rows(s: &Tape, n: u32) -> u32 {
+fn even_rows(plan: &Plan, s: &Tape, n: u32) -> u32 {
     let rows = |arg: &Arg| match arg {
         Arg::Rows(rows) => rows.even(n).0,
         _ => u32::MAX,
     };
     let op = |op: &TapeOp| match op.kind {
         OpKind::Fold { .. } => rows(&op.a),
+        OpKind::MultiplyAdd { first, count } => {
+            let terms = plan.terms.get(first as usize..(first + count) as usize).unwrap_or(&[]);
+            let least = terms.iter().map(|(a, b)| rows(a).min(rows(b))).min();
+            least.unwrap_or(u32::MAX).min(rows(&op.c)).min(rows(&op.out))
+        }
         _ => rows(&op.a).min(rows(&op.b)).min(rows(&op.c)).min(rows(&op.out)),
     };
     s.ops.iter().map(op).min().unwrap_or(u32::MAX)
@@ -348,7 +373,7 @@ unsafe fn tape(k: &Kernels, m: &Machine, plan: &Plan, s: &Tape, local: &mut Loca
     let slots = local.base();
     let mut n = r0;
     while n < r1 {
-        let count = (r1 - n).min(s.block).min(even_rows(s, n));
+        let count = (r1 - n).min(s.block).min(even_rows(plan, s, n));
         for op in &s.ops {
             // SAFETY: the plan vouches for every row of every operand.
             unsafe { tape_op(k, m, plan, s, slots, op, n, count as usize) };
@@ -408,8 +433,36 @@ unsafe fn tape_op(k: &Kernels, m: &Machine, plan: &Plan, s: &Tape, slots: *mut u
                 let (a, b, out) = (rows(&op.a, 0), rows(&op.b, 0), rows(&op.out, 0));
                 let (lo, hi) = (op.lo as usize, (op.lo + op.n) as usize);
                 for i in 0..count {
-                    super::permute(a.at(i), b.at(i), out.at(i), size as usize, all as usize, lo, hi, fill);
+                    (k.permute)(a.at(i), b.at(i), out.at(i), size as usize, all as usize, lo, hi, fill);
                 }
+            }
+            OpKind::Pieces {
+                first,
+                count: pieces,
+                size,
+                fill,
+            } => {
+                let (a, out) = (rows(&op.a, 0), rows(&op.out, 0));
+                let pieces = plan.pieces.get(first as usize..(first + pieces) as usize);
+                for i in 0..count {
+                    super::copy_pieces(a.at(i), out.at(i), pieces.unwrap_or(&[]), size as usize, fill);
+                }
+            }
+            OpKind::MultiplyAdd { first, count: terms } => {
+                let mut lines = [(Lines::NONE, Lines::NONE); MAX_TERMS];
+                let terms = plan.terms.get(first as usize..(first + terms) as usize).unwrap_or(&[]);
+                for (to, (a, b)) in lines.iter_mut().zip(terms) {
+                    *to = (rows(a, words), rows(b, words));
+                }
+                let args = MapArgs {
+                    a: Lines::NONE,
+                    b: Lines::NONE,
+                    c: rows(&op.c, words),
+                    out: rows(&op.out, words),
+                    rows: count,
+                    n: lanes,
+                };
+                (k.multiply_add)(&lines[..terms.len().min(MAX_TERMS)], &args);
             }
             OpKind::Gather { limit, stride } => {
                 let lo = op.lo as usize;

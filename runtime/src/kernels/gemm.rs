@@ -1,7 +1,8 @@
 //! Products of rows by weight panels.
 //!
-//! Every output element is one chain of multiply-adds over k in ascending order that starts from the accumulator, held
-//! in a register from the first k to the last. How many rows and columns are worked on at a time changes no bit.
+//! Every output element is one chain of multiply-adds in the order of the factors and over k in ascending order within
+//! each. It starts from the accumulator and is held in a register from the first to the last. How many rows and columns
+//! are worked on at a time changes no bit.
 //!
 //! Integer products use the same kernels: products of 8-bit integers and sums of 256 of them are exact in f32, so they
 //! are summed there and added to the i32 accumulators, [`EXACT_K`] rows at a time.
@@ -15,51 +16,90 @@ use lockstep_isa::artifact::PANEL_COLUMNS;
 const MAX_ROWS: usize = 11;
 /// From this many rows on, narrow weights are widened once into scratch.
 const WIDEN_ROWS: usize = 4;
-/// Rows of an integer window that are summed in f32: 256 * 255 * 255 is below 2^24.
+/// Rows of integer windows that are summed in f32: 256 * 255 * 255 is below 2^24.
 const EXACT_K: usize = 256;
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 /// Bytes of one row of a widened panel.
 const PANEL_BYTES: usize = PANEL_COLUMNS * 4;
 
-/// `acc[r][n] += sum over k of x[r][k] * w[k][n]` for one column block of a tile.
+/// One window of a product: `k` elements of every row of x by as many rows of weights.
 #[derive(Clone, Copy)]
-pub struct Product<'a> {
-    /// Row r of x: `k` f32; of integer products they hold 8-bit integers.
-    pub x: &'a [*const u8],
-    /// Element of each row of x that meets row 0 of the weights.
-    pub x_first: usize,
+pub struct Factor {
+    /// Bytes from the row of x to the element that meets row 0 of the weights.
+    pub x: isize,
     /// Panels of 32 columns, each k-major, all columns readable.
     pub w: *const u8,
     /// Bytes from row k to row k + 1 of a panel.
     pub w_step: usize,
     /// Bytes from a panel to the next.
     pub panel_step: usize,
+    /// Rows of the window.
+    pub k: usize,
+}
+
+/// `acc[r][n] += sum over factors and k of x[r][k] * w[k][n]` for one column block of a tile.
+#[derive(Clone, Copy)]
+pub struct Product<'a> {
+    /// Rows of x: f32; of integer products they hold 8-bit integers.
+    pub x: &'a [*const u8],
+    /// Accumulators of each row: `n` elements of 4 bytes.
+    pub acc: &'a [*mut u8],
+    /// Windows in order.
+    pub factors: &'a [Factor],
     /// Element type of the weights; I32 for widened 8-bit integers.
     pub dtype: DType,
     /// Whether the accumulators are i32.
     pub integer: bool,
-    /// Rows of the window.
-    pub k: usize,
     /// Columns of the block.
     pub n: usize,
-    /// Accumulator row r starts at `acc + r * acc_step`: `n` elements of 4 bytes.
-    pub acc: *mut u8,
-    /// Bytes from one accumulator row to the next.
-    pub acc_step: usize,
     /// Whether to start from zero instead of what the accumulator rows hold.
     pub zero: bool,
     /// What will be read next after the last panel, to be fetched into the cache meanwhile.
     pub next: *const u8,
-    /// Room for one widened panel, `32 * k` elements of 4 bytes; used where the weights are narrow.
+    /// Room for one widened panel of the deepest factor, `32 * k` elements of 4 bytes; used where the weights are narrow.
     pub scratch: *mut u8,
 }
 
-/// A panel, and what to fetch into the cache while it is multiplied: one line for each of its rows.
+/// Which columns a micro-kernel computes.
 #[derive(Clone, Copy)]
-pub(super) struct Panel {
-    w: *const u8,
-    ahead: *const u8,
+pub(super) struct Place {
+    /// The first panel.
+    panel: usize,
+    /// First column within it: 0 or 16.
+    column: usize,
+    /// Columns of the block from that one on.
+    n: usize,
+    /// How many times the panel was read before, for other rows.
+    pass: usize,
+}
+
+impl Place {
+    /// What to fetch into the cache while `count` panels of a factor are multiplied, one line for each row of the panel:
+    /// what comes after them, the next lines at each pass.
+    #[inline(always)]
+    fn ahead(&self, p: &Product<'_>, f: &Factor, count: usize) -> *const u8 {
+        let fetched = self.pass * f.k * LINE_BYTES;
+        let more = (self.panel + count) * PANEL_COLUMNS < p.n;
+        let next = match (more, p.factors) {
+            (true, _) => f.w.wrapping_add((self.panel + count) * f.panel_step),
+            (false, [_]) => p.next,
+            (false, _) => return f.w,
+        };
+        match fetched < f.k * f.w_step {
+            true => next.wrapping_add(fetched),
+            false => f.w,
+        }
+    }
+
+    /// The other half of the panel.
+    fn second_half(self) -> Place {
+        Place {
+            column: PANEL_COLUMNS / 2,
+            n: self.n - PANEL_COLUMNS / 2,
+            ..self
+        }
+    }
 }
 
 /// How one kind of weights is loaded and multiplied.
@@ -79,13 +119,13 @@ pub(super) trait Level {
     ///
     /// # Safety
     /// As for [`product`].
-    unsafe fn one_panel<W: Weight>(p: &Product<'_>, x: &[*const u8], w: Panel, acc: *mut u8, acc_step: usize);
+    unsafe fn one_panel<W: Weight>(p: &Product<'_>, x: &[*const u8], acc: &[*mut u8], at: Place);
 
     /// [`panels`].
     ///
     /// # Safety
     /// As for [`product`].
-    unsafe fn panels<W: Weight>(p: &Product<'_>, w: Panel, acc: *mut u8, count: usize);
+    unsafe fn panels<W: Weight>(p: &Product<'_>, at: Place, count: usize);
 
     /// [`super::convert::to_float`].
     ///
@@ -115,43 +155,82 @@ weights! {
     U8 U8 false;
 }
 
-/// `R` rows by `P` neighbouring panels of `NV` registers each.
+/// `R` rows by `P` neighbouring panels of `NV` registers each. Of the last panel, only the columns of the block are written.
 ///
 /// # Safety
-/// As for [`product`], for `R` rows from `x` and `acc` on and `P` whole panels from `w` on.
+/// As for [`product`], for `R` rows from `x` and `acc` on and `P` panels.
 #[inline(always)]
 unsafe fn micro<V: Simd, W: Weight, const R: usize, const P: usize, const NV: usize>(
     p: &Product<'_>,
     x: &[*const u8],
-    w: Panel,
-    acc: *mut u8,
-    acc_step: usize,
+    acc: &[*mut u8],
+    at: Place,
 ) {
-    let Some(x) = x.first_chunk::<R>() else {
+    let (Some(x), Some(acc)) = (x.first_chunk::<R>(), acc.first_chunk::<R>()) else {
         return;
     };
-    let rows: [*const f32; R] = std::array::from_fn(|r| x[r].cast::<f32>().wrapping_add(p.x_first));
+    let columns = at.panel * PANEL_BYTES + at.column * 4;
+    let live = |q: usize, v: usize| V::first(at.n.saturating_sub(q * PANEL_COLUMNS + v * V::N));
+    let live: [[V::Mask; NV]; P] = std::array::from_fn(|q| std::array::from_fn(|v| live(q, v)));
     let mut c = [[[V::splat(0.0); NV]; P]; R];
     // SAFETY: all accesses are those that the caller vouches for.
     unsafe {
         if !p.zero && !p.integer {
-            for (r, row) in c.iter_mut().enumerate() {
+            for (row, acc) in c.iter_mut().zip(acc) {
                 for (q, panel) in row.iter_mut().enumerate() {
                     for (v, reg) in panel.iter_mut().enumerate() {
-                        let at = acc.add(r * acc_step + q * PANEL_BYTES).cast::<u32>();
-                        *reg = V::load(at.add(v * V::N));
+                        let from = acc.add(columns + (q * PANEL_COLUMNS + v * V::N) * 4);
+                        *reg = V::load_masked(from.cast(), live[q][v]);
                     }
                 }
             }
         }
-        let Panel { mut w, mut ahead } = w;
-        for k in 0..p.k {
-            V::prefetch(ahead);
-            ahead = ahead.wrapping_add(LINE_BYTES);
-            let mut b = [[V::splat(0.0); NV]; P];
+        for f in p.factors {
+            c = window::<V, W, R, P, NV>(c, x, f, at, at.ahead(p, f, P));
+        }
+        for (row, acc) in c.iter().zip(acc) {
+            for (q, panel) in row.iter().enumerate() {
+                for (v, reg) in panel.iter().enumerate() {
+                    let to = acc.add(columns + (q * PANEL_COLUMNS + v * V::N) * 4).cast();
+                    let live = live[q][v];
+                    let sum = match p.integer {
+                        false => *reg,
+                        true if p.zero => V::from_bits(reg.to_int()),
+                        true => {
+                            let acc = V::load_masked(to, live).bits();
+                            V::from_bits(V::int_add(acc, reg.to_int()))
+                        }
+                    };
+                    sum.store_masked(to, live);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of one window. The sums go in and out by value, which keeps them in registers.
+///
+/// # Safety
+/// As for [`micro`].
+#[inline(always)]
+unsafe fn window<V: Simd, W: Weight, const R: usize, const P: usize, const NV: usize>(
+    mut c: [[[V; NV]; P]; R],
+    x: &[*const u8; R],
+    f: &Factor,
+    at: Place,
+    mut ahead: *const u8,
+) -> [[[V; NV]; P]; R] {
+    let rows: [*const f32; R] = std::array::from_fn(|r| x[r].wrapping_offset(f.x).cast());
+    let mut w = f.w.wrapping_add(at.panel * f.panel_step + at.column * W::DTYPE.bytes());
+    for k in 0..f.k {
+        V::prefetch(ahead);
+        ahead = ahead.wrapping_add(LINE_BYTES);
+        let mut b = [[V::splat(0.0); NV]; P];
+        // SAFETY: all accesses are those that the caller vouches for.
+        unsafe {
             for (q, panel) in b.iter_mut().enumerate() {
                 for (v, reg) in panel.iter_mut().enumerate() {
-                    *reg = load_float::<V>(W::DTYPE, w.add(q * p.panel_step), v * V::N);
+                    *reg = load_float::<V>(W::DTYPE, w.add(q * f.panel_step), v * V::N);
                 }
             }
             for (r, row) in c.iter_mut().enumerate() {
@@ -162,29 +241,13 @@ unsafe fn micro<V: Simd, W: Weight, const R: usize, const P: usize, const NV: us
                     }
                 }
             }
-            w = w.add(p.w_step);
-        }
-        for (r, row) in c.iter().enumerate() {
-            for (q, panel) in row.iter().enumerate() {
-                for (v, reg) in panel.iter().enumerate() {
-                    let at = acc.add(r * acc_step + q * PANEL_BYTES).cast::<u32>();
-                    let at = at.add(v * V::N);
-                    let sum = match p.integer {
-                        false => *reg,
-                        true if p.zero => V::from_bits(reg.to_int()),
-                        true => {
-                            let acc = V::load(at).bits();
-                            V::from_bits(V::int_add(acc, reg.to_int()))
-                        }
-                    };
-                    sum.store(at);
-                }
-            }
+            w = w.add(f.w_step);
         }
     }
+    c
 }
 
-/// All rows of `x`, at most [`most_rows`] of them, by one whole panel.
+/// All rows of `x`, at most [`most_rows`] of them, by one panel.
 ///
 /// # Safety
 /// As for [`product`].
@@ -192,40 +255,52 @@ unsafe fn micro<V: Simd, W: Weight, const R: usize, const P: usize, const NV: us
 pub(super) unsafe fn one_panel<V: Simd, W: Weight, const NV: usize>(
     p: &Product<'_>,
     x: &[*const u8],
-    w: Panel,
-    acc: *mut u8,
-    acc_step: usize,
+    acc: &[*mut u8],
+    at: Place,
 ) {
     macro_rules! go {
         ($r:literal) => {
             // SAFETY: as the caller vouches.
-            unsafe { micro::<V, W, $r, 1, NV>(p, x, w, acc, acc_step) }
+            unsafe { micro::<V, W, $r, 1, NV>(p, x, acc, at) }
+        };
+        ($r:literal half) => {
+            // SAFETY: as the caller vouches.
+            unsafe { micro::<V, W, $r, 1, 1>(p, x, acc, at) }
         };
         ($r:literal by halves) => {{
             // SAFETY: as the caller vouches; either half of the panel's columns is two registers.
             unsafe {
-                micro::<V, W, $r, 1, 2>(p, x, w, acc, acc_step);
-                let w = Panel {
-                    w: w.w.add(PANEL_BYTES / 2),
-                    ahead: w.ahead,
-                };
-                micro::<V, W, $r, 1, 2>(p, x, w, acc.add(PANEL_BYTES / 2), acc_step);
+                micro::<V, W, $r, 1, 2>(p, x, acc, at);
+                if at.n > PANEL_COLUMNS / 2 {
+                    micro::<V, W, $r, 1, 2>(p, x, acc, at.second_half());
+                }
             }
         }};
     }
     if const { V::N == 16 && W::EVERY } {
-        match x.len() {
-            1 => go!(1),
-            2 => go!(2),
-            3 => go!(3),
-            4 => go!(4),
-            5 => go!(5),
-            6 => go!(6),
-            7 => go!(7),
-            8 => go!(8),
-            9 => go!(9),
-            10 => go!(10),
-            11 => go!(11),
+        match (x.len(), at.n <= PANEL_COLUMNS / 2) {
+            (1, true) => go!(1 half),
+            (2, true) => go!(2 half),
+            (3, true) => go!(3 half),
+            (4, true) => go!(4 half),
+            (5, true) => go!(5 half),
+            (6, true) => go!(6 half),
+            (7, true) => go!(7 half),
+            (8, true) => go!(8 half),
+            (9, true) => go!(9 half),
+            (10, true) => go!(10 half),
+            (11, true) => go!(11 half),
+            (1, _) => go!(1),
+            (2, _) => go!(2),
+            (3, _) => go!(3),
+            (4, _) => go!(4),
+            (5, _) => go!(5),
+            (6, _) => go!(6),
+            (7, _) => go!(7),
+            (8, _) => go!(8),
+            (9, _) => go!(9),
+            (10, _) => go!(10),
+            (11, _) => go!(11),
             _ => {}
         }
     } else if const { V::N > 1 } {
@@ -250,16 +325,11 @@ pub(super) unsafe fn one_panel<V: Simd, W: Weight, const NV: usize>(
 /// # Safety
 /// As for [`product`].
 #[inline(always)]
-pub(super) unsafe fn panels<V: Simd, W: Weight, const NV: usize>(
-    p: &Product<'_>,
-    w: Panel,
-    acc: *mut u8,
-    count: usize,
-) {
+pub(super) unsafe fn panels<V: Simd, W: Weight, const NV: usize>(p: &Product<'_>, at: Place, count: usize) {
     macro_rules! go {
         ($r:literal, $c:literal) => {
             // SAFETY: as the caller vouches.
-            unsafe { micro::<V, W, $r, $c, NV>(p, p.x, w, acc, p.acc_step) }
+            unsafe { micro::<V, W, $r, $c, NV>(p, p.x, p.acc, at) }
         };
     }
     if const { V::N == 16 } {
@@ -294,44 +364,23 @@ fn most_panels<L: Level, W: Weight>(rows: usize) -> usize {
     }
 }
 
-/// All rows by the panel at `w`, whose first `n` columns belong to accumulators at `acc`; `next` is read after it.
-unsafe fn panel_rows<L: Level, W: Weight>(p: &Product<'_>, w: *const u8, acc: *mut u8, n: usize, next: *const u8) {
+/// All rows by one panel.
+unsafe fn panel_rows<L: Level, W: Weight>(p: &Product<'_>, panel: usize) {
     let most = most_rows::<L, W>();
     let rows = p.x.len();
     let blocks = rows.div_ceil(most);
     let mut first = 0;
-    for block in 0..blocks {
-        let count = (rows - first).div_ceil(blocks - block);
-        let x = &p.x[first..first + count];
-        // Each pass over the panel fetches as many lines of the next one as the panel has rows.
-        let fetched = block * p.k * LINE_BYTES;
-        let ahead = if fetched < p.k * p.w_step {
-            next.wrapping_add(fetched)
-        } else {
-            w
+    for pass in 0..blocks {
+        let count = (rows - first).div_ceil(blocks - pass);
+        let at = Place {
+            panel,
+            column: 0,
+            n: p.n - panel * PANEL_COLUMNS,
+            pass,
         };
-        let w = Panel { w, ahead };
-        // SAFETY: the rows and columns are within those that the caller vouches for; a narrow panel goes through a
-        // buffer of whole ones.
-        unsafe {
-            let acc = acc.add(first * p.acc_step);
-            if n == PANEL_COLUMNS {
-                L::one_panel::<W>(p, x, w, acc, p.acc_step);
-            } else {
-                let mut buffer = [[0u32; PANEL_COLUMNS]; MAX_ROWS];
-                for (r, row) in buffer.iter_mut().enumerate().take(count) {
-                    let from = acc.add(r * p.acc_step);
-                    if !p.zero {
-                        std::ptr::copy_nonoverlapping(from, row.as_mut_ptr().cast(), n * 4);
-                    }
-                }
-                L::one_panel::<W>(p, x, w, buffer.as_mut_ptr().cast(), PANEL_BYTES);
-                for (r, row) in buffer.iter().enumerate().take(count) {
-                    let to = acc.add(r * p.acc_step);
-                    std::ptr::copy_nonoverlapping(row.as_ptr().cast(), to, n * 4);
-                }
-            }
-        }
+        let rows = first..first + count;
+        // SAFETY: the rows and columns are within those that the caller vouches for.
+        unsafe { L::one_panel::<W>(p, &p.x[rows.clone()], &p.acc[rows], at) };
         first += count;
     }
 }
@@ -340,56 +389,62 @@ unsafe fn panel_rows<L: Level, W: Weight>(p: &Product<'_>, w: *const u8, acc: *m
 unsafe fn block<L: Level, W: Weight>(p: &Product<'_>) {
     let whole = p.n / PANEL_COLUMNS;
     let most = most_panels::<L, W>(p.x.len());
-    let mut q = 0;
-    // SAFETY: panels `q..` are within the block that the caller vouches for.
-    unsafe {
-        while q * PANEL_COLUMNS < p.n {
-            let (w, acc) = (p.w.add(q * p.panel_step), p.acc.add(q * PANEL_BYTES));
-            let after = |count: usize| match (q + count) * PANEL_COLUMNS < p.n {
-                true => p.w.add((q + count) * p.panel_step),
-                false => p.next,
-            };
-            let left = whole.saturating_sub(q);
-            let count = if left > 1 {
-                left.div_ceil(left.div_ceil(most))
-            } else {
-                1
-            };
+    let mut panel = 0;
+    while panel * PANEL_COLUMNS < p.n {
+        let left = whole.saturating_sub(panel);
+        let count = if left > 1 {
+            left.div_ceil(left.div_ceil(most))
+        } else {
+            1
+        };
+        // SAFETY: panels `panel ..` are within the block that the caller vouches for.
+        unsafe {
             if count > 1 {
-                let ahead = after(count);
-                L::panels::<W>(p, Panel { w, ahead }, acc, count);
+                let at = Place {
+                    panel,
+                    column: 0,
+                    n: p.n - panel * PANEL_COLUMNS,
+                    pass: 0,
+                };
+                L::panels::<W>(p, at, count);
             } else {
-                let n = (p.n - q * PANEL_COLUMNS).min(PANEL_COLUMNS);
-                panel_rows::<L, W>(p, w, acc, n, after(1));
+                panel_rows::<L, W>(p, panel);
             }
-            q += count;
         }
+        panel += count;
     }
 }
 
-/// A block with narrow weights, one panel at a time widened into scratch.
+/// A block with narrow weights, one panel of one factor at a time widened into scratch.
 unsafe fn widened_block<L: Level>(p: &Product<'_>) {
     let row = PANEL_COLUMNS * p.dtype.bytes();
-    for q in 0..p.n.div_ceil(PANEL_COLUMNS) {
-        let n = (p.n - q * PANEL_COLUMNS).min(PANEL_COLUMNS);
-        // SAFETY: panel `q` is within the block, and scratch has room for a panel, as the caller vouches.
-        unsafe {
-            let w = p.w.add(q * p.panel_step);
-            if p.w_step == row {
-                L::to_float(p.dtype, w, p.scratch, p.k * PANEL_COLUMNS);
-            } else {
-                for k in 0..p.k {
-                    let to = p.scratch.add(k * PANEL_BYTES);
-                    L::to_float(p.dtype, w.add(k * p.w_step), to, PANEL_COLUMNS);
+    for (i, f) in p.factors.iter().enumerate() {
+        for q in 0..p.n.div_ceil(PANEL_COLUMNS) {
+            // SAFETY: panel `q` is within the block, and scratch has room for a panel, as the caller vouches.
+            unsafe {
+                let w = f.w.add(q * f.panel_step);
+                if f.w_step == row {
+                    L::to_float(p.dtype, w, p.scratch, f.k * PANEL_COLUMNS);
+                } else {
+                    for k in 0..f.k {
+                        let to = p.scratch.add(k * PANEL_BYTES);
+                        L::to_float(p.dtype, w.add(k * f.w_step), to, PANEL_COLUMNS);
+                    }
                 }
+                let factor = Factor {
+                    w: p.scratch,
+                    w_step: PANEL_BYTES,
+                    panel_step: 0,
+                    ..*f
+                };
+                let wide = Product {
+                    factors: &[factor],
+                    zero: p.zero && i == 0,
+                    next: w.wrapping_add(f.panel_step),
+                    ..*p
+                };
+                panel_rows::<L, F32>(&wide, q);
             }
-            let acc = p.acc.add(q * PANEL_BYTES);
-            let wide = Product {
-                w_step: PANEL_BYTES,
-                ..*p
-            };
-            let next = w.wrapping_add(p.panel_step);
-            panel_rows::<L, F32>(&wide, p.scratch, acc, n, next);
         }
     }
 }
@@ -397,33 +452,53 @@ unsafe fn widened_block<L: Level>(p: &Product<'_>) {
 /// Computes one block.
 ///
 /// # Safety
-/// Every pointer of the product is valid for what its field says; weights for whole panels of 32 columns. Accumulators
-/// and scratch overlap nothing else. The host has the instructions of the level.
+/// Every pointer of the product is valid for what its field says; weights for whole panels of 32 columns; as many
+/// accumulators as rows of x. Accumulators and scratch overlap nothing else. The host has the instructions of the level.
 pub(super) unsafe fn product<L: Level>(p: &Product<'_>) {
-    if p.x.is_empty() || p.n == 0 {
+    if p.x.is_empty() || p.n == 0 || p.x.len() != p.acc.len() {
         return;
     }
-    let mut part = *p;
-    let mut done = 0;
-    loop {
-        part.k = match p.integer {
-            true => (p.k - done).min(EXACT_K),
-            false => p.k,
+    if !p.integer {
+        // SAFETY: as the caller vouches.
+        return unsafe { exact_windows::<L>(p) };
+    }
+    let mut zero = p.zero;
+    let mut first = 0;
+    while first < p.factors.len() {
+        // As many whole windows as are exact together, or part by part one that is not.
+        let mut k = 0;
+        let fits = |f: &&Factor| {
+            k += f.k;
+            k <= EXACT_K
         };
-        // SAFETY: as the caller vouches; rows `done ..` are within the window.
-        unsafe { whole_window::<L>(&part, done) };
-        done += part.k;
-        if done >= p.k {
-            return;
+        let count = p.factors[first..].iter().take_while(fits).count();
+        if count > 0 {
+            let factors = &p.factors[first..first + count];
+            // SAFETY: as the caller vouches.
+            unsafe { exact_windows::<L>(&Product { factors, zero, ..*p }) };
+            (first, zero) = (first + count, false);
+            continue;
         }
-        part.w = part.w.wrapping_add(part.k * p.w_step);
-        part.zero = false;
+        let mut f = p.factors[first];
+        while f.k > 0 {
+            let part = Factor {
+                k: f.k.min(EXACT_K),
+                ..f
+            };
+            let factors = &[part];
+            // SAFETY: as the caller vouches; the part is within the window.
+            unsafe { exact_windows::<L>(&Product { factors, zero, ..*p }) };
+            zero = false;
+            f.k -= part.k;
+            f.x += 4 * part.k as isize;
+            f.w = f.w.wrapping_add(part.k * f.w_step);
+        }
+        first += 1;
     }
 }
 
-/// A window whose sums are exact or one chain; x starts `first` elements into its rows.
-unsafe fn whole_window<L: Level>(p: &Product<'_>, first: usize) {
-    let p = &Product { x_first: first, ..*p };
+/// Windows whose sums are exact or one chain.
+unsafe fn exact_windows<L: Level>(p: &Product<'_>) {
     // SAFETY: as the caller vouches.
     unsafe {
         match p.dtype {

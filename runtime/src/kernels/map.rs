@@ -231,6 +231,52 @@ pub(super) unsafe fn rows<V: Simd, O: Op>(args: &MapArgs) {
     }
 }
 
+/// Registers of a row whose sums are held at a time.
+const HELD: usize = 4;
+
+/// Adds products to operand `c`, one after the other in the order of the terms, without storing a sum in between.
+///
+/// # Safety
+/// As for [`map`]; every row of every term is readable for `n` elements.
+#[inline(always)]
+pub(super) unsafe fn multiply_add<V: Simd>(terms: &[(Lines, Lines)], args: &MapArgs) {
+    let live = |at: usize| V::first(args.n.saturating_sub(at));
+    for r in 0..args.rows {
+        let (c, out) = (args.c.at(r).cast::<u32>(), args.out.at(r).cast::<u32>());
+        let mut at = 0;
+        // SAFETY: the caller vouches for `n` elements of each row.
+        unsafe {
+            while at + HELD * V::N <= args.n {
+                let mut sums: [V; HELD] = std::array::from_fn(|v| V::load(c.wrapping_add(at + v * V::N)));
+                for (a, b) in terms {
+                    let (a, b) = (
+                        a.at(r).cast::<u32>().wrapping_add(at),
+                        b.at(r).cast::<u32>().wrapping_add(at),
+                    );
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        *sum = V::load(a.wrapping_add(v * V::N)).fma(V::load(b.wrapping_add(v * V::N)), *sum);
+                    }
+                }
+                for (v, sum) in sums.iter().enumerate() {
+                    sum.store(out.wrapping_add(at + v * V::N));
+                }
+                at += HELD * V::N;
+            }
+            while at < args.n {
+                let mask = live(at);
+                let mut sum = V::load_masked(c.wrapping_add(at), mask);
+                for (a, b) in terms {
+                    let a = V::load_masked(a.at(r).cast::<u32>().wrapping_add(at), mask);
+                    let b = V::load_masked(b.at(r).cast::<u32>().wrapping_add(at), mask);
+                    sum = a.fma(b, sum);
+                }
+                sum.store_masked(out.wrapping_add(at), mask);
+                at += V::N;
+            }
+        }
+    }
+}
+
 /// One register from element `i` on.
 ///
 /// # Safety

@@ -26,16 +26,18 @@ mod tests;
 
 use crate::executor::Simd as Level;
 pub use drive::{Local, MAX_BLOCK, Machine, Probe};
-pub use gemm::Product;
+pub use gemm::{Factor, Product};
 use lockstep_isa::{AluOp, DType};
 pub use map::{Lines, MapArgs};
-pub use moves::{permute, transpose};
+pub use moves::{copy_pieces, transpose};
 pub use team::Team;
 
 type Map = unsafe fn(AluOp, DType, &MapArgs);
 type Widen = unsafe fn(DType, *const u8, *mut u8, usize);
 type Narrow = unsafe fn(DType, DType, *const u8, *mut u8, usize);
 type Reduce = unsafe fn(AluOp, DType, usize, *const u8, *mut u8, usize);
+type Permute = unsafe fn(*const u8, *const u8, *mut u8, usize, usize, usize, usize, u32);
+type Sum = unsafe fn(&[(Lines, Lines)], &MapArgs);
 type Pack = unsafe fn(DType, &[*const u8], usize, usize, usize, *mut u8);
 type Multiply = unsafe fn(&Product<'_>);
 type Peak = unsafe fn(u64) -> u64;
@@ -53,6 +55,10 @@ pub struct Kernels {
     pub narrow: Narrow,
     /// `moves::reduce`.
     pub reduce: Reduce,
+    /// `moves::permute`.
+    pub permute: Permute,
+    /// `map::multiply_add`.
+    pub multiply_add: Sum,
     /// `moves::pack_columns`.
     pub pack_columns: Pack,
     /// `gemm::product`.
@@ -88,22 +94,16 @@ macro_rules! level {
                 unsafe fn one_panel<W: gemm::Weight>(
                     p: &Product<'_>,
                     x: &[*const u8],
-                    w: gemm::Panel,
-                    acc: *mut u8,
-                    acc_step: usize,
+                    acc: &[*mut u8],
+                    at: gemm::Place,
                 ) {
                     // SAFETY: as the caller vouches.
-                    unsafe { one_panel::<W>(p, x, w, acc, acc_step) }
+                    unsafe { one_panel::<W>(p, x, acc, at) }
                 }
 
-                unsafe fn panels<W: gemm::Weight>(
-                    p: &Product<'_>,
-                    w: gemm::Panel,
-                    acc: *mut u8,
-                    count: usize,
-                ) {
+                unsafe fn panels<W: gemm::Weight>(p: &Product<'_>, at: gemm::Place, count: usize) {
                     // SAFETY: as the caller vouches.
-                    unsafe { panels::<W>(p, w, acc, count) }
+                    unsafe { panels::<W>(p, at, count) }
                 }
 
                 unsafe fn to_float(dtype: DType, from: *const u8, to: *mut u8, n: usize) {
@@ -118,25 +118,19 @@ macro_rules! level {
             unsafe fn one_panel<W: gemm::Weight>(
                 p: &Product<'_>,
                 x: &[*const u8],
-                w: gemm::Panel,
-                acc: *mut u8,
-                acc_step: usize,
+                acc: &[*mut u8],
+                at: gemm::Place,
             ) {
                 // SAFETY: as the caller vouches.
-                unsafe { gemm::one_panel::<$v, W, $nv>(p, x, w, acc, acc_step) }
+                unsafe { gemm::one_panel::<$v, W, $nv>(p, x, acc, at) }
             }
 
             /// # Safety
             /// See [`gemm::panels`]; the host has the instructions of this level.
             $(#[target_feature(enable = $feature)])?
-            unsafe fn panels<W: gemm::Weight>(
-                p: &Product<'_>,
-                w: gemm::Panel,
-                acc: *mut u8,
-                count: usize,
-            ) {
+            unsafe fn panels<W: gemm::Weight>(p: &Product<'_>, at: gemm::Place, count: usize) {
                 // SAFETY: as the caller vouches.
-                unsafe { gemm::panels::<$v, W, $nv>(p, w, acc, count) }
+                unsafe { gemm::panels::<$v, W, $nv>(p, at, count) }
             }
 
             /// # Safety
@@ -179,6 +173,32 @@ macro_rules! level {
             }
 
             /// # Safety
+            /// See [`moves::permute`]; the host has the instructions of this level.
+            #[allow(clippy::too_many_arguments)]
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn permute(
+                from: *const u8,
+                map: *const u8,
+                to: *mut u8,
+                size: usize,
+                lanes: usize,
+                lo: usize,
+                hi: usize,
+                fill: u32,
+            ) {
+                // SAFETY: as the caller vouches.
+                unsafe { moves::permute::<$v>(from, map, to, size, lanes, lo, hi, fill) }
+            }
+
+            /// # Safety
+            /// See [`map::multiply_add`]; the host has the instructions of this level.
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn multiply_add(terms: &[(Lines, Lines)], args: &MapArgs) {
+                // SAFETY: as the caller vouches.
+                unsafe { map::multiply_add::<$v>(terms, args) }
+            }
+
+            /// # Safety
             /// See [`moves::pack_columns`]; the host has the instructions of this level.
             $(#[target_feature(enable = $feature)])?
             unsafe fn pack_columns(
@@ -206,6 +226,8 @@ macro_rules! level {
                 widen,
                 narrow,
                 reduce,
+                permute,
+                multiply_add,
                 pack_columns,
                 product: gemm::product::<OnLevel>,
                 peak: multiply_adds,

@@ -1,6 +1,7 @@
 //! Operations across lanes: reduce, permute, transpose, packing.
 
 use super::simd::Simd;
+use crate::cpu::plan::Piece;
 use lockstep_isa::scalar::{self, PARTIALS};
 use lockstep_isa::{AluOp, DType};
 
@@ -106,17 +107,27 @@ fn combine<V: Simd>(op: AluOp, ty: DType, acc: V, x: V) -> V {
 /// `to` does not overlap the others.
 #[allow(clippy::too_many_arguments)]
 #[inline(always)]
-pub unsafe fn permute(
+pub unsafe fn permute<V: Simd>(
     from: *const u8,
     map: *const u8,
     to: *mut u8,
     size: usize,
     lanes: usize,
-    lo: usize,
+    mut lo: usize,
     hi: usize,
     fill: u32,
 ) {
     let map: *const u16 = map.cast();
+    while size == 4 && lo + V::N <= hi {
+        // SAFETY: lanes `lo .. lo + N` are below `hi`, and an index below `lanes` where it is used.
+        unsafe {
+            let i = V::load_u16(map.add(lo));
+            let inside = V::int_lt(i, V::int(lanes as i32));
+            let x = V::gather(from.cast(), i, inside, V::splat(f32::from_bits(fill)));
+            x.store(to.cast::<u32>().add(lo));
+        }
+        lo += V::N;
+    }
     for l in lo..hi {
         // SAFETY: `l < hi`, and `i < lanes` where it is used.
         unsafe {
@@ -137,6 +148,30 @@ pub unsafe fn permute(
                     to.cast::<u16>().add(l).write_unaligned(x);
                 }
                 _ => *to.add(l) = if i < lanes { *from.add(i) } else { fill as u8 },
+            }
+        }
+    }
+}
+
+/// Copies ranges of a row, and fills what they leave of it with elements of `size` bytes.
+///
+/// # Safety
+/// Every piece lies in the row at `to` and, where it is copied, in that at `from`; the rows do not overlap.
+#[inline(always)]
+pub unsafe fn copy_pieces(from: *const u8, to: *mut u8, pieces: &[Piece], size: usize, fill: u32) {
+    for p in pieces {
+        let bytes = p.bytes as usize;
+        // SAFETY: as the caller vouches.
+        unsafe {
+            let to = to.add(p.to as usize);
+            match p.from {
+                Some(at) => std::ptr::copy_nonoverlapping(from.add(at as usize), to, bytes),
+                None => {
+                    let fill = fill.to_le_bytes();
+                    for i in 0..bytes {
+                        *to.add(i) = fill[i % size.clamp(1, 4)];
+                    }
+                }
             }
         }
     }

@@ -20,6 +20,23 @@ pub trait Simd: Lane {
     /// # Safety
     /// `p` is writable for `N` elements.
     unsafe fn store(self, p: *mut u32);
+    /// The first `n` lanes, all of them where `n` is more than there are.
+    fn first(n: usize) -> Self::Mask;
+    /// Loads the lanes of a mask; the others are zero.
+    ///
+    /// # Safety
+    /// `p` is readable for the elements of these lanes.
+    unsafe fn load_masked(p: *const u32, m: Self::Mask) -> Self;
+    /// Stores the lanes of a mask.
+    ///
+    /// # Safety
+    /// `p` is writable for the elements of these lanes.
+    unsafe fn store_masked(self, p: *mut u32, m: Self::Mask);
+    /// Loads element `i` from `p` on for the lanes of a mask; the others are those of `other`.
+    ///
+    /// # Safety
+    /// `p` is readable for the elements of these lanes, whose indices are not negative.
+    unsafe fn gather(p: *const u32, i: Self::Int, m: Self::Mask, other: Self) -> Self;
     /// Loads `N` binary16 and widens them.
     ///
     /// # Safety
@@ -99,6 +116,33 @@ impl Simd for f32 {
     unsafe fn store(self, p: *mut u32) {
         // SAFETY: the caller vouches for one writable element.
         unsafe { p.write_unaligned(self.to_bits()) }
+    }
+    #[inline(always)]
+    fn first(n: usize) -> bool {
+        n > 0
+    }
+    #[inline(always)]
+    unsafe fn load_masked(p: *const u32, m: bool) -> f32 {
+        match m {
+            // SAFETY: the caller vouches for the element.
+            true => f32::from_bits(unsafe { p.read_unaligned() }),
+            false => 0.0,
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_masked(self, p: *mut u32, m: bool) {
+        if m {
+            // SAFETY: the caller vouches for the element.
+            unsafe { p.write_unaligned(self.to_bits()) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn gather(p: *const u32, i: i32, m: bool, other: f32) -> f32 {
+        match m {
+            // SAFETY: the caller vouches for the element.
+            true => f32::from_bits(unsafe { p.add(i as usize).read_unaligned() }),
+            false => other,
+        }
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> f32 {

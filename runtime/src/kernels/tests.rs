@@ -234,18 +234,25 @@ fn products_equal_the_scalar_chain() {
                     let mut acc = start.clone();
                     let mut scratch = vec![0u32; 32 * depth];
                     let pointers: Vec<*const u8> = (0..rows).map(|r| x[r * lanes..].as_ptr().cast()).collect();
+                    let sums: Vec<*mut u8> = (0..rows).map(|r| acc[r * lanes..].as_mut_ptr().cast()).collect();
+                    // The first rows of the window as one factor, the others as another.
+                    let head = depth / 3;
+                    let step = 32 * dtype.bytes();
+                    let factor = |from: usize, k: usize| Factor {
+                        x: from as isize * 4,
+                        w: bytes[from * step..].as_ptr(),
+                        w_step: step,
+                        panel_step: step * depth,
+                        k,
+                    };
+                    let factors = [factor(0, head), factor(head, depth - head)];
                     let p = Product {
                         x: &pointers,
-                        x_first: 0,
+                        acc: &sums,
+                        factors: &factors,
                         integer: !float,
-                        w: bytes.as_ptr(),
-                        w_step: 32 * dtype.bytes(),
-                        panel_step: 32 * dtype.bytes() * depth,
                         dtype,
-                        k: depth,
                         n,
-                        acc: acc.as_mut_ptr().cast(),
-                        acc_step: lanes * 4,
                         zero,
                         next: std::ptr::null(),
                         scratch: scratch.as_mut_ptr().cast(),
@@ -276,6 +283,81 @@ fn products_equal_the_scalar_chain() {
                                 k.level
                             );
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn permutes_follow_their_map() {
+    let (lanes, lo, hi) = (320usize, 5usize, 261usize);
+    let x: Vec<u8> = (0..lanes * 4).map(|i| (i * 31 + 7) as u8).collect();
+    let map: Vec<u16> = (0..lanes)
+        .map(|l| match l % 7 {
+            0 => u16::MAX,
+            1 => lanes as u16,
+            _ => (l * 37 % lanes) as u16,
+        })
+        .collect();
+    let fill = 0x8001_02ff_u32;
+    for k in levels() {
+        for size in [1usize, 2, 4] {
+            let mut out = vec![0x55u8; lanes * 4];
+            let (from, map_at, to) = (x.as_ptr(), map.as_ptr().cast(), out.as_mut_ptr());
+            // SAFETY: all rows have `lanes` elements.
+            unsafe { (k.permute)(from, map_at, to, size, lanes, lo, hi, fill) };
+            for (l, &i) in map.iter().enumerate() {
+                let got = &out[l * size..(l + 1) * size];
+                let want = match (lo..hi).contains(&l) {
+                    false => vec![0x55; size],
+                    true if (i as usize) < lanes => x[i as usize * size..][..size].to_vec(),
+                    true => fill.to_le_bytes()[..size].to_vec(),
+                };
+                assert_eq!(got, want, "{:?} {size} lane {l}", k.level);
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_of_products_equal_the_scalar_chain() {
+    let (rows, step) = (3usize, 320usize);
+    let x = words(5, rows * step);
+    let (a, b) = (words(6, rows * step), words(7, step));
+    for k in levels() {
+        for n in [1usize, 7, 16, 64, 100, 272, 320] {
+            for terms in [1usize, 2, 5] {
+                let mut out = vec![0u32; rows * step];
+                let lines = |words: &[u32], step: isize| Lines {
+                    first: words.as_ptr().cast_mut().cast(),
+                    step,
+                };
+                let all: Vec<(Lines, Lines)> = vec![(lines(&a, 1280), lines(&b, 0)); terms];
+                let args = MapArgs {
+                    a: Lines::NONE,
+                    b: Lines::NONE,
+                    c: lines(&x, 1280),
+                    out: Lines {
+                        first: out.as_mut_ptr().cast(),
+                        step: 1280,
+                    },
+                    rows,
+                    n,
+                };
+                // SAFETY: all rows have `step` elements of 4 bytes.
+                unsafe { (k.multiply_add)(&all, &args) };
+                for r in 0..rows {
+                    for (i, &b) in b.iter().enumerate() {
+                        let at = r * step + i;
+                        let want = (0..terms).fold(x[at], |c, _| scalar::alu(AluOp::Fma, DType::F32, a[at], b, c));
+                        let want = if i < n { want } else { 0 };
+                        assert!(
+                            same(out[at], want, true),
+                            "{:?} {n} x{terms} row {r} element {i}",
+                            k.level
+                        );
                     }
                 }
             }
@@ -357,18 +439,21 @@ fn speed_of_products() {
                 for k0 in (0..depth).step_by(320) {
                     let kk = (depth - k0).min(320);
                     let x: Vec<*const u8> = pointers.iter().map(|p| p.wrapping_add(k0 * 4)).collect();
-                    let p = Product {
-                        x: &x,
-                        x_first: 0,
-                        integer: false,
+                    let sums: Vec<*mut u8> = (0..rows).map(|r| acc[r * n..].as_mut_ptr().cast()).collect();
+                    let factor = Factor {
+                        x: 0,
                         w: w.as_ptr().wrapping_add(k0 * 32).cast(),
                         w_step: 128,
                         panel_step: 128 * depth,
-                        dtype: DType::F32,
                         k: kk,
+                    };
+                    let p = Product {
+                        x: &x,
+                        acc: &sums,
+                        factors: &[factor],
+                        integer: false,
+                        dtype: DType::F32,
                         n,
-                        acc: acc.as_mut_ptr().cast(),
-                        acc_step: n * 4,
                         zero: k0 == 0,
                         next: std::ptr::null(),
                         scratch: scratch.as_mut_ptr().cast(),

@@ -14,6 +14,8 @@ use crate::figures::rows;
 use crate::id::{DType, Dir, Place};
 use crate::run::Window;
 use crate::target::{Source, Target};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
 
@@ -31,23 +33,17 @@ impl Artifact {
         let Some((weights, others)) = table.split_last() else {
             return Err(Kind::value("table count", 0, Section::ALL.len()).at("header"));
         };
-        // The weights are most of a file: the checksum of the greater part of them is taken while the rest is decoded.
-        let bytes_of = container::bytes_of(file, weights);
-        let (former, latter) = bytes_of.split_at(bytes_of.len() / 3 * 2);
+        // The weights are most of a file: another thread begins with their checksum while the rest is decoded.
+        let sum = Checksum::new(container::bytes_of(file, weights));
         let (artifact, crc) = std::thread::scope(|scope| {
-            let crc = || container::crc_of(former);
-            let beside = match bytes_of.len() < BESIDE_BYTES {
-                true => None,
-                false => std::thread::Builder::new().spawn_scoped(scope, crc).ok(),
+            let beside = match sum.chunks.len() > 1 {
+                true => std::thread::Builder::new().spawn_scoped(scope, || sum.take()).ok(),
+                false => None,
             };
             let artifact = decode(file, &table, others);
-            let latter = container::crc_of(latter);
-            let mut all = match beside.map(|thread| thread.join()) {
-                Some(Ok(crc)) => crc,
-                _ => crc(),
-            };
-            all.combine(&latter);
-            (artifact, all.finalize())
+            let own = sum.take();
+            let others = beside.map(|thread| thread.join().unwrap_or_default());
+            (artifact, sum.combine(own, others.unwrap_or_default()))
         });
         let mut artifact = artifact?;
         container::check_crc(crc, weights)?;
@@ -68,8 +64,48 @@ fn decode(file: &[u8], table: &[SectionInfo], others: &[SectionInfo]) -> Result<
     Reader::new(file, table).artifact()
 }
 
-/// From this many bytes of weights on, a second thread takes part in their checksum.
-const BESIDE_BYTES: usize = 1 << 20;
+/// Bytes of weights that a thread takes the checksum of at a time.
+const CHUNK_BYTES: usize = 2 << 20;
+
+/// The checksum of the weights, taken chunk by chunk by whoever has time.
+struct Checksum<'a> {
+    chunks: Vec<&'a [u8]>,
+    next: AtomicUsize,
+}
+
+/// Checksums of chunks, with their numbers.
+type Parts = Vec<(usize, crc32fast::Hasher)>;
+
+impl<'a> Checksum<'a> {
+    fn new(bytes: &'a [u8]) -> Checksum<'a> {
+        Checksum {
+            chunks: bytes.chunks(CHUNK_BYTES).collect(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes chunks that nobody has taken until there is none left.
+    fn take(&self) -> Parts {
+        let mut parts = Vec::new();
+        loop {
+            let i = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(chunk) = self.chunks.get(i) else {
+                return parts;
+            };
+            parts.push((i, container::crc_of(chunk)));
+        }
+    }
+
+    /// The checksum of all, of what two threads have taken; a chunk that neither has is done here.
+    fn combine(&self, own: Parts, others: Parts) -> u32 {
+        let mut all: BTreeMap<usize, crc32fast::Hasher> = own.into_iter().chain(others).collect();
+        let mut crc = crc32fast::Hasher::new();
+        for (i, chunk) in self.chunks.iter().enumerate() {
+            crc.combine(&all.remove(&i).unwrap_or_else(|| container::crc_of(chunk)));
+        }
+        crc.finalize()
+    }
+}
 
 /// A cursor into every section.
 struct Reader<'a> {

@@ -5,15 +5,17 @@
 //! v2 = map max(v1, 0.0)     =>    v1 = map max(add(v0, v9), 0.0)
 //! ```
 //!
+//! Where rounding may change, sums of products become fused multiply-adds, and the producer's result is not rounded to a narrower dtype on the way: only what goes to memory is.
+//!
 //! Limits: the operations that a chain of the vector unit holds, and the operands that it can stream.
 
 use super::rebuild::{keep, rebuild, users};
 use super::{Changed, PassCx};
 use crate::error::CompileError;
-use crate::tir::op::MapNode;
+use crate::tir::op::{MapNode, arg_dtype};
 use crate::tir::{Arg, Op, TensorIr, TirBuilder, ValueId};
 use lockstep_graph::EntityId;
-use lockstep_isa::AluOp;
+use lockstep_isa::{AluOp, DType};
 
 /// Most ALUs of a fused map: a chain has 16, and conversions and write-backs take some.
 const MAX_ALUS: usize = 12;
@@ -23,7 +25,7 @@ const MAX_OPERANDS: usize = 6;
 const CHEAP_ALUS: usize = 2;
 
 /// Runs the pass.
-pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError> {
+pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileError> {
     // Users of the program as it was; a value of the new program stands for at least one old value.
     let old_users = users(ir);
     let stored = stored(ir);
@@ -36,11 +38,14 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
                 let mut at = 0;
                 while at < operands.len() {
                     let (n, stored) = new_users.get(operands[at].index()).copied().unwrap_or((2, true));
-                    match inlined(b, shape, &nodes, &operands, at, (n == 1, stored)) {
+                    match inlined(b, shape, &nodes, &operands, at, (n == 1, stored), cx.exact) {
                         // The producer's own operands take its place and are looked at next.
                         Some((merged, with)) => (nodes, operands) = (merged, with),
                         None => at += 1,
                     }
+                }
+                if !cx.exact {
+                    nodes = with_fma(&nodes);
                 }
                 b.map_nodes(shape, &operands, nodes)?
             }
@@ -70,6 +75,52 @@ fn stored(ir: &TensorIr) -> Vec<bool> {
     stored
 }
 
+/// Sums of products, and products with a sum of 1, in one operation of one rounding.
+fn with_fma(nodes: &[MapNode]) -> Vec<MapNode> {
+    let mut uses = vec![0; nodes.len()];
+    for node in nodes {
+        for arg in &node.args[..node.op.arity()] {
+            if let Arg::Node(n) = arg {
+                uses[*n as usize] += 1;
+            }
+        }
+    }
+    let single = |arg: Arg, op: AluOp| match arg {
+        Arg::Node(n) if uses[n as usize] == 1 => nodes.get(n as usize).filter(|n| n.op == op && n.dtype == DType::F32),
+        _ => None,
+    };
+    let one = Arg::Imm(1f32.to_bits());
+    let mut out = nodes.to_vec();
+    for (new, node) in out.iter_mut().zip(nodes).filter(|(_, n)| n.dtype == DType::F32) {
+        let [a, b, _] = node.args;
+        for (x, y) in [(a, b), (b, a)] {
+            let args = match node.op {
+                AluOp::Add => single(x, AluOp::Mul).map(|m| [m.args[0], m.args[1], y]),
+                AluOp::Mul => single(x, AluOp::Add).and_then(|s| match s.args {
+                    [t, o, _] | [o, t, _] if o == one => Some([y, t, y]),
+                    _ => None,
+                }),
+                _ => None,
+            };
+            if let Some(args) = args {
+                *new = MapNode {
+                    op: AluOp::Fma,
+                    args,
+                    ..*node
+                };
+                break;
+            }
+        }
+    }
+    crate::tir::expr::prune(&out)
+}
+
+/// Whether a node only rounds a float to a narrower dtype.
+pub(super) fn is_rounding(node: &MapNode, nodes: &[MapNode], operands: &[DType]) -> bool {
+    let from = arg_dtype(node.args[0], nodes, operands);
+    node.op == AluOp::Cvt && node.dtype.is_float() && node.dtype.bytes() < 4 && from.is_some_and(|d| d == DType::F32)
+}
+
 /// ALUs that an expression occupies.
 fn alus(nodes: &[MapNode]) -> usize {
     nodes.iter().map(|n| usize::from(n.op.cost())).sum()
@@ -83,6 +134,7 @@ fn inlined(
     operands: &[ValueId],
     at: usize,
     (single, stored): (bool, bool),
+    exact: bool,
 ) -> Option<(Vec<MapNode>, Vec<ValueId>)> {
     let producer = &b.ir().values[operands[at]];
     let Op::Map { nodes: inner } = &producer.op else {
@@ -108,7 +160,16 @@ fn inlined(
         }) as u32
     };
     let mut merged: Vec<MapNode> = Vec::with_capacity(inner.len() + nodes.len());
-    for node in inner {
+    let dtypes: Vec<DType> = producer.inputs.iter().map(|&v| b.dtype(v)).collect();
+    let (kept, result) = match inner.split_last() {
+        Some((last, kept)) if !exact && is_rounding(last, inner, &dtypes) => (kept, last.args[0]),
+        _ => (inner.as_slice(), Arg::Node(inner.len() as u32 - 1)),
+    };
+    let result = match result {
+        Arg::Operand(i) => Arg::Operand(place(producer.inputs[i as usize])),
+        arg => arg,
+    };
+    for node in kept {
         let mut node = *node;
         let arity = node.op.arity();
         for arg in &mut node.args[..arity] {
@@ -118,15 +179,14 @@ fn inlined(
         }
         merged.push(node);
     }
-    // The operand becomes the producer's last node; nodes that both have are shared.
-    let result = inner.len() as u32 - 1;
+    // The operand becomes the producer's result; nodes that both have are shared.
     let mut index: Vec<u32> = Vec::with_capacity(nodes.len());
     for node in nodes {
         let mut node = *node;
         let arity = node.op.arity();
         for arg in &mut node.args[..arity] {
             *arg = match *arg {
-                Arg::Operand(i) if i as usize == at => Arg::Node(result),
+                Arg::Operand(i) if i as usize == at => result,
                 Arg::Operand(i) => Arg::Operand(place(operands[i as usize])),
                 Arg::Node(i) => Arg::Node(index[i as usize]),
                 imm => imm,

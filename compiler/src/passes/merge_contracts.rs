@@ -9,7 +9,7 @@
 //!
 //! Columns that fill the lanes only in part (queries, keys and values of attention, gate and up projections) share tiles.
 
-use super::rebuild::{keep, rebuild, users};
+use super::rebuild::{keep, live, rebuild, users};
 use super::{Changed, PassCx};
 use crate::error::CompileError;
 use crate::tir::consteval::const_values;
@@ -65,7 +65,7 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
                         b.ir().values[contract].inputs[0]
                     }
                 };
-                let whole = join(b, old, group, lhs, first)?;
+                let whole = join(b, old, group, lhs, first, inputs)?;
                 merged[g] = Some(whole);
                 whole
             }
@@ -79,13 +79,14 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
     })
 }
 
-/// The joined contract, and the joined map after it.
+/// The joined contract, and the joined map after it. `inputs` are the operands of one of the maps, in the new program.
 fn join(
     b: &mut TirBuilder,
     old: &TensorIr,
     group: &Group,
     lhs: ValueId,
     first: ValueId,
+    inputs: &[ValueId],
 ) -> Result<ValueId, CompileError> {
     let mut parts = Vec::new();
     for &c in &group.contracts {
@@ -103,6 +104,10 @@ fn join(
     for (k, &operand) in old.values[map].inputs.iter().enumerate() {
         if operand == first {
             operands.push(contract);
+            continue;
+        }
+        if !b.is_const(inputs[k]) {
+            operands.push(inputs[k]);
             continue;
         }
         let mut parts = Vec::new();
@@ -129,8 +134,9 @@ fn copy_const(b: &mut TirBuilder, old: &TensorIr, v: ValueId) -> Result<ValueId,
 fn groups(ir: &TensorIr) -> Vec<Group> {
     let consts = const_values(ir);
     let users = users(ir);
+    let live = live(ir);
     let mut by_left: BTreeMap<(ValueId, Op), Vec<ValueId>> = BTreeMap::new();
-    for (v, data) in ir.values.iter() {
+    for (v, data) in ir.values.iter().filter(|(v, _)| live.contains(*v)) {
         if let (Op::Contract { batch, .. }, [lhs, rhs]) = (&data.op, &data.inputs[..])
             && batch.is_empty()
             && consts.contains(*rhs)
@@ -162,7 +168,7 @@ fn groups(ir: &TensorIr) -> Vec<Group> {
         if rows < 2 {
             continue;
         }
-        let maps = maps_alike(ir, &contracts, &consts, &users, axis);
+        let maps = maps_alike(ir, &contracts, &consts, &users, &live, axis);
         out.push(Group {
             contracts,
             maps,
@@ -179,11 +185,13 @@ fn maps_alike(
     contracts: &[ValueId],
     consts: &IdSet<ValueId>,
     users: &[u32],
+    live: &IdSet<ValueId>,
     axis: usize,
 ) -> Vec<ValueId> {
     let mut maps = Vec::new();
     for &c in contracts {
-        let user = ir.values.iter().find(|(_, d)| d.inputs.contains(&c)).map(|(v, _)| v);
+        let mut values = ir.values.iter().filter(|(v, _)| live.contains(*v));
+        let user = values.find(|(_, d)| d.inputs.contains(&c)).map(|(v, _)| v);
         match user {
             Some(u) if users[c.index()] == 1 && matches!(ir.values[u].op, Op::Map { .. }) => maps.push(u),
             _ => return Vec::new(),
@@ -201,7 +209,8 @@ fn maps_alike(
             let own = ir.values[c].ty.shape[axis];
             let joins =
                 x.get(axis) == Some(&own) && y.get(axis) == Some(&ir.values[contracts[0]].ty.shape[axis]) && own > 1;
-            consts.contains(a) && x.len() == y.len() && (joins || a == b)
+            let shared = a == b && x.get(axis) == Some(&1);
+            shared || consts.contains(a) && x.len() == y.len() && (joins || a == b)
         });
         if !same || !operands || data.ty.shape != ir.values[c].ty.shape {
             return Vec::new();

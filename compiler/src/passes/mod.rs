@@ -3,9 +3,11 @@
 //! A pass rebuilds the program value by value (`rebuild`), which shares equal operations and drops unused ones on the way.
 
 mod axes;
+mod centre_sums;
 mod compose_moves;
 mod dead_code;
 mod dedup;
+mod defer_scales;
 mod fold_consts;
 mod fuse_maps;
 mod legalize;
@@ -79,6 +81,16 @@ pub const TIR_PASSES: &[Pass] = &[
         name: "fuse-maps",
         about: "merge elementwise producers into their users",
         run: fuse_maps::run,
+    },
+    Pass {
+        name: "centre-sums",
+        about: "centre the terms of sums of which the mean is taken away",
+        run: centre_sums::run,
+    },
+    Pass {
+        name: "defer-scales",
+        about: "scale rows after their product with weights",
+        run: defer_scales::run,
     },
     Pass {
         name: "merge-contracts",

@@ -116,6 +116,15 @@ impl Layout {
         all
     }
 
+    /// Whether no digit is cut short: those of every axis make up its extent. Only then may they come in any order.
+    fn is_exact(&self) -> bool {
+        (0..self.shape.len()).all(|a| {
+            let lanes = self.lanes.iter().filter(|d| d.axis == Some(a as u8)).map(|d| d.extent);
+            let vecs = self.vecs.iter().filter(|d| d.axis as usize == a).map(|d| d.extent);
+            lanes.chain(vecs).product::<usize>() == self.shape[a]
+        })
+    }
+
     /// One buffer.
     pub fn part(&self, part: usize) -> Part {
         let mut fixed = vec![0; self.parts];
@@ -123,6 +132,19 @@ impl Layout {
         for (n, d) in self.vecs[..self.parts].iter().enumerate().rev() {
             fixed[n] = rest % d.extent;
             rest /= d.extent;
+        }
+        let side = self.side.map(|n| if fixed[n] == 0 { Dir::East } else { Dir::West });
+        if self.is_exact() {
+            let mut base = vec![0; self.shape.len()];
+            for (d, &digit) in self.vecs.iter().zip(&fixed) {
+                base[d.axis as usize] += digit * d.div;
+            }
+            return Part {
+                base,
+                extents: self.vecs[self.parts..].iter().map(|d| d.extent).collect(),
+                hi: if self.shape.contains(&0) { 0 } else { self.lane_count() },
+                side,
+            };
         }
         // `left` is what remains of each axis within the digits taken so far.
         let mut base = vec![0; self.shape.len()];
@@ -145,7 +167,6 @@ impl Layout {
             }
             left[a] = left[a].min(div);
         }
-        let side = self.side.map(|n| if fixed[n] == 0 { Dir::East } else { Dir::West });
         Part {
             base,
             extents,
@@ -191,6 +212,24 @@ impl Layout {
 
     /// Where the element with these coordinates lies (its first replica).
     pub fn locate(&self, c: &[usize]) -> Location {
+        if self.is_exact() {
+            let digit = |axis: u8, div: usize, extent: usize| c[axis as usize] / div % extent.max(1);
+            let number = |digits: &[VecDigit]| {
+                digits
+                    .iter()
+                    .fold(0, |n, d| n * d.extent + digit(d.axis, d.div, d.extent))
+            };
+            let lane = self
+                .lanes
+                .iter()
+                .rev()
+                .fold(0, |n, d| n * d.extent + d.axis.map_or(0, |a| digit(a, d.div, d.extent)));
+            return Location {
+                part: number(&self.vecs[..self.parts]),
+                index: number(&self.vecs[self.parts..]) as u32,
+                lane: lane as u16,
+            };
+        }
         let mut rest: Vec<usize> = c.to_vec();
         let mut left = self.shape.clone();
         // Digit and extent of each vector digit.
@@ -253,6 +292,31 @@ impl Layout {
             parts,
             side,
         }
+    }
+
+    /// This layout, which has no side, with an even digit that counts vectors along one of these axes split over the two
+    /// hemispheres; `None` where there is none.
+    pub fn split_sides(&self, axes: impl Fn(u8) -> bool) -> Option<Layout> {
+        let at = self
+            .vecs
+            .iter()
+            .position(|d| axes(d.axis) && d.extent.is_multiple_of(2))?;
+        let mut out = self.clone();
+        let digit = &mut out.vecs[at];
+        digit.extent /= 2;
+        let side = VecDigit {
+            axis: digit.axis,
+            div: digit.div * digit.extent,
+            extent: 2,
+        };
+        if digit.extent == 1 {
+            out.vecs.remove(at);
+            out.parts -= usize::from(at < self.parts);
+        }
+        out.vecs.insert(0, side);
+        out.parts += 1;
+        out.side = Some(0);
+        Some(out)
     }
 
     /// The lane digits in a normal form: digits of extent 1 dropped, adjoining digits merged.

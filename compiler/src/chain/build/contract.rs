@@ -7,7 +7,9 @@
 //! they lie, as rows where their lanes are columns, as columns where their lanes are contracted.
 //!
 //! One chain does all passes for one group of columns and the rows of one hemisphere, in blocks of rows as the result is
-//! laid out, and ends in the epilogue. Convolutions find their passes in `windows.rs`.
+//! laid out, and ends in the epilogue. Where passes are short, several groups of columns take turns in one chain. Where tiles
+//! are loaded at run time, the hemispheres share the batches rather than the rows: each tile is then loaded once. Convolutions
+//! find their passes in `windows.rs`.
 
 use super::fit::{At, Piece, fit};
 use super::kernel::{EPILOGUE_ALUS, Sources};
@@ -18,7 +20,7 @@ use super::{Builder, Home};
 use crate::chain::{Acc, BufId, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::Layout;
-use crate::layout::choose::with_lanes;
+use crate::layout::choose::{Rows, with_lanes};
 use crate::tir::{Op, ValueId};
 use lockstep_graph::EntityId;
 use lockstep_isa::Dir;
@@ -52,7 +54,17 @@ pub(crate) struct Work {
 }
 
 /// Rows of the result in one buffer: the buffer, base coordinates, vectors.
-type Rows = (BufId, Vec<Vec<usize>>, Vec<u32>);
+type Block = (BufId, Vec<Vec<usize>>, Vec<u32>);
+
+/// Columns that share a result vector, over some rows.
+struct Columns {
+    passes: Vec<Pass>,
+    blocks: Vec<Block>,
+    rows: usize,
+}
+
+/// Cycles of a pass below which column tiles take turns: about what the statistics of a row take.
+const BRIEF: usize = 256;
 
 /// One pass: the coordinates of the left vector (row axes zero), and the tile.
 #[derive(Clone, Debug)]
@@ -75,12 +87,13 @@ impl Builder<'_> {
             return self.lower_windowed(v, &spec);
         }
         let layout = self.contract_layout(v, &spec);
-        let x = self.left_source(lhs, &spec, chip)?;
+        let x = self.left_source(lhs, &spec, !self.is_const(rhs), chip)?;
         let mut maps = self.epilogue(v, EPILOGUE_ALUS);
         let out = maps.last().copied().unwrap_or(v);
         let home = self.result_home(out, &layout);
         let mut plans: BTreeMap<Vec<usize>, Vec<Pass>> = BTreeMap::new();
         let mut by_side: Vec<(Dir, Sources)> = Vec::new();
+        let mut ready: Vec<(Dir, Vec<Columns>)> = Vec::new();
         for (key, side, segments) in self.jobs(&home, &spec) {
             if !plans.contains_key(&key) {
                 let part = &home.parts[segments[0].0];
@@ -91,14 +104,10 @@ impl Builder<'_> {
                 let sources = self.operand_sources(&maps, Some(v), &layout, chip, Some(side))?;
                 by_side.push((side, sources));
             }
-            let (Some(passes), Some(at)) = (plans.get(&key), by_side.iter().position(|s| s.0 == side)) else {
-                continue;
-            };
-            let passes = passes.clone();
-            let sources = &mut by_side[at].1;
+            let Some(passes) = plans.get(&key) else { continue };
             // Blocks of rows, as many in one chain as there are accumulator rows.
             let most = self.target.mxm.acc_rows as usize;
-            let mut pending: Vec<Rows> = Vec::new();
+            let mut pending: Vec<Block> = Vec::new();
             let mut chains = Vec::new();
             let mut held = 0;
             for (p, indices) in segments {
@@ -116,7 +125,21 @@ impl Builder<'_> {
             }
             chains.push(pending);
             for blocks in chains.into_iter().filter(|b| !b.is_empty()) {
-                self.contract_chain(v, &spec, &maps, &x.1, &passes, &blocks, sources, &layout, side, chip)?;
+                let columns = Columns {
+                    passes: passes.clone(),
+                    rows: blocks.iter().map(|b| b.1.len()).sum(),
+                    blocks,
+                };
+                let last = ready.iter_mut().rev().find(|r| r.0 == side);
+                match last.filter(|l| self.joins(lhs, rhs, &l.1, &columns)) {
+                    Some(last) => last.1.push(columns),
+                    None => ready.push((side, vec![columns])),
+                }
+            }
+        }
+        for (side, columns) in ready {
+            if let Some((_, sources)) = by_side.iter_mut().find(|s| s.0 == side) {
+                self.contract_chain(v, &spec, &maps, &x.1, &columns, sources, &layout, side, chip)?;
             }
         }
         maps.push(v);
@@ -158,7 +181,22 @@ impl Builder<'_> {
         jobs
     }
 
-    /// One chain: all passes over these blocks of rows.
+    /// Whether columns are multiplied in turns with others: where a pass is shorter than what an epilogue waits for, the first
+    /// pass of all comes before the second of any.
+    fn joins(&self, lhs: ValueId, rhs: ValueId, with: &[Columns], columns: &Columns) -> bool {
+        let rows = columns.rows + with.iter().map(|c| c.rows).sum::<usize>();
+        let cycles = self
+            .target
+            .mxm_rate(self.dtype(lhs))
+            .map_or(1, |r| r.cycles_per_vector as usize);
+        self.is_const(rhs)
+            && columns.passes.len() > 1
+            && with.iter().all(|c| c.passes.len() == columns.passes.len())
+            && columns.rows * cycles < BRIEF
+            && rows <= self.target.mxm.acc_rows as usize
+    }
+
+    /// One chain: all passes over these columns and rows.
     #[allow(clippy::too_many_arguments)]
     fn contract_chain(
         &mut self,
@@ -166,16 +204,18 @@ impl Builder<'_> {
         spec: &Spec,
         maps: &[ValueId],
         x: &Source,
-        passes: &[Pass],
-        blocks: &[Rows],
+        columns: &[Columns],
         sources: &mut Sources,
         layout: &Layout,
         hemi: Dir,
         chip: u16,
     ) -> Result<(), CompileError> {
-        // Pieces: boxes of rows over which every operand moves affinely.
-        let mut pieces = Vec::new();
-        for (dest, bases, indices) in blocks {
+        // Pieces: boxes of rows over which every operand moves affinely. The first pass of all columns comes before the second of any.
+        let n_columns = columns.len();
+        let mut work: Vec<Work> = Vec::new();
+        let blocks = columns.iter().enumerate();
+        for (of, (dest, bases, indices)) in blocks.flat_map(|(n, c)| c.blocks.iter().map(move |b| (n, b))) {
+            let passes = &columns[of].passes;
             let mut tracks: Vec<Vec<At>> = vec![indices.iter().map(|&i| (*dest, i)).collect()];
             for pass in passes {
                 let mut track = Vec::with_capacity(bases.len());
@@ -194,14 +234,16 @@ impl Builder<'_> {
             let last = tracks.len() - 1;
             let operands = self.operand_tracks(sources, layout, bases, &tracks[last..])?;
             tracks.extend(operands);
-            pieces.extend(fit(&tracks, self.target.mxm.acc_rows as usize, 3));
+            let turns = |piece| Work {
+                piece,
+                passes: (0..passes.len()).map(|p| p * n_columns + of).collect(),
+            };
+            let pieces = fit(&tracks, self.target.mxm.acc_rows as usize, 3);
+            work.extend(pieces.into_iter().map(turns));
         }
-        let tiles: Vec<Vec<BlockLoad>> = passes.iter().map(|p| p.loads.clone()).collect();
-        let all = |piece| Work {
-            piece,
-            passes: (0..tiles.len()).collect(),
-        };
-        let work: Vec<Work> = pieces.into_iter().map(all).collect();
+        let n_passes = columns.first().map_or(0, |c| c.passes.len());
+        let turns = (0..n_passes).flat_map(|p| columns.iter().filter_map(move |c| c.passes.get(p)));
+        let tiles: Vec<Vec<BlockLoad>> = turns.map(|p| p.loads.clone()).collect();
         self.emit_chain(v, maps, &tiles, &work, sources, (hemi, 0), chip)
     }
 
@@ -351,16 +393,33 @@ impl Builder<'_> {
         let limit = lanes / 4;
         if whole {
             order.extend(batches);
-            with_lanes(&shape, &order, lanes, &self.rows(v), |_| true)
-        } else {
-            with_lanes(&shape, &order, lanes, &self.rows(v), |used| {
-                inner <= limit && used <= limit
-            })
         }
+        let with_rows = |rows: &Rows| {
+            with_lanes(&shape, &order, lanes, rows, |used| {
+                whole || inner <= limit && used <= limit
+            })
+        };
+        let rows = self.rows(v);
+        let by_rows = with_rows(&rows);
+        // Tiles that are loaded at run time are loaded into one matrix unit only, if each unit takes its own batches.
+        let rhs = self.ir.values[v].inputs[1];
+        let is_batch = |a: u8| matches!(spec.axes[a as usize], Axis::Batch { .. });
+        if self.is_const(rhs) || by_rows.side.is_some_and(|n| is_batch(by_rows.vecs[n].axis)) {
+            return by_rows;
+        }
+        with_rows(&Rows { sides: false, ..rows })
+            .split_sides(is_batch)
+            .unwrap_or(by_rows)
     }
 
-    /// The left operand with contracted (and batch) coordinates in its lanes.
-    fn left_source(&mut self, lhs: ValueId, spec: &Spec, chip: u16) -> Result<(Layout, Source), CompileError> {
+    /// The left operand with contracted (and batch) coordinates in its lanes; `run_time`: the right one is no constant.
+    fn left_source(
+        &mut self,
+        lhs: ValueId,
+        spec: &Spec,
+        run_time: bool,
+        chip: u16,
+    ) -> Result<(Layout, Source), CompileError> {
         let shape = self.shape(lhs).to_vec();
         let contracted = |a: usize| spec.contracted.iter().any(|p| p.0 == a);
         let batch = |a: usize| spec.batch.iter().any(|p| p.0 == a);
@@ -393,7 +452,9 @@ impl Builder<'_> {
             with_batch.extend(spec.batch.iter().rev().map(|p| p.0));
             wanted.insert(
                 0,
-                with_lanes(&shape, &with_batch, self.lanes(), &rows, |used| used <= limit),
+                with_lanes(&shape, &with_batch, self.lanes(), &rows, |used| {
+                    run_time || used <= limit
+                }),
             );
         }
         if self.is_lazy(lhs) {

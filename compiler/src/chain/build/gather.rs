@@ -16,8 +16,11 @@ use lockstep_isa::{AluOp, DType, Dir, Target};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Buffers gathered from in one chain, and index vectors made in one chain.
+/// Buffers gathered from in one chain, and index vectors made in one chain: these lie in the outermost groups.
 const AT_ONCE: usize = 3;
+
+/// Partial results added in one chain.
+const ADDED_AT_ONCE: usize = 6;
 
 /// A stretch of table rows in one buffer (for one piece of the lanes).
 struct Stretch {
@@ -56,9 +59,16 @@ impl Builder<'_> {
             }
         }
         let index_home = self.index_home(indices)?;
+        // Indices relative to the stretches of a piece, which the other pieces share.
+        let mut relative: Vec<Rc<Home>> = Vec::new();
+        let mut made_for: Vec<(usize, Dir)> = Vec::new();
         for piece in pieces {
             let stretches = self.stretches(table, &table_shape, &layout, n_index, &piece, chip)?;
-            let relative = self.relative_indices(chip, &index_home, &stretches, table_shape[0])?;
+            let wanted: Vec<(usize, Dir)> = stretches.iter().map(|s| (s.first, s.side)).collect();
+            if made_for != wanted {
+                relative = self.relative_indices(chip, &index_home, &stretches, table_shape[0])?;
+                made_for = wanted;
+            }
             for (p, part) in home.parts.iter().enumerate() {
                 let Some(dest) = home.bufs[p] else { continue };
                 let bases = layout.bases(part);
@@ -321,11 +331,11 @@ impl Builder<'_> {
         hi: u16,
         side: Option<Dir>,
     ) {
-        let mut partial: Option<(BufId, Affine)> = None;
         let n_chains = stretches.len().div_ceil(AT_ONCE);
+        let mut partial: Vec<(BufId, Affine)> = Vec::new();
         for (n, group) in stretches.chunks(AT_ONCE).enumerate() {
             let mut k = Kernel::new(dims);
-            let mut sum: Option<NodeArg> = partial.map(|(buf, a)| k.read(buf, a, dtype, 0, hi));
+            let mut rows = Vec::new();
             for (s, index) in group.iter().zip(&at[1 + n * AT_ONCE..]) {
                 let i = k.read(index.0, index.1, DType::I32, 0, 1);
                 let at = Affine {
@@ -338,30 +348,49 @@ impl Builder<'_> {
                     row_stride: s.step,
                     limit: s.limit as u32,
                 };
-                let row = k.push(op, dtype, hi, vec![i]);
-                sum = Some(match sum {
-                    None => row,
-                    Some(acc) => k.push(NodeOp::Alu(AluOp::Add), dtype.widened(), hi, vec![acc, row]),
-                });
+                rows.push(k.push(op, dtype, hi, vec![i]));
             }
-            let Some(sum) = sum else { continue };
-            let is_row = group.len() == 1 && partial.is_none();
-            let sum = if is_row && dtype.bytes() == 4 {
-                k.push(NodeOp::Alu(AluOp::Copy), dtype, hi, vec![sum])
-            } else if dtype.bytes() == 4 {
-                sum
-            } else {
-                k.push(NodeOp::Alu(AluOp::Cvt), dtype, hi, vec![sum])
+            let to = match n_chains {
+                1 => at[0],
+                _ => self.temp(chip, dtype, dims, hi, side),
             };
-            if n + 1 == n_chains {
-                k.write(sum, at[0].0, at[0].1, dtype, hi);
-            } else {
-                let (buf, a) = self.temp(chip, dtype, dims, hi, side);
-                k.write(sum, buf, a, dtype, hi);
-                partial = Some((buf, a));
-            }
-            self.add_chain(chip, k.nodes);
+            self.write_sum(k, &rows, dtype, hi, to, chip);
+            partial.push(to);
         }
+        // Partial results are added a few at a time, the earliest first.
+        while partial.len() > 1 {
+            let n = partial.len().min(ADDED_AT_ONCE);
+            let mut k = Kernel::new(dims);
+            let some: Vec<(BufId, Affine)> = partial.drain(..n).collect();
+            let rows: Vec<NodeArg> = some.iter().map(|&(buf, a)| k.read(buf, a, dtype, 0, hi)).collect();
+            let to = match partial.is_empty() {
+                true => at[0],
+                false => self.temp(chip, dtype, dims, hi, side),
+            };
+            self.write_sum(k, &rows, dtype, hi, to, chip);
+            if partial.is_empty() {
+                break;
+            }
+            partial.push(to);
+        }
+    }
+
+    /// Ends a chain: the sum of rows of which all but one are absent.
+    fn write_sum(&mut self, mut k: Kernel, rows: &[NodeArg], dtype: DType, hi: u16, to: (BufId, Affine), chip: u16) {
+        let Some((&first, rest)) = rows.split_first() else {
+            return;
+        };
+        let mut sum = first;
+        for &row in rest {
+            sum = k.push(NodeOp::Alu(AluOp::Add), dtype.widened(), hi, vec![sum, row]);
+        }
+        let sum = match (dtype.bytes() == 4, rest.is_empty()) {
+            (true, false) => sum,
+            (true, true) => k.push(NodeOp::Alu(AluOp::Copy), dtype, hi, vec![sum]),
+            (false, _) => k.push(NodeOp::Alu(AluOp::Cvt), dtype, hi, vec![sum]),
+        };
+        k.write(sum, to.0, to.1, dtype, hi);
+        self.add_chain(chip, k.nodes);
     }
 }
 

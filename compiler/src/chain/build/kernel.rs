@@ -384,6 +384,7 @@ impl Builder<'_> {
         let layout = self.leader_layout(v)?;
         let chip = self.chip(v);
         let home = self.result_home(out, &layout);
+        let tail = self.tail(out, &layout);
         let mut by_side: Vec<(Option<Dir>, Sources)> = Vec::new();
         for (p, part) in home.parts.iter().enumerate() {
             let Some(dest) = home.bufs[p] else { continue };
@@ -397,6 +398,9 @@ impl Builder<'_> {
             let bases = layout.bases(part);
             let mut tracks: Vec<Vec<At>> = vec![(0..bases.len()).map(|i| (dest, i as u32)).collect()];
             tracks.extend(self.operand_tracks(sources, &layout, &bases, &[])?);
+            if let Some(tail) = &tail {
+                tracks.push(bases.iter().map(|c| tail.at(c)).collect::<Result<_, _>>()?);
+            }
             let hi = part.hi as u16;
             for piece in fit_by_buffers(&tracks, MOST, 3) {
                 let mut kernel = Kernel::new(piece.dims);
@@ -404,10 +408,14 @@ impl Builder<'_> {
                 let result = self.emit_maps(&mut kernel, &maps, None, &reads, hi)?;
                 let result = self.trimmed(&mut kernel, result, self.dtype(out), (dest, part.side), hi);
                 self.write_all(&mut kernel, result, dest, piece.at[0].1, self.dtype(out), hi);
+                if let (Some(tail), Some(&at)) = (&tail, piece.at.last()) {
+                    self.emit_tail(&mut kernel, tail, out, result, at, (hi, part.side));
+                }
                 self.add_chain(chip, kernel.nodes);
             }
         }
         self.finish(&maps, out, home);
+        self.finish_tail(tail);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use crate::error::CompileError;
 use crate::layout::choose::with_lanes;
 use crate::layout::{LaneDigit, Layout};
 use crate::tir::{Op, ReduceOp, ValueId};
+use lockstep_graph::EntityId;
 use lockstep_isa::{AluOp, DType, Dir};
 use std::rc::Rc;
 
@@ -33,7 +34,89 @@ impl Inner {
     }
 }
 
+/// A reduction of what a chain computes, in the same chain.
+pub(crate) struct Tail {
+    v: ValueId,
+    alu: AluOp,
+    segment: u16,
+    home: Rc<Home>,
+}
+
+impl Tail {
+    /// The vector that holds the reduction of the vector with these base coordinates.
+    pub fn at(&self, base: &[usize]) -> Result<At, CompileError> {
+        let shape = &self.home.layout.shape;
+        let c: Vec<usize> = base
+            .iter()
+            .zip(shape)
+            .map(|(&c, &n)| if n == 1 { 0 } else { c })
+            .collect();
+        self.home.at(&c).map(|(buf, index, _)| (buf, index))
+    }
+}
+
 impl Builder<'_> {
+    /// The reduction that follows a map `out` in its own chains, if its lanes are all that is reduced and no maps follow it. (Behind
+    /// a product it would keep the lane-move unit for as long as the product takes.)
+    pub fn tail(&mut self, out: ValueId, layout: &Layout) -> Option<Tail> {
+        let chip = self.chip(out);
+        let found = self.users[out.index()]
+            .iter()
+            .copied()
+            .find_map(|u| match &self.ir.values[u].op {
+                Op::Reduce { op, axes } if self.chip(u) == chip => Some((u, alu_op(*op), axes.clone())),
+                _ => None,
+            });
+        let (v, alu, axes) = found?;
+        let reduced = |a: u8| axes.contains(&a);
+        let lanes: Vec<&LaneDigit> = layout.lanes.iter().filter(|d| d.extent > 1).collect();
+        let n = lanes.iter().take_while(|d| d.axis.is_some_and(reduced)).count();
+        let segment: usize = lanes[..n].iter().map(|d| d.extent).product();
+        let all: usize = axes.iter().map(|&a| layout.shape[a as usize]).product();
+        if segment < 2 || segment != all || !self.epilogue(v, EPILOGUE_ALUS).is_empty() {
+            return None;
+        }
+        let home = self.new_home(chip, self.dtype(v), reduced_layout(layout, &axes), |_| BufKind::Temp);
+        Some(Tail {
+            v,
+            alu,
+            segment: segment as u16,
+            home,
+        })
+    }
+
+    /// Nodes of a tail: reduces `result`, which a unit has computed in the dtype of `out`.
+    pub fn emit_tail(
+        &self,
+        kernel: &mut Kernel,
+        tail: &Tail,
+        out: ValueId,
+        result: NodeArg,
+        at: (BufId, Affine),
+        (hi, side): (u16, Option<Dir>),
+    ) {
+        let wide = self.dtype(out).widened();
+        let x = match self.dtype(out) == wide {
+            true => result,
+            false => kernel.push(NodeOp::Alu(AluOp::Copy), wide, hi, vec![result]),
+        };
+        let op = NodeOp::Reduce {
+            op: tail.alu,
+            segment: tail.segment,
+            hemi: side.unwrap_or(Dir::East),
+        };
+        let sum = kernel.push(op, wide, hi, vec![x]);
+        let sum = self.as_result(kernel, sum, self.dtype(tail.v), hi);
+        kernel.write(sum, at.0, at.1, self.dtype(tail.v), hi);
+    }
+
+    /// Records that a tail is done.
+    pub fn finish_tail(&mut self, tail: Option<Tail>) {
+        if let Some(tail) = tail {
+            self.finish(&[tail.v], tail.v, tail.home);
+        }
+    }
+
     /// A reduce and the maps that follow it.
     pub fn lower_reduce(&mut self, v: ValueId) -> Result<(), CompileError> {
         let data = &self.ir.values[v];

@@ -207,6 +207,7 @@ impl Driver<'_> {
             verify: self.options.verify_passes,
             exact: self.options.exact,
             keep_states: false,
+            lanes: Some(target.lanes as usize),
         };
         // Rules fold factors into constants, and entries share those as they are.
         let limit = if lowered.len() > 1 {
@@ -240,6 +241,7 @@ impl Driver<'_> {
         let wanted = PassOptions {
             exact: self.options.exact,
             keep_states: with.program.keep_states,
+            lanes: Some(target.lanes as usize),
             ..PassOptions::default()
         };
         let plain = Program::new(self.rewritten(lowered, target, &wanted, Some(0))?, wanted.keep_states);

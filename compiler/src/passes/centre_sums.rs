@@ -226,14 +226,21 @@ fn terms(
     (count(Term::Product) > 0 && count(Term::Other) <= 1).then_some(terms)
 }
 
-/// Whether node `n` takes the mean away from operand `u`.
+/// Whether node `n` takes the mean away from operand `u`: `u - total * share`, in two operations or one.
 fn is_centring(nodes: &[MapNode], n: &MapNode, u: u32, total: Option<u32>, share: u32) -> bool {
-    let (AluOp::Sub, Arg::Operand(i), Arg::Node(k), Some(total)) = (n.op, n.args[0], n.args[1], total) else {
+    let Some(total) = total.map(Arg::Operand) else {
         return false;
     };
-    let mean = nodes.get(k as usize);
-    let args = [Arg::Operand(total), Arg::Imm(share)];
-    i == u && mean.is_some_and(|m| m.op == AluOp::Mul && (m.args[..2] == args || m.args[..2] == [args[1], args[0]]))
+    let both =
+        |args: &[Arg; 3], share: u32| args[..2] == [total, Arg::Imm(share)] || args[..2] == [Arg::Imm(share), total];
+    match (n.op, n.args) {
+        (AluOp::Sub, [of, Arg::Node(k), _]) => {
+            let mean = nodes.get(k as usize);
+            of == Arg::Operand(u) && mean.is_some_and(|m| m.op == AluOp::Mul && both(&m.args, share))
+        }
+        (AluOp::Fma, args) => args[2] == Arg::Operand(u) && both(&args, (-f32::from_bits(share)).to_bits()),
+        _ => false,
+    }
 }
 
 /// Whether operand `u` is used only where its mean is taken away.
@@ -448,8 +455,15 @@ mod tests {
         b.output("q", HostDType::F32, &[3, 8], q);
         let before = b.finish();
         let mut after = before.clone();
-        run(&mut after, &PassCx { exact: true }).unwrap();
-        assert_eq!(after, before);
+        run(
+            &mut after,
+            &PassCx {
+                exact: true,
+                ..PassCx::default()
+            },
+        )
+        .unwrap();
+        assert_eq!(after.to_string(), before.to_string());
         assert_eq!(run(&mut after, &PassCx::default()).unwrap(), Changed(true));
         let reduced = after
             .values

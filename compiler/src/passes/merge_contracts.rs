@@ -7,13 +7,15 @@
 //! v7 = map add(v5, bias2)
 //! ```
 //!
-//! Columns that fill the lanes only in part (queries, keys and values of attention, gate and up projections) share tiles.
+//! Columns that fill the lanes only in part (queries, keys and values of attention, gate and up projections) share tiles. Where the
+//! columns are heads and the lanes of the chip are known, every operand but the last begins at the first lane of a vector, with its
+//! full vectors first, and the last fills what they leave: queries and keys then lie lane by lane as their product needs them.
 
 use super::rebuild::{keep, live, rebuild, users};
 use super::{Changed, PassCx};
 use crate::error::CompileError;
 use crate::tir::consteval::const_values;
-use crate::tir::{Op, TensorIr, TirBuilder, ValueId};
+use crate::tir::{IndexMap, Op, TensorIr, TirBuilder, ValueId, View};
 use lockstep_graph::{EntityId, IdSet};
 use std::collections::BTreeMap;
 
@@ -25,11 +27,81 @@ struct Group {
     /// Axis of the constants, and of the results, along which they are joined.
     rhs_axis: usize,
     axis: usize,
+    places: Places,
+}
+
+/// Where the columns of each contract lie in the joined one.
+struct Places {
+    /// Per contract.
+    parts: Vec<Vec<Stretch>>,
+    /// Extent of the joined axis; what no stretch covers is zero.
+    total: usize,
+}
+
+/// Neighbouring columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stretch {
+    /// First of them in the joined axis.
+    at: usize,
+    /// First of them in the contract's own.
+    from: usize,
+    len: usize,
+}
+
+impl Places {
+    /// One after another.
+    fn plain(sizes: &[usize]) -> Places {
+        let mut total = 0;
+        let mut parts = Vec::new();
+        for &len in sizes {
+            parts.push(vec![Stretch {
+                at: total,
+                from: 0,
+                len,
+            }]);
+            total += len;
+        }
+        Places { parts, total }
+    }
+
+    /// In vectors of `per`: every contract but the last from the start of one, full vectors first; the last fills up.
+    fn by_vector(sizes: &[usize], per: usize) -> Places {
+        let (last, others) = match sizes.split_last() {
+            Some((&last, others)) => (last, others),
+            None => (0, sizes),
+        };
+        let mut parts: Vec<Vec<Stretch>> = Vec::new();
+        let mut end = 0;
+        for &n in others {
+            let len = n / per * per;
+            parts.push(vec![Stretch { at: end, from: 0, len }]);
+            end += len;
+        }
+        let mut free: Vec<(usize, usize)> = Vec::new();
+        for (part, &n) in parts.iter_mut().zip(others).filter(|(_, n)| **n % per > 0) {
+            let (from, len) = (n / per * per, n % per);
+            part.push(Stretch { at: end, from, len });
+            free.push((end + len, per - len));
+            end += per;
+        }
+        free.push((end, last.div_ceil(per) * per));
+        let mut filled = Vec::new();
+        let mut from = 0;
+        for (at, room) in free {
+            let len = room.min(last - from);
+            filled.push(Stretch { at, from, len });
+            from += len;
+            end = end.max((at + len).div_ceil(per) * per);
+        }
+        parts.push(filled);
+        parts.iter_mut().for_each(|p| p.retain(|s| s.len > 0));
+        Places { parts, total: end }
+    }
 }
 
 /// Runs the pass.
-pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError> {
-    let groups = groups(ir);
+pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileError> {
+    let groups = groups(ir, cx.lanes);
     if groups.is_empty() {
         return Ok(Changed(false));
     }
@@ -70,12 +142,17 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
                 whole
             }
         };
-        let sizes: Vec<usize> = group
-            .contracts
-            .iter()
-            .map(|&c| old.values[c].ty.shape[group.axis])
+        let mut shape = b.shape(whole).to_vec();
+        shape[group.axis] = old.values[group.contracts[n]].ty.shape[group.axis];
+        let joined = b.shape(whole).to_vec();
+        let stretches = group.places.parts[n].iter();
+        let maps: Vec<_> = stretches
+            .map(|s| (whole, stretch_map(&joined, &shape, group.axis, s.at, s.from, s.len)))
             .collect();
-        b.narrow_axis(whole, group.axis, sizes[..n].iter().sum(), sizes[n])
+        match &maps[..] {
+            [(whole, map)] => b.move_one(*whole, map.clone(), 0),
+            maps => b.moves(maps, 0),
+        }
     })
 }
 
@@ -92,7 +169,7 @@ fn join(
     for &c in &group.contracts {
         parts.push(copy_const(b, old, old.values[c].inputs[1])?);
     }
-    let rhs = b.concat(&parts, group.rhs_axis)?;
+    let rhs = joined(b, &parts, group.rhs_axis, &group.places)?;
     let contract = b.push(old.values[first].op.clone(), &[lhs, rhs], &old.values[first].ty)?;
     let Some(&map) = group.maps.first() else {
         return Ok(contract);
@@ -115,10 +192,40 @@ fn join(
             parts.push(copy_const(b, old, old.values[m].inputs[k])?);
         }
         let wide = b.shape(parts[0])[group.axis] > 1;
-        operands.push(if wide { b.concat(&parts, group.axis)? } else { parts[0] });
+        operands.push(match wide {
+            true => joined(b, &parts, group.axis, &group.places)?,
+            false => parts[0],
+        });
     }
     let shape = b.shape(contract).to_vec();
     b.map_nodes(&shape, &operands, nodes.clone())
+}
+
+/// Constants joined along an axis.
+fn joined(b: &mut TirBuilder, parts: &[ValueId], axis: usize, places: &Places) -> Result<ValueId, CompileError> {
+    let mut maps = Vec::new();
+    for (&part, stretches) in parts.iter().zip(&places.parts) {
+        let from = b.shape(part).to_vec();
+        let mut shape = from.clone();
+        shape[axis] = places.total;
+        let map = |s: &Stretch| (part, stretch_map(&from, &shape, axis, s.from, s.at, s.len));
+        maps.extend(stretches.iter().map(map));
+    }
+    b.moves(&maps, 0)
+}
+
+/// The map that shows coordinates `from .. from + len` of an axis of `source` at `at` in `shape`.
+fn stretch_map(source: &[usize], shape: &[usize], axis: usize, from: usize, at: usize, len: usize) -> IndexMap {
+    let own = View::contiguous(source);
+    let (mut lo, mut hi) = (vec![0; shape.len()], shape.to_vec());
+    (lo[axis], hi[axis]) = (at, at + len);
+    IndexMap::of(View {
+        shape: shape.to_vec(),
+        offset: own.strides[axis] * (from as i64 - at as i64),
+        strides: own.strides,
+        lo,
+        hi,
+    })
 }
 
 /// A constant expression of the old program in the new one.
@@ -131,7 +238,7 @@ fn copy_const(b: &mut TirBuilder, old: &TensorIr, v: ValueId) -> Result<ValueId,
 }
 
 /// The groups of a program: contracts with one left operand and constant right operands that differ in one free axis.
-fn groups(ir: &TensorIr) -> Vec<Group> {
+fn groups(ir: &TensorIr, lanes: Option<usize>) -> Vec<Group> {
     let consts = const_values(ir);
     let users = users(ir);
     let live = live(ir);
@@ -163,17 +270,30 @@ fn groups(ir: &TensorIr) -> Vec<Group> {
         }
         let lhs_free = ir.values[ir.values[contracts[0]].inputs[0]].ty.shape.len() - contracted.len();
         let axis = lhs_free;
-        // A single row is bound by its weights: nothing is gained.
         let rows: usize = ir.values[contracts[0]].ty.shape[..lhs_free].iter().product();
-        if rows < 2 {
-            continue;
-        }
+        let sizes: Vec<usize> = contracts.iter().map(|&c| ir.values[c].ty.shape[axis]).collect();
+        let inner: usize = ir.values[contracts[0]].ty.shape[axis + 1..].iter().product();
+        let by_vector = lanes
+            .map(|l| l / inner.max(1))
+            .filter(|&per| inner > 1 && per > 1)
+            .and_then(|per| {
+                let places = Places::by_vector(&sizes, per);
+                let apart: usize = sizes.iter().map(|n| n.div_ceil(per)).sum();
+                (places.total / per < apart).then_some(places)
+            });
+        // A single row is bound by its weights: nothing is gained where they take as many vectors.
+        let places = match by_vector {
+            Some(places) => places,
+            None if rows < 2 => continue,
+            None => Places::plain(&sizes),
+        };
         let maps = maps_alike(ir, &contracts, &consts, &users, &live, axis);
         out.push(Group {
             contracts,
             maps,
             rhs_axis,
             axis,
+            places,
         });
     }
     out

@@ -32,6 +32,8 @@ pub struct PassCx {
     pub exact: bool,
     /// Split no axis of a state.
     pub keep_states: bool,
+    /// Lanes of the chip, where they are known.
+    pub lanes: Option<usize>,
 }
 
 /// A pass.
@@ -130,6 +132,8 @@ pub struct PassOptions {
     pub exact: bool,
     /// Split no axis of a state.
     pub keep_states: bool,
+    /// Lanes of the chip: what shares vectors is placed by them.
+    pub lanes: Option<usize>,
 }
 
 impl PassOptions {
@@ -175,6 +179,7 @@ pub fn run_part(ir: &mut TensorIr, options: &PassOptions, part: Range<usize>) ->
     let cx = PassCx {
         exact: options.exact,
         keep_states: options.keep_states,
+        lanes: options.lanes,
     };
     let mut dumps = Vec::new();
     for pass in TIR_PASSES.iter().take(end.min(part.end)).skip(part.start) {

@@ -72,6 +72,10 @@ pub fn run(ir: &mut TensorIr, to: DType) -> Result<Changed, CompileError> {
                 operands[2] = convert(b, inputs[2], value.ty.dtype)?;
                 keep(b, old, id, &operands)?
             }
+            Op::Gather if value.ty.dtype == DType::F32 && b.is_const(inputs[0]) => {
+                let table = convert(b, inputs[0], to)?;
+                keep(b, old, id, &[table, inputs[1]])?
+            }
             Op::Map { .. } => {
                 let v = keep(b, old, id, inputs)?;
                 let inner = value.ty.dtype == DType::F32 && !b.is_const(v) && !ends.contains(&id);

@@ -14,13 +14,13 @@
 use super::fit::{At, Piece, fit};
 use super::kernel::{EPILOGUE_ALUS, Sources};
 use super::moves::Kernel;
-use super::source::Source;
+use super::source::{Resolved, Source};
 use super::tiles::BlockLoad;
 use super::{Builder, Home};
 use crate::chain::{Acc, BufId, NodeArg, NodeOp};
 use crate::error::CompileError;
-use crate::layout::Layout;
-use crate::layout::choose::{Rows, with_lanes};
+use crate::layout::choose::{Rows, finish, whole_axis, with_lanes};
+use crate::layout::{LaneDigit, Layout, VecDigit};
 use crate::tir::{Op, ValueId};
 use lockstep_graph::EntityId;
 use lockstep_isa::Dir;
@@ -458,8 +458,9 @@ impl Builder<'_> {
             );
         }
         if self.is_lazy(lhs) {
+            wanted.extend(self.beside_others(lhs, spec)?);
             for want in &wanted {
-                if let Some(at) = self.in_place(lhs, want, chip)? {
+                if let Some(at) = self.in_place_among(lhs, want, chip, run_time)? {
                     return Ok((
                         want.clone(),
                         Source::Table {
@@ -476,6 +477,44 @@ impl Builder<'_> {
             Source::Table { layout, .. } => layout.clone(),
         };
         Ok((layout, source))
+    }
+
+    /// The layout of a left operand behind moves that has as many batches side by side as the vectors behind them.
+    fn beside_others(&self, lhs: ValueId, spec: &Spec) -> Result<Option<Layout>, CompileError> {
+        let shape = self.shape(lhs);
+        let wide = |pairs: &[(usize, usize)]| -> Vec<usize> {
+            let axes = pairs.iter().map(|p| p.0);
+            axes.filter(|&a| shape[a] > 1).collect()
+        };
+        let ([k], [b]) = (&wide(&spec.contracted)[..], &wide(&spec.batch)[..]) else {
+            return Ok(None);
+        };
+        let Resolved::Element(u, _) = self.resolve(lhs, &vec![0; shape.len()])? else {
+            return Ok(None);
+        };
+        let Some(home) = &self.homes[u.index()] else {
+            return Ok(None);
+        };
+        let beside = (home.layout.lane_count() / shape[*k]).min(shape[*b]);
+        if beside < 2 {
+            return Ok(None);
+        }
+        let digit = |axis: usize, extent: usize| LaneDigit {
+            axis: Some(axis as u8),
+            div: 1,
+            extent,
+        };
+        let high = VecDigit {
+            axis: *b as u8,
+            div: beside,
+            extent: shape[*b].div_ceil(beside),
+        };
+        let open: Vec<VecDigit> = (0..shape.len())
+            .filter(|a| a != k && a != b && shape[*a] > 1)
+            .map(|a| whole_axis(shape, a))
+            .collect();
+        let lanes = vec![digit(*k, shape[*k]), digit(*b, beside)];
+        Ok(Some(finish(shape, lanes, vec![high], &open, &self.rows(lhs))))
     }
 
     /// The passes for one group of columns: `key` has the group's batch and column coordinates.

@@ -57,7 +57,7 @@ impl Builder<'_> {
     }
 
     /// Whether a value must exist although a single operation uses it.
-    fn is_observed(&self, v: ValueId) -> bool {
+    pub fn is_observed(&self, v: ValueId) -> bool {
         self.ir.outputs.iter().any(|p| p.value == v) || self.ir.states.iter().any(|(_, s)| s.next == v)
     }
 
@@ -360,6 +360,9 @@ impl Builder<'_> {
 
     /// A map and the maps that follow it, as chains over the vectors of its result.
     pub fn lower_maps(&mut self, v: ValueId) -> Result<(), CompileError> {
+        if self.mapped_operand(v).is_some() {
+            return Ok(());
+        }
         let budget = self.target.vxm.alus as u32;
         if self.alu_cost(v) > budget {
             return Err(CompileError::internal(

@@ -1,8 +1,8 @@
 //! Reductions: vectors are folded and added, lanes reduced by the lane-move unit, which leaves the result on all lanes of
-//! the segment.
+//! the segment. A short map of one value that only the reduction needs (a square) comes first in its chains.
 
 use super::fit::{At, fit, fit_by_buffers};
-use super::kernel::EPILOGUE_ALUS;
+use super::kernel::{EPILOGUE_ALUS, Operand};
 use super::moves::{Kernel, dense};
 use super::{Builder, Home};
 use crate::chain::{Affine, BufId, BufKind, NodeArg, NodeOp};
@@ -17,8 +17,15 @@ use std::rc::Rc;
 /// Buffers that one chain combines.
 const SOURCES: usize = 4;
 
+/// The same where a map comes first, and most ALUs of that map.
+const MAPPED_SOURCES: usize = 2;
+const MAPPED_ALUS: u32 = 2;
+
 /// Most steps of one chain.
 const MOST: usize = 4096;
+
+/// A map before a reduction: the map, and its operand.
+type Prologue = Option<(ValueId, ValueId)>;
 
 /// The vectors of one buffer that go into one result: a box of up to two dimensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +132,8 @@ impl Builder<'_> {
         };
         let (alu, axes, u) = (alu_op(*op), axes.clone(), data.inputs[0]);
         let chip = self.chip(v);
+        let prologue = self.mapped_operand(u).map(|w| (u, w));
+        let (in_dtype, u) = (self.dtype(u), prologue.map_or(u, |p| p.1));
         let home = self.reducible_home(u, &axes)?;
         let from = &home.layout;
         let reduced = |a: u8| axes.contains(&a);
@@ -140,7 +149,6 @@ impl Builder<'_> {
         let mut maps = self.epilogue(v, EPILOGUE_ALUS);
         let out = maps.last().copied().unwrap_or(v);
         let out_home = self.new_home(chip, self.dtype(out), layout.clone(), |_| BufKind::Temp);
-        let in_dtype = self.dtype(u);
         for (p, part) in out_home.parts.iter().enumerate() {
             let Some(dest) = out_home.bufs[p] else { continue };
             let side = part.side;
@@ -170,15 +178,24 @@ impl Builder<'_> {
                 let volume = inner.iter().map(|i| i.dims[0] * i.dims[1]).max().unwrap_or(1) as usize;
                 let n_dims = if groups > 1 { 2 } else { 3 }.min(3 - n_inner);
                 for piece in fit(&tracks, (MOST / volume).max(1), n_dims) {
-                    let (mut kernel, mut acc) =
-                        self.combine(chip, alu, in_dtype, &inner, &piece.at[1..], piece.dims, part.hi, side);
+                    let (mut kernel, mut acc) = self.combine(
+                        chip,
+                        alu,
+                        (in_dtype, prologue),
+                        &inner,
+                        &piece.at[1..],
+                        piece.dims,
+                        part.hi,
+                        side,
+                    )?;
                     let hi = part.hi as u16;
                     if groups > 1 {
                         (kernel, acc) =
                             self.fold_groups(chip, alu, kernel, acc, in_dtype, piece.dims, hi, groups, side);
                     } else if segment > 1 {
-                        let read = matches!(acc, NodeArg::Node { node, .. } if matches!(kernel.nodes[node as usize].op, NodeOp::Read(..)));
-                        if read && in_dtype.bytes() < 4 {
+                        let narrow =
+                            matches!(acc, NodeArg::Node { node, .. } if kernel.nodes[node as usize].dtype.bytes() < 4);
+                        if narrow {
                             acc = kernel.push(NodeOp::Alu(AluOp::Copy), in_dtype.widened(), hi, vec![acc]);
                         }
                         let hemi = side.unwrap_or(Dir::East);
@@ -213,21 +230,20 @@ impl Builder<'_> {
         &mut self,
         chip: u16,
         alu: AluOp,
-        dtype: DType,
+        (dtype, prologue): (DType, Prologue),
         inner: &[Inner],
         at: &[(BufId, Affine)],
         dims: [u32; 3],
         hi: usize,
         side: Option<Dir>,
-    ) -> (Kernel, NodeArg) {
+    ) -> Result<(Kernel, NodeArg), CompileError> {
         let hi = hi as u16;
         let wide = dtype.widened();
+        let most = if prologue.is_some() { MAPPED_SOURCES } else { SOURCES };
         let mut groups: Vec<Vec<usize>> = Vec::new();
         for (k, i) in inner.iter().enumerate() {
             match groups.last_mut() {
-                Some(g)
-                    if g.len() < SOURCES && inner[g[0]].dims == i.dims && g.iter().all(|&j| inner[j].buf != i.buf) =>
-                {
+                Some(g) if g.len() < most && inner[g[0]].dims == i.dims && g.iter().all(|&j| inner[j].buf != i.buf) => {
                     g.push(k);
                 }
                 _ => groups.push(vec![k]),
@@ -240,16 +256,7 @@ impl Builder<'_> {
             let mut kernel = Kernel::new(dims);
             let mut acc: Option<NodeArg> = None;
             for k in group {
-                let x = read_folded(
-                    &mut kernel,
-                    alu,
-                    dtype,
-                    &inner[k],
-                    at[k],
-                    dims,
-                    hi,
-                    &self.prog.bufs[at[k].0],
-                );
+                let x = self.read_folded(&mut kernel, alu, (dtype, prologue), &inner[k], at[k], dims, hi)?;
                 acc = Some(match acc {
                     None => x,
                     Some(a) => kernel.push(NodeOp::Alu(alu), wide, hi, vec![a, x]),
@@ -267,7 +274,7 @@ impl Builder<'_> {
             }
         }
         if let Some(done) = last {
-            return done;
+            return Ok(done);
         }
         // Combine the partial results, a few at a time.
         while temps.len() > SOURCES {
@@ -278,7 +285,70 @@ impl Builder<'_> {
             self.add_chain(chip, kernel.nodes);
             temps.insert(0, buf);
         }
-        combine_temps(alu, wide, &temps, dims, hi)
+        Ok(combine_temps(alu, wide, &temps, dims, hi))
+    }
+
+    /// Reads one source, mapped, folded over its inner dimensions.
+    #[allow(clippy::too_many_arguments)]
+    fn read_folded(
+        &self,
+        kernel: &mut Kernel,
+        alu: AluOp,
+        (dtype, prologue): (DType, Prologue),
+        inner: &Inner,
+        at: (BufId, Affine),
+        dims: [u32; 3],
+        hi: u16,
+    ) -> Result<NodeArg, CompileError> {
+        let n = inner.n_dims();
+        let (mut all, mut strides) = (dims, at.1.strides);
+        if n > 0 {
+            for d in (n..3).rev() {
+                all[d] = dims[d - n];
+                strides[d] = at.1.strides[d - n];
+            }
+            all[..n].copy_from_slice(&inner.dims[..n]);
+            strides[..n].copy_from_slice(&inner.strides[..n]);
+        }
+        let affine = Affine {
+            base: at.1.base,
+            strides,
+        };
+        let buf = &self.prog.bufs[at.0];
+        let read = NodeOp::Read(at.0, affine);
+        let mut x = kernel.push_dims(read, buf.dtype, all, buf.lo, buf.hi, Vec::new());
+        if let Some((map, operand)) = prologue {
+            let outer = std::mem::replace(&mut kernel.dims, all);
+            let reads = [(Operand::Value(operand), x)];
+            x = self.emit_maps(kernel, &[map], None, &reads, hi)?;
+            kernel.dims = outer;
+        }
+        if n == 0 {
+            return Ok(x);
+        }
+        let fold = NodeOp::Fold {
+            op: alu,
+            dims: n as u8,
+            every: false,
+        };
+        Ok(kernel.push_dims(fold, dtype.widened(), all, 0, hi, vec![x]))
+    }
+
+    /// The operand of a map that its only user, a reduction, computes on the way.
+    pub fn mapped_operand(&self, v: ValueId) -> Option<ValueId> {
+        let users = &self.users[v.index()];
+        let [r] = users[..] else { return None };
+        let reduced = matches!(self.ir.values[r].op, Op::Reduce { .. }) && self.chip(r) == self.chip(v);
+        let operands = match self.ir.values[v].op {
+            Op::Map { .. } if reduced && self.homes[v.index()].is_none() && !self.is_observed(v) => {
+                self.operands(&[v], None)
+            }
+            _ => return None,
+        };
+        let [Operand::Value(w)] = operands[..] else { return None };
+        let computed = self.homes[w.index()].is_some() && !self.is_const(w);
+        let short = self.alu_cost(v) <= MAPPED_ALUS && self.chip(w) == self.chip(v);
+        (computed && short && self.shape(w) == self.shape(v)).then_some(w)
     }
 
     /// Combines `n` equal groups of lanes into each of them: `acc` goes through SRAM, is read once per group with that group's
@@ -443,50 +513,6 @@ fn inner_boxes(home: &Home, base: &[usize], axes: &[u8]) -> Result<Vec<(Inner, u
             )
         })
         .collect())
-}
-
-/// Reads one source, folded over its inner dimensions.
-#[allow(clippy::too_many_arguments)]
-fn read_folded(
-    kernel: &mut Kernel,
-    alu: AluOp,
-    dtype: DType,
-    inner: &Inner,
-    at: (BufId, Affine),
-    dims: [u32; 3],
-    hi: u16,
-    buf: &crate::chain::Buf,
-) -> NodeArg {
-    let n = inner.n_dims();
-    let (mut all, mut strides) = (dims, at.1.strides);
-    if n > 0 {
-        for d in (n..3).rev() {
-            all[d] = dims[d - n];
-            strides[d] = at.1.strides[d - n];
-        }
-        all[..n].copy_from_slice(&inner.dims[..n]);
-        strides[..n].copy_from_slice(&inner.strides[..n]);
-    }
-    let affine = Affine {
-        base: at.1.base,
-        strides,
-    };
-    let x = kernel.push_dims(NodeOp::Read(at.0, affine), dtype, all, buf.lo, buf.hi, Vec::new());
-    if n == 0 {
-        return x;
-    }
-    kernel.push_dims(
-        NodeOp::Fold {
-            op: alu,
-            dims: n as u8,
-            every: false,
-        },
-        dtype.widened(),
-        all,
-        0,
-        hi,
-        vec![x],
-    )
 }
 
 /// Nodes that combine temporaries.

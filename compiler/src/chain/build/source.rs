@@ -291,6 +291,17 @@ impl Builder<'_> {
 
     /// Tries to read a lazy value in place: every wanted vector is one vector of another value, lane by lane.
     pub fn in_place(&mut self, v: ValueId, want: &Layout, chip: u16) -> Result<Option<Vec<Vec<At>>>, CompileError> {
+        self.in_place_among(v, want, chip, false)
+    }
+
+    /// The same, where `wider` vectors serve too: those with more live lanes than are wanted.
+    pub fn in_place_among(
+        &mut self,
+        v: ValueId,
+        want: &Layout,
+        chip: u16,
+        wider: bool,
+    ) -> Result<Option<Vec<Vec<At>>>, CompileError> {
         let mut table = Vec::new();
         for p in 0..want.n_parts() {
             let part = want.part(p);
@@ -317,7 +328,7 @@ impl Builder<'_> {
                     found = Some((buf, index));
                 }
                 let Some((buf, index)) = found else { return Ok(None) };
-                if self.prog.bufs[buf].hi as usize != part.hi {
+                if self.prog.bufs[buf].hi as usize != part.hi && !wider {
                     return Ok(None);
                 }
                 row.push((buf, index));

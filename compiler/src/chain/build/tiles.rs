@@ -1,20 +1,24 @@
 //! Tile loads of contracts: weight tiles made from constants, and tiles loaded from values computed at run time.
 
+use super::Builder;
 use super::contract::{Axis, Spec};
 use super::fit::{At, fit};
-use super::{Builder, Home};
+use super::source::Resolved;
 use crate::chain::{Affine, BufId, BufKind, Tile};
 use crate::error::CompileError;
 use crate::layout::choose::{Rows, finish, whole_axis};
 use crate::layout::{LaneDigit, Layout, VecDigit};
 use crate::tir::ValueId;
+use lockstep_graph::EntityId;
 use lockstep_isa::run::Window;
 use std::collections::BTreeSet;
-use std::rc::Rc;
 use std::sync::Arc;
 
 /// What makes two weight tiles the same: the constant, the chip, the window, and the elements of rows and columns.
 pub(crate) type TileKey = (ValueId, u16, Window, Vec<u32>, Vec<u32>);
+
+/// Finds an element of a value: buffer, vector, lane.
+type Find<'a> = dyn Fn(&Builder<'_>, &[usize]) -> Result<Option<(BufId, u32, u16)>, CompileError> + 'a;
 
 /// Words per cycle that the loads of one tile may take.
 const LOAD_WORDS: u16 = 16;
@@ -146,13 +150,18 @@ impl Builder<'_> {
         window: Window,
         layout: &Layout,
     ) -> Result<Vec<BlockLoad>, CompileError> {
+        if self.is_lazy(rhs)
+            && let Some(loads) = self.loads_from(spec, rhs, rows, columns, window, &|b, c| b.behind(rhs, c))?
+        {
+            return Ok(loads);
+        }
         let home = self.any_home(rhs)?;
-        if let Some(loads) = self.loads_from(spec, &home, rows, columns, window)? {
+        if let Some(loads) = self.loads_from(spec, rhs, rows, columns, window, &|_, c| home.at(c).map(Some))? {
             return Ok(loads);
         }
         let want = rhs_layout(spec, self.shape(rhs), layout, &self.rows(rhs));
         let home = self.relayout(rhs, &want)?;
-        match self.loads_from(spec, &home, rows, columns, window)? {
+        match self.loads_from(spec, rhs, rows, columns, window, &|_, c| home.at(c).map(Some))? {
             Some(loads) => Ok(loads),
             None => Err(CompileError::internal(
                 "chains",
@@ -161,16 +170,29 @@ impl Builder<'_> {
         }
     }
 
+    /// Where an element behind moves lies, if it is in memory on the same chip.
+    fn behind(&self, v: ValueId, c: &[usize]) -> Result<Option<(BufId, u32, u16)>, CompileError> {
+        let Resolved::Element(u, at) = self.resolve(v, c)? else {
+            return Ok(None);
+        };
+        match &self.homes[u.index()] {
+            Some(home) if !self.is_const(u) && self.chip(u) == self.chip(v) => home.at(&at).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The loads of a block of `rhs`, whose elements lie where `find` says; `None` where their lanes allow neither kind.
     fn loads_from(
         &self,
         spec: &Spec,
-        home: &Rc<Home>,
+        rhs: ValueId,
         rows: &[Vec<usize>],
         columns: &[&Vec<usize>],
         window: Window,
+        find: &Find<'_>,
     ) -> Result<Option<Vec<BlockLoad>>, CompileError> {
         let element = |row: &[usize], column: &[usize]| {
-            let mut c = vec![0; home.layout.shape.len()];
+            let mut c = vec![0; self.shape(rhs).len()];
             for &(l, r) in &spec.contracted {
                 c[r] = row[l];
             }
@@ -180,7 +202,7 @@ impl Builder<'_> {
                     Axis::Row { .. } => {}
                 }
             }
-            home.at(&c)
+            find(self, &c)
         };
         for by_column in [true, false] {
             let outer = if by_column { columns.len() } else { rows.len() };
@@ -196,7 +218,9 @@ impl Builder<'_> {
                     } else {
                         (&rows[o], columns[i])
                     };
-                    let (buf, index, lane) = element(row, column)?;
+                    let Some((buf, index, lane)) = element(row, column)? else {
+                        return Ok(None);
+                    };
                     vector.insert((buf, index));
                     if lane != first + i as u16 || vector.len() > 1 {
                         fits = false;

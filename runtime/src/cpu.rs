@@ -9,6 +9,7 @@
 //! level changes a bit of a result.
 
 pub mod build;
+pub mod follow;
 pub mod join;
 pub mod link;
 pub mod matrix;

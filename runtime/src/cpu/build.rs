@@ -7,6 +7,7 @@
 //! A chain whose units would depend on each other in a circle, or that writes rows which it also reads, runs issue by
 //! issue in the order of the cycles instead, with every result in scratch: the same steps, one row at a time.
 
+use crate::cpu::follow::follow;
 use crate::cpu::join::join;
 use crate::cpu::link::{LinkError, Linked, Linking, Source, extent};
 use crate::cpu::plan::{ChainPlan, Plan, Rows, Space, Step, Transpose};
@@ -505,7 +506,8 @@ impl<'b, 'a> Chain<'b, 'a> {
             return Err(Obstacle::NotFused);
         }
         let steps = std::mem::take(&mut self.steps).into_iter().map(|(s, _)| s).collect();
-        let steps = join(steps, self.b.row_bytes);
+        let mut steps = join(steps, self.b.row_bytes);
+        follow(&mut steps, self.b.row_bytes);
         self.b.plan.note_products(&steps);
         Ok(ChainPlan {
             steps,

@@ -294,6 +294,7 @@ mod tests {
             places: vec![(0, 0)],
             acc: Rows::linear(Space::Scratch, acc * 1280, 1280),
             copy: None,
+            follow: None,
         };
         for (i, &(n0, lane, offset)) in blocks.iter().enumerate() {
             let i = i as u32;

@@ -268,6 +268,7 @@ impl Chain<'_, '_> {
                 places: vec![(0, 0)],
                 acc,
                 copy: copy.take(),
+                follow: None,
             };
             let mut later = Vec::new();
             for (mut b, f) in parts {

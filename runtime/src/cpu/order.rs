@@ -26,7 +26,9 @@ const MAC_NS: f64 = 0.012;
 const WEIGHT_BYTE_NS: f64 = 0.05;
 const LANE_NS: f64 = 0.02;
 const SLOW_LANE_NS: f64 = 0.2;
-const CHAIN_NS: f64 = 100.0;
+const CHAIN_NS: f64 = 150.0;
+/// A thread takes what another would do next only if as much as this waits there: less is done before it has changed hands.
+const TAKEN_NS: f64 = 3_000.0;
 
 /// What a part multiplies by: the place of its first weights.
 type Key = (Space, usize);
@@ -215,19 +217,29 @@ fn by_row(step: &Step, row_bytes: usize) -> bool {
 struct Ready {
     free: BTreeSet<u32>,
     keyed: BTreeMap<Key, BTreeSet<u32>>,
+    /// Nanoseconds of all of them.
+    work: f64,
 }
 
 impl Ready {
-    fn add(&mut self, u: u32, key: Option<Key>) {
-        match key {
+    fn add(&mut self, u: u32, unit: &Unit) {
+        self.work += unit.work;
+        match unit.key {
             None => self.free.insert(u),
             Some(key) => self.keyed.entry(key).or_default().insert(u),
         };
     }
 
+    /// As [`Ready::pick`].
+    fn take(&mut self, last: Option<Key>, units: &[Unit]) -> Option<u32> {
+        let u = self.pick(last)?;
+        self.work -= units[u as usize].work;
+        Some(u)
+    }
+
     /// Takes the next unit: one with the weights of the last, else one without weights, else one of the weights that
     /// most units wait for.
-    fn take(&mut self, last: Option<Key>) -> Option<u32> {
+    fn pick(&mut self, last: Option<Key>) -> Option<u32> {
         if last.is_none_or(|key| !self.keyed.contains_key(&key))
             && let Some(u) = self.free.pop_first()
         {
@@ -261,7 +273,7 @@ fn assign(units: &[Unit], threads: usize) -> (Vec<(usize, u32)>, Vec<Vec<u32>>) 
     let mut ready: Vec<Ready> = (0..=threads).map(|_| Ready::default()).collect();
     let anyone = threads;
     for (i, u) in units.iter().enumerate().filter(|(i, _)| missing[*i] == 0) {
-        ready[anyone].add(i as u32, u.key);
+        ready[anyone].add(i as u32, u);
     }
     let mut place = vec![(0usize, 0u32); units.len()];
     let mut lists: Vec<Vec<u32>> = vec![Vec::new(); threads];
@@ -276,10 +288,13 @@ fn assign(units: &[Unit], threads: usize) -> (Vec<(usize, u32)>, Vec<Vec<u32>>) 
             if !idle[t] {
                 continue;
             }
-            let own = ready[t].take(last[t]);
-            let own = own.or_else(|| ready[anyone].take(last[t]));
-            let others = || (0..threads).filter(|&o| o != t);
-            let taken = own.or_else(|| others().find_map(|o| ready[o].take(last[t])));
+            let own = ready[t].take(last[t], units);
+            let own = own.or_else(|| ready[anyone].take(last[t], units));
+            let other = || (0..threads).find(|&o| o != t && ready[o].work >= TAKEN_NS);
+            let taken = match (own, other()) {
+                (None, Some(o)) => ready[o].take(last[t], units),
+                (own, _) => own,
+            };
             let Some(u) = taken else {
                 continue;
             };
@@ -306,7 +321,7 @@ fn assign(units: &[Unit], threads: usize) -> (Vec<(usize, u32)>, Vec<Vec<u32>>) 
                     share[place[b as usize].0] += units[b as usize].work;
                 }
                 let most = (0..threads).max_by(|&x, &y| share[x].total_cmp(&share[y]));
-                ready[most.unwrap_or(anyone)].add(a, unit.key);
+                ready[most.unwrap_or(anyone)].add(a, unit);
             }
         }
     }

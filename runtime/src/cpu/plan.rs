@@ -295,6 +295,17 @@ pub struct Multiply {
     pub acc: Rows,
     /// Where the accumulators start from, if elsewhere: bytes `.1 .. .2` of these rows are copied first.
     pub copy: Option<(Rows, u32, u32)>,
+    /// The tapes that take its results block by block.
+    pub follow: Option<Follow>,
+}
+
+/// How the steps after a product follow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Follow {
+    /// Rows of a block.
+    pub block: u32,
+    /// For each of the next steps, which are tapes, the row of the product that its row 0 takes.
+    pub starts: Vec<u32>,
 }
 
 impl Multiply {

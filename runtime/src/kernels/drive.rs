@@ -5,7 +5,8 @@
 
 use super::{Factor, Kernels, Lines, MapArgs, Product};
 use crate::cpu::plan::{
-    Arg, FactorStep, MAX_TERMS, Multiply, OpKind, Pack, Part, Plan, Rows, SPACES, Space, Step, Tape, TapeOp, Transpose,
+    Arg, FactorStep, Follow, MAX_TERMS, Multiply, OpKind, Pack, Part, Plan, Rows, SPACES, Space, Step, Tape, TapeOp,
+    Transpose,
 };
 use crate::executor::StepTime;
 use lockstep_isa::artifact::PANEL_COLUMNS;
@@ -62,6 +63,11 @@ impl Machine {
         let scratch = &mut m.bases[Space::Scratch as usize];
         *scratch = scratch.wrapping_add(t * self.scratch_bytes);
         m
+    }
+
+    /// The first of some rows, those of scratch as thread 0 has them.
+    pub(super) fn first(&self, rows: &Rows) -> *const u8 {
+        self.row(rows, 0).cast_const()
     }
 
     #[inline(always)]
@@ -186,15 +192,60 @@ pub unsafe fn run_part(
             });
             weights.map_or(std::ptr::null(), |f| m.byte(f.space, f.offset as i64).cast_const())
         };
-        for (i, step) in chain.steps.iter().enumerate() {
+        let mut i = 0;
+        while let Some(step) = chain.steps.get(i) {
             let (rows, grain) = step.rows();
             let rows = match step {
                 Step::Pack(_) => (0, rows),
                 _ => share(rows, grain, part.part, part.parts),
             };
-            run_step(k, m, plan, step, local, rows, next(i + 1));
-            note(step.kind());
+            match step {
+                Step::Multiply(Multiply { follow: Some(f), .. }) => {
+                    let tapes = chain.steps.get(i + 1..i + 1 + f.starts.len()).unwrap_or(&[]);
+                    followed(k, m, plan, step, (f, tapes), local, rows, next(i + 1));
+                    i += tapes.len();
+                    note("product and map");
+                }
+                _ => {
+                    run_step(k, m, plan, step, local, rows, next(i + 1));
+                    note(step.kind());
+                }
+            }
+            i += 1;
         }
+    }
+}
+
+/// Runs a product and the tapes that follow it, block by block.
+#[allow(clippy::too_many_arguments)]
+unsafe fn followed(
+    k: &Kernels,
+    m: &Machine,
+    plan: &Plan,
+    product: &Step,
+    (follow, tapes): (&Follow, &[Step]),
+    local: &mut Local,
+    (r0, r1): (u32, u32),
+    next: *const u8,
+) {
+    let mut first = r0;
+    while first < r1 {
+        let end = (first + follow.block).min(r1);
+        // SAFETY: as the caller vouches; the tapes take rows of the product that are done.
+        unsafe {
+            run_step(k, m, plan, product, local, (first, end), next);
+            for (tape, &start) in tapes.iter().zip(&follow.starts) {
+                let rows = tape.rows().0;
+                let rows = (
+                    first.saturating_sub(start).min(rows),
+                    end.saturating_sub(start).min(rows),
+                );
+                if rows.0 < rows.1 {
+                    run_step(k, m, plan, tape, local, rows, std::ptr::null());
+                }
+            }
+        }
+        first = end;
     }
 }
 
@@ -373,7 +424,10 @@ unsafe fn tape(k: &Kernels, m: &Machine, plan: &Plan, s: &Tape, local: &mut Loca
     let slots = local.base();
     let mut n = r0;
     while n < r1 {
-        let count = (r1 - n).min(s.block).min(even_rows(plan, s, n));
+        let count = match (r1 - n).min(s.block) {
+            1 => 1,
+            most => most.min(even_rows(plan, s, n)),
+        };
         for op in &s.ops {
             // SAFETY: the plan vouches for every row of every operand.
             unsafe { tape_op(k, m, plan, s, slots, op, n, count as usize) };

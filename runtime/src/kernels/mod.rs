@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

@@ -166,12 +166,11 @@ pub unsafe fn copy_pieces(from: *const u8, to: *mut u8, pieces: &[Piece], size: 
             let to = to.add(p.to as usize);
             match p.from {
                 Some(at) => std::ptr::copy_nonoverlapping(from.add(at as usize), to, bytes),
-                None => {
-                    let fill = fill.to_le_bytes();
-                    for i in 0..bytes {
-                        *to.add(i) = fill[i % size.clamp(1, 4)];
-                    }
-                }
+                None => match size {
+                    4 => (0..bytes / 4).for_each(|i| to.cast::<u32>().add(i).write_unaligned(fill)),
+                    2 => (0..bytes / 2).for_each(|i| to.cast::<u16>().add(i).write_unaligned(fill as u16)),
+                    _ => std::ptr::write_bytes(to, fill as u8, bytes),
+                },
             }
         }
     }

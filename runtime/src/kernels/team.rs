@@ -2,6 +2,7 @@
 //!
 //! A thread publishes how many parts it has done; that count is all that threads share.
 
+use super::ahead::look_ahead;
 use super::drive::{Local, Machine, Probe, run_part};
 use super::{FloatEnvironment, Kernels};
 use crate::cpu::plan::Plan;
@@ -165,6 +166,7 @@ fn share(control: &Control, job: &Job, t: usize, epoch: u64, local: &mut Local, 
                 probe.note(Some(part.chain), "wait");
             }
         }
+        look_ahead(&job.machine, plan, list, done);
         // SAFETY: the plan's builder checked it, and what the part waits for is done.
         unsafe { run_part(&job.kernels, &job.machine, plan, part, local, t, probe) };
         if !alone {

@@ -1,6 +1,7 @@
 //! Every kernel of every level against the scalar definition, bit for bit.
 
 use super::*;
+use crate::cpu::plan::Piece;
 use lockstep_isa::scalar;
 
 fn levels() -> Vec<Kernels> {
@@ -318,6 +319,26 @@ fn permutes_follow_their_map() {
                 assert_eq!(got, want, "{:?} {size} lane {l}", k.level);
             }
         }
+    }
+}
+
+#[test]
+fn pieces_are_copied_or_filled() {
+    let x: Vec<u8> = (0..64).collect();
+    let fill = 0x8001_0203_u32;
+    for size in [1usize, 2, 4] {
+        let mut out = vec![0xffu8; 64];
+        let piece = |to, from, bytes| Piece { to, from, bytes };
+        let pieces = [piece(4, Some(20), 12), piece(16, None, 8), piece(24, Some(0), 4)];
+        // SAFETY: all pieces lie in the rows.
+        unsafe { copy_pieces(x.as_ptr(), out.as_mut_ptr(), &pieces, size, fill) };
+        let mut want = vec![0xffu8; 64];
+        want[4..16].copy_from_slice(&x[20..32]);
+        for at in (16..24).step_by(size) {
+            want[at..at + size].copy_from_slice(&fill.to_le_bytes()[..size]);
+        }
+        want[24..28].copy_from_slice(&x[..4]);
+        assert_eq!(out, want, "{size}");
     }
 }
 

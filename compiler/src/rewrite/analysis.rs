@@ -146,6 +146,12 @@ fn elementwise(clash: &mut Option<String>, op: AluOp, args: &[Data]) -> (DType, 
         AluOp::Eq | AluOp::Ne | AluOp::Lt | AluOp::Le | AluOp::Gt | AluOp::Ge => DType::I32,
         _ => compute,
     };
+    let alike = &args[usize::from(op == AluOp::Select).min(args.len())..];
+    if let [first, rest @ ..] = alike
+        && let Some(other) = rest.iter().find(|a| a.ty.dtype.widened() != first.ty.dtype.widened())
+    {
+        clash.get_or_insert_with(|| format!("{} of {:?} and {:?}", op.name(), first.ty, other.ty));
+    }
     let rank = args.iter().map(|a| a.ty.rank()).max().unwrap_or(0);
     let mut shape = vec![1; rank];
     for arg in args.iter().filter(|a| a.ty.rank() > 0) {

@@ -132,3 +132,61 @@ fn the_scale_of_attention_goes_to_the_weights() {
     let (out, _) = rewritten(&attention(1), RewriteOptions::default());
     assert!(!out.to_string().contains("0.3)"), "{out}");
 }
+
+/// Reflection at the edges of an image, as exporters write it: whole and half numbers only, so every rounding is exact.
+#[test]
+fn numbers_of_the_program_stay_as_they_are() {
+    let mut b = TirBuilder::new("reflect");
+    let ty = Type::new(DType::F32, &[23]);
+    let x = b.input("x", HostDType::F32, &ty.shape, ty.clone());
+    let y = b
+        .map(&[x], |e, x| {
+            let distance = e.abs(e.add(x[0], Ex::f32(0.5)));
+            let periods = e.floor(e.div(distance, Ex::f32(6.0)));
+            let phase = e.sub(distance, e.mul(periods, Ex::f32(6.0)));
+            let centred = e.neg(e.abs(e.sub(phase, Ex::f32(3.0))));
+            let folded = e.add(centred, Ex::f32(2.5));
+            let weight = e.sub(Ex::f32(1.0), e.mul(e.sub(x[0], e.floor(x[0])), Ex::f32(0.25)));
+            let index = e.min(e.max(folded, Ex::f32(0.0)), Ex::f32(2.0));
+            e.mul(e.floor(index), weight)
+        })
+        .unwrap();
+    b.output("y", HostDType::F32, &ty.shape, y);
+    let mut ir = b.finish();
+    crate::passes::run_part(
+        &mut ir,
+        &crate::passes::PassOptions::default(),
+        0..crate::passes::FUSION,
+    )
+    .unwrap();
+    let values: Vec<f32> = (0..23).map(|i| i as f32 / 2.0 - 4.0).collect();
+    let of = |ir: &TensorIr| eval(ir, &[Tensor::f32(&[23], values.clone())], &mut []).unwrap()[0].to_f32();
+    let (out, _) = rewritten(&ir, RewriteOptions::default());
+    assert_eq!(of(&ir), of(&out), "{out}");
+}
+
+#[test]
+fn whole_numbers_are_divided_as_such() {
+    let mut b = TirBuilder::new("remainder");
+    let ty = Type::new(DType::I32, &[23]);
+    let x = b.input("x", HostDType::I32, &ty.shape, ty.clone());
+    let y = b
+        .map(&[x], |e, x| {
+            let rest = e.sub(x[0], e.mul(e.div(x[0], Ex::i32(4)), Ex::i32(4)));
+            e.add(e.mul(rest, Ex::i32(100)), e.div(x[0], Ex::i32(3)))
+        })
+        .unwrap();
+    b.output("y", HostDType::I32, &ty.shape, y);
+    let mut ir = b.finish();
+    crate::passes::run_part(
+        &mut ir,
+        &crate::passes::PassOptions::default(),
+        0..crate::passes::FUSION,
+    )
+    .unwrap();
+    let values: Vec<i32> = (0..23).map(|i| i * 5 - 40).collect();
+    let input = Tensor::from_bits(ty, values.iter().map(|&v| v as u32).collect());
+    let of = |ir: &TensorIr| eval(ir, std::slice::from_ref(&input), &mut []).unwrap()[0].bits();
+    let (out, _) = rewritten(&ir, RewriteOptions::default());
+    assert_eq!(of(&ir), of(&out), "{out}");
+}

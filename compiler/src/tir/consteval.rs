@@ -12,6 +12,7 @@ use lockstep_graph::IdSet;
 use lockstep_isa::artifact::HostDType;
 use lockstep_isa::{DType, scalar};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// The values all of whose ancestors are constants: those cost nothing at run time.
 pub fn const_values(ir: &TensorIr) -> IdSet<ValueId> {
@@ -34,7 +35,7 @@ pub fn const_values(ir: &TensorIr) -> IdSet<ValueId> {
 /// # Errors
 /// If the value depends on an input or state (a bug of the caller), or a stored integer does not fit i32.
 pub fn materialise(ir: &TensorIr, v: ValueId) -> Result<Vec<u8>, CompileError> {
-    Ok(bytes_of(ir, v)?.into_owned())
+    Ok(Evaluation::of(ir, v).bytes(v)?.into_owned())
 }
 
 /// The value as a tensor; see [`materialise`].
@@ -43,40 +44,76 @@ pub fn materialise(ir: &TensorIr, v: ValueId) -> Result<Vec<u8>, CompileError> {
 /// As [`materialise`].
 pub fn tensor(ir: &TensorIr, v: ValueId) -> Result<Tensor, CompileError> {
     let ty = ir.values[v].ty.clone();
-    let bytes = bytes_of(ir, v)?;
+    let bytes = Evaluation::of(ir, v).bytes(v)?;
     Ok(Tensor::from_bits(ty.clone(), from_bytes(&bytes, ty.dtype)))
 }
 
-fn bytes_of(ir: &TensorIr, v: ValueId) -> Result<Cow<'_, [u8]>, CompileError> {
-    let value = &ir.values[v];
-    match &value.op {
-        Op::Const(k) => convert(&ir.consts[*k]),
-        Op::Input | Op::State(_) | Op::Transfer => Err(CompileError::internal(
-            "const-eval",
-            format!("{v} is {}, not a constant", value.op.name()),
-        )),
-        Op::Move { parts, fill } => {
-            let size = value.ty.dtype.bytes();
-            let mut out = Vec::with_capacity(value.ty.elements() * size);
-            let total = matches!(parts.as_slice(), [one] if ir.maps.get(*one).is_total());
-            if total || *fill == 0 {
-                out.resize(value.ty.elements() * size, 0);
+/// A value and its ancestors; those that several of them use are computed once.
+struct Evaluation<'a> {
+    ir: &'a TensorIr,
+    /// Computed values with several users, as far as they are known.
+    shared: BTreeMap<ValueId, Option<Vec<u8>>>,
+}
+
+impl<'a> Evaluation<'a> {
+    fn of(ir: &'a TensorIr, v: ValueId) -> Evaluation<'a> {
+        let mut seen = IdSet::new();
+        let mut shared = BTreeMap::new();
+        let mut open = vec![v];
+        while let Some(v) = open.pop() {
+            if !matches!(ir.values[v].op, Op::Const(_)) && !seen.insert(v) {
+                shared.insert(v, None);
             } else {
-                (0..value.ty.elements()).for_each(|_| out.extend(&fill.to_le_bytes()[..size]));
+                open.extend(&ir.values[v].inputs);
             }
-            for (&part, &input) in parts.iter().zip(&value.inputs).rev() {
-                copy(ir.maps.get(part), &bytes_of(ir, input)?, &mut out, size);
-            }
-            Ok(out.into())
         }
-        op => {
-            let operands = value
-                .inputs
-                .iter()
-                .map(|&i| tensor(ir, i))
-                .collect::<Result<Vec<_>, _>>()?;
-            let result = eval_op(op, &operands.iter().collect::<Vec<_>>(), &value.ty, &ir.maps);
-            Ok(to_bytes(&result).into())
+        Evaluation { ir, shared }
+    }
+
+    fn bytes(&mut self, v: ValueId) -> Result<Cow<'a, [u8]>, CompileError> {
+        if let Some(Some(known)) = self.shared.get(&v) {
+            return Ok(known.clone().into());
+        }
+        let found = self.computed(v)?;
+        if let Some(slot) = self.shared.get_mut(&v) {
+            *slot = Some(found.to_vec());
+        }
+        Ok(found)
+    }
+
+    fn computed(&mut self, v: ValueId) -> Result<Cow<'a, [u8]>, CompileError> {
+        let ir = self.ir;
+        let value = &ir.values[v];
+        match &value.op {
+            Op::Const(k) => convert(&ir.consts[*k]),
+            Op::Input | Op::State(_) | Op::Transfer => Err(CompileError::internal(
+                "const-eval",
+                format!("{v} is {}, not a constant", value.op.name()),
+            )),
+            Op::Move { parts, fill } => {
+                let size = value.ty.dtype.bytes();
+                let mut out = Vec::with_capacity(value.ty.elements() * size);
+                let total = matches!(parts.as_slice(), [one] if ir.maps.get(*one).is_total());
+                if total || *fill == 0 {
+                    out.resize(value.ty.elements() * size, 0);
+                } else {
+                    (0..value.ty.elements()).for_each(|_| out.extend(&fill.to_le_bytes()[..size]));
+                }
+                for (&part, &input) in parts.iter().zip(&value.inputs).rev() {
+                    copy(ir.maps.get(part), &self.bytes(input)?, &mut out, size);
+                }
+                Ok(out.into())
+            }
+            op => {
+                let mut operands = Vec::with_capacity(value.inputs.len());
+                for &input in &value.inputs {
+                    let ty = ir.values[input].ty.clone();
+                    let bits = from_bytes(&self.bytes(input)?, ty.dtype);
+                    operands.push(Tensor::from_bits(ty, bits));
+                }
+                let result = eval_op(op, &operands.iter().collect::<Vec<_>>(), &value.ty, &ir.maps);
+                Ok(to_bytes(&result).into())
+            }
         }
     }
 }
@@ -350,6 +387,16 @@ mod tests {
             let expected = eval_op(&value.op, &operands.iter().collect::<Vec<_>>(), &value.ty, &ir.maps);
             assert_eq!(materialise(ir, v).unwrap(), to_bytes(&expected));
         }
+    }
+
+    #[test]
+    fn what_several_values_use_is_computed_once() {
+        let mut b = TirBuilder::new("t");
+        let mut v = b.const_f32("w", &[3], &[1.0, -2.0, 0.5]).unwrap();
+        for _ in 0..100 {
+            v = b.map(&[v, v], |e, x| e.max(x[0], x[1])).unwrap();
+        }
+        assert_eq!(tensor(b.ir(), v).unwrap().to_f32(), [1.0, -2.0, 0.5]);
     }
 
     #[test]

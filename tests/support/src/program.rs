@@ -135,6 +135,7 @@ pub const MAPS: &[MapFn] = &[
     float("log", 1, |e, x| e.log(e.add(e.mul(x[0], x[0]), Ex::f32(1.0)))),
     float("ratio", 2, |e, x| e.div(x[0], e.add(e.mul(x[1], x[1]), Ex::f32(1.0)))),
     float("sin", 1, |e, x| e.sin(x[0])),
+    float("third", 1, |e, x| e.div(e.sub(x[0], Ex::f32(1.0)), Ex::f32(3.0))),
     float("add_iota", 1, |e, x| e.add(x[0], e.cvt(e.iota(0), DType::F32))),
     jump("step", 3, false, |e, x| e.select(e.lt(x[0], x[1]), x[2], x[0])),
     jump("floor", 1, false, |e, x| e.floor(x[0])),
@@ -147,6 +148,11 @@ pub const MAPS: &[MapFn] = &[
     jump("ishl", 1, true, |e, x| e.shl(x[0], Ex::i32(2))),
     jump("ilt", 2, true, |e, x| e.lt(x[0], x[1])),
     jump("ipick", 3, true, |e, x| e.select(x[0], x[1], x[2])),
+    jump("iquarter", 1, true, |e, x| e.div(x[0], Ex::i32(4))),
+    jump("imod", 1, true, |e, x| {
+        let rest = e.sub(x[0], e.mul(Ex::i32(5), e.div(x[0], Ex::i32(5))));
+        e.select(e.lt(rest, Ex::i32(0)), e.add(rest, Ex::i32(5)), rest)
+    }),
     jump("iclip", 1, true, |e, x| e.max(e.min(x[0], Ex::i32(3)), Ex::i32(0))),
 ];
 
@@ -211,6 +217,17 @@ impl Program {
             });
         }
         Ok(known)
+    }
+
+    /// Whether a change of rounding can change a result a lot: floats are compared, sorted, or become whole numbers.
+    pub fn jumps(&self) -> bool {
+        let Ok(known) = self.known() else { return true };
+        let float = |s: &Step| s.args.iter().any(|&a| known[a].dtype.is_float());
+        self.steps.iter().zip(&known).any(|(s, k)| match &s.kind {
+            Kind::Map(name) => map_fn(name).is_some_and(|m| m.jumps) && float(s),
+            Kind::Sort(..) => float(s),
+            _ => float(s) && !k.dtype.is_float(),
+        })
     }
 
     fn values(&self) -> Result<(TirBuilder, Vec<ValueId>), CompileError> {

@@ -6,7 +6,7 @@
 use super::super::analysis::{Graph, add_alu};
 use super::super::lang::{Node, NodeOp};
 use super::Kind::{Exact, Reassoc};
-use super::When::{Const, Imm};
+use super::When::{Const, Float, Imm};
 use super::{Action, Root, Rule, rule};
 use crate::error::CompileError;
 use crate::tir::expr::Ex;
@@ -36,7 +36,7 @@ pub const RULES: &[Rule] = &[
     rule("one-over-sqrt", Exact,   "(div 1 (sqrt ?x))",               "(rsqrt ?x)",                      &[]),
     Rule { name: "div-exact", kind: Exact, action: Action::Function(Root::Alu(AluOp::Div), div_exact, sample_div_exact) },
     rule("add-zero",      Reassoc, "(add ?x 0)",                      "?x",                              &[]),
-    rule("div-const",     Reassoc, "(div ?x ?c)",                     "(mul ?x (div 1 ?c))",             &[Const("?c")]),
+    rule("div-const",     Reassoc, "(div ?x ?c)",                     "(mul ?x (div 1 ?c))",             &[Const("?c"), Float("?c")]),
     rule("div-sqrt",      Reassoc, "(div ?x (sqrt ?y))",              "(mul ?x (rsqrt ?y))",             &[]),
     rule("mul-add",       Reassoc, "(add (mul ?a ?b) ?c)",            "(fma ?a ?b ?c)",                  &[]),
     rule("add-mul",       Reassoc, "(add ?c (mul ?a ?b))",            "(fma ?a ?b ?c)",                  &[]),

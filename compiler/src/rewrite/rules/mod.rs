@@ -34,6 +34,8 @@ pub enum When {
     Const(&'static str),
     /// It is an immediate.
     Imm(&'static str),
+    /// Its elements are floats: for rules that do not hold of integers, or whose right side has numbers of its own.
+    Float(&'static str),
 }
 
 /// What a rule does.
@@ -108,9 +110,9 @@ pub(super) fn compile(rule: &Rule) -> Result<Rewrite<Node, Facts>, CompileError>
             let parse = |text: &str| text.parse::<Pattern<Node>>().map_err(|e| bad(e.to_string()));
             let mut conditions = Vec::new();
             for condition in when {
-                let (When::Const(name) | When::Imm(name)) = condition;
+                let (When::Const(name) | When::Imm(name) | When::Float(name)) = condition;
                 let var: Var = name.parse().map_err(|_| bad(format!("{name} is no variable")))?;
-                conditions.push((var, matches!(condition, When::Imm(_))));
+                conditions.push((var, *condition));
             }
             let applier = Right {
                 ast: parse(right)?.ast,
@@ -125,7 +127,7 @@ pub(super) fn compile(rule: &Rule) -> Result<Rewrite<Node, Facts>, CompileError>
 /// Instantiates the right side.
 struct Right {
     ast: PatternAst<Node>,
-    conditions: Vec<(Var, bool)>,
+    conditions: Vec<(Var, When)>,
 }
 
 impl Applier<Node, Facts> for Right {
@@ -137,10 +139,15 @@ impl Applier<Node, Facts> for Right {
         _: Option<&PatternAst<Node>>,
         _: Symbol,
     ) -> Vec<Id> {
-        for &(var, imm) in &self.conditions {
+        for &(var, condition) in &self.conditions {
             let Some(&id) = subst.get(var) else { return Vec::new() };
             let data = &graph[id].data;
-            if !data.constant || (imm && data.imm.is_none()) {
+            let holds = match condition {
+                When::Const(_) => data.constant,
+                When::Imm(_) => data.imm.is_some(),
+                When::Float(_) => data.ty.dtype.is_float(),
+            };
+            if !holds {
                 return Vec::new();
             }
         }
@@ -154,10 +161,15 @@ impl Applier<Node, Facts> for Right {
                 },
                 ENodeOrVar::ENode(node) => {
                     let args: Vec<Id> = node.args.iter().map(|&a| ids[usize::from(a)]).collect();
-                    graph.add(Node {
+                    let id = graph.add(Node {
                         op: node.op.clone(),
                         args,
-                    })
+                    });
+                    if out_of_range(graph, node, &ids, id) {
+                        graph.analysis.current.clear();
+                        return Vec::new();
+                    }
+                    id
                 }
             };
             ids.push(id);
@@ -170,6 +182,19 @@ impl Applier<Node, Facts> for Right {
         let pattern = Pattern::new(self.ast.clone());
         <Pattern<Node> as Searcher<Node, Facts>>::vars(&pattern)
     }
+}
+
+/// Whether numbers that meet leave the range of f32: 2^100 and 2^49 may each be a factor, their product is none.
+fn out_of_range(graph: &Graph, node: &Node, ids: &[Id], id: Id) -> bool {
+    let number = |id: Id| {
+        let data = &graph[id].data;
+        data.imm.filter(|_| data.ty.dtype == DType::F32).map(f32::from_bits)
+    };
+    let vanished = || {
+        let mut factors = node.args.iter().map(|&a| number(ids[usize::from(a)]));
+        node.op == NodeOp::Alu(AluOp::Mul) && factors.all(|f| f.is_some_and(|f| f != 0.0))
+    };
+    !node.args.is_empty() && number(id).is_some_and(|x| if x == 0.0 { vanished() } else { !x.is_normal() })
 }
 
 /// Finds classes with an operation.
@@ -206,9 +231,12 @@ impl Applier<Node, Facts> for Apply {
     }
 }
 
-/// Joins two classes if they have one type: a narrow operand that an operation would have widened stays as it is.
+/// Joins two classes if they have one type: a narrow operand that an operation would have widened stays as it is. Two immediates that
+/// differ by a rounding stay apart: joined, every use of the one number could become the other, and a whole number a little less.
 fn join(graph: &mut Graph, class: Id, new: Id) -> Vec<Id> {
-    if graph.analysis.budget == Some(0) || graph[class].data.ty != graph[new].data.ty || !graph.union(class, new) {
+    let (a, b) = (&graph[class].data, &graph[new].data);
+    let same = a.ty == b.ty && (a.imm.is_none() || b.imm.is_none() || a.imm == b.imm);
+    if graph.analysis.budget == Some(0) || !same || !graph.union(class, new) {
         return Vec::new();
     }
     graph.analysis.budget = graph.analysis.budget.map(|n| n - 1);

@@ -614,6 +614,7 @@ mod tests {
             &PartitionOptions {
                 chips: crate::partition::Chips::Exactly(1),
                 exact: true,
+                ..PartitionOptions::default()
             },
         );
         bound(ir, &part.expect("fits"), target)

@@ -6,7 +6,7 @@ use crate::chain::build::{Input, build_entries};
 use crate::emit::{ArtifactInfo, emit};
 use crate::lower::lower;
 use crate::options::Options;
-use crate::partition::{PartitionOptions, Partitioned, candidates_of_entries};
+use crate::partition::{MOST_DOUBLINGS, PartitionOptions, Partitioned, candidates_of_entries};
 use crate::passes::{self, FUSION, PassOptions, TIR_PASSES, precision};
 use crate::report::{self, Report};
 use crate::rewrite::{self, RewriteOptions, StageGain};
@@ -46,6 +46,10 @@ impl Observer for Silent {
 
 /// Partitions that are scheduled for real before one is chosen.
 const SCHEDULED: usize = 3;
+/// Partitions that the scheduler finds no room for before more is set aside for values and text; the first time, and later.
+const REFUSED: [usize; 2] = [2, 1];
+/// Doublings of estimates at a time.
+const STEP: u32 = 2;
 
 /// Compiles a graph: an artifact with one entry, under the name that the graph gives it.
 ///
@@ -72,7 +76,11 @@ pub fn compile_entries(
     options: &Options,
     observer: &mut dyn Observer,
 ) -> Result<Compiled, CompileError> {
-    let mut cx = Driver { options, observer };
+    let mut cx = Driver {
+        options,
+        observer,
+        doublings: 0,
+    };
     let mut lowered = Vec::with_capacity(entries.len());
     for (name, graph) in entries {
         let Some(ir) = cx.lower(name, graph)? else {
@@ -123,6 +131,8 @@ pub fn compile_entries(
 struct Driver<'a> {
     options: &'a Options,
     observer: &'a mut dyn Observer,
+    /// Of the estimates of values and text.
+    doublings: u32,
 }
 
 /// The tensor IR of every entry, and what each stage of rewrites gained.
@@ -142,6 +152,25 @@ struct Best {
     /// Makespan over all entries, cycles.
     makespan: u64,
     examined: Vec<report::Examined>,
+}
+
+/// The best partition of a program, and all that were looked at.
+struct Found {
+    best: Scheduled,
+    examined: Vec<report::Examined>,
+}
+
+impl Found {
+    fn of(self, program: Program) -> Best {
+        Best {
+            program,
+            parts: self.best.parts,
+            chains: self.best.chains,
+            timed: self.best.timed,
+            makespan: self.best.makespan,
+            examined: self.examined,
+        }
+    }
 }
 
 /// A partition with its schedule.
@@ -256,8 +285,8 @@ impl Driver<'_> {
         if candidates.is_empty() {
             return Ok((with, None));
         }
-        let without = match self.best(plain, candidates, target) {
-            Ok(best) => best,
+        let without = match self.best(&plain, candidates, target) {
+            Ok(best) => best.of(plain),
             Err(e) if matches!(e.kind, CompileErrorKind::DoesNotFit { .. }) => return Ok((with, None)),
             Err(e) => return Err(e),
         };
@@ -276,15 +305,30 @@ impl Driver<'_> {
         Ok((with, Some(trial)))
     }
 
-    /// The best partition of a program, scheduled; `None` where the options stop before.
+    /// The best partition of a program, scheduled; `None` where the options stop before. Where the scheduler finds no room for what fits by
+    /// estimate, they are made four times as large, and again.
     fn place(&mut self, program: Program, target: &Target) -> Result<Option<Best>, CompileError> {
-        self.observer.stage("partition");
-        let candidates = self.candidates(&program.irs, target)?;
-        let first = candidates.first().into_iter().flatten();
-        if self.after("partition", || text_of(first)) {
-            return Ok(None);
+        let mut refused: Option<CompileError> = None;
+        loop {
+            self.observer.stage("partition");
+            let candidates = match (self.candidates(&program.irs, target), refused.take()) {
+                (Ok(found), _) => found,
+                (Err(_), Some(before)) => return Err(before),
+                (Err(e), None) => return Err(e),
+            };
+            let first = candidates.first().into_iter().flatten();
+            if self.after("partition", || text_of(first)) {
+                return Ok(None);
+            }
+            match self.best(&program, candidates, target) {
+                Ok(best) => return Ok(Some(best.of(program))),
+                Err(e) if matches!(e.kind, CompileErrorKind::DoesNotFit { .. }) && self.doublings < MOST_DOUBLINGS => {
+                    refused = Some(e);
+                    self.doublings += STEP;
+                }
+                Err(e) => return Err(e),
+            }
         }
-        self.best(program, candidates, target).map(Some)
     }
 
     /// Partitions of all entries together, most promising first.
@@ -292,6 +336,7 @@ impl Driver<'_> {
         let wanted = PartitionOptions {
             chips: self.options.chips,
             exact: self.options.exact,
+            doublings: self.doublings,
         };
         candidates_of_entries(&irs.iter().collect::<Vec<_>>(), target, &wanted)
     }
@@ -367,18 +412,22 @@ impl Driver<'_> {
     /// earlier. One whose bound is no less than a makespan found needs no schedule.
     fn best(
         &mut self,
-        program: Program,
+        program: &Program,
         candidates: Vec<Vec<Partitioned>>,
         target: &Target,
-    ) -> Result<Best, CompileError> {
+    ) -> Result<Found, CompileError> {
         let options = ScheduleOptions {
             serial: self.options.serial,
         };
         let mut best: Option<Scheduled> = None;
         let mut examined: Vec<report::Examined> = Vec::new();
         let mut refused = None;
+        let mut n_refused = 0;
         let mut scheduled = 0;
         for parts in candidates {
+            if best.is_none() && n_refused == REFUSED[usize::from(self.doublings > 0)] {
+                break;
+            }
             let bounds = program
                 .irs
                 .iter()
@@ -411,6 +460,7 @@ impl Driver<'_> {
                     }
                     Err(e) if matches!(e.kind, CompileErrorKind::DoesNotFit { .. }) => {
                         refused = refused.or(Some(e));
+                        n_refused += 1;
                         continue;
                     }
                     Err(e) => return Err(e),
@@ -419,14 +469,7 @@ impl Driver<'_> {
             examined.push(one);
         }
         match (best, refused) {
-            (Some(found), _) => Ok(Best {
-                program,
-                parts: found.parts,
-                chains: found.chains,
-                timed: found.timed,
-                makespan: found.makespan,
-                examined,
-            }),
+            (Some(best), _) => Ok(Found { best, examined }),
             (None, Some(error)) => Err(error),
             (None, None) => Err(CompileError::internal("partition", "no candidate")),
         }

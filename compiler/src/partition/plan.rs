@@ -36,6 +36,8 @@ const NEAR_PLANS: usize = 4;
 const RETRIES: usize = 4;
 const RETRY_NUMERATOR: u64 = 9;
 const RETRY_DENOMINATOR: u64 = 10;
+/// Most doublings of the estimates of values and text.
+pub(crate) const MOST_DOUBLINGS: u32 = 6;
 
 /// Partitions worth scheduling, by modelled cycles, on ties fewer chips first; never empty.
 ///
@@ -106,6 +108,7 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
         }
         let mut room = Room {
             bytes: target.sram_bytes(),
+            times: 1 << options.doublings.min(MOST_DOUBLINGS),
             share: 1,
         };
         for _ in 0..RETRIES {
@@ -128,10 +131,11 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
             room.bytes = room.bytes / RETRY_DENOMINATOR * RETRY_NUMERATOR;
         }
     }
-    if found.is_empty() {
+    if found.is_empty() && options.doublings == 0 {
         // Values and text are estimates: where constants and states fit, the allocator has the last word.
         let room = Room {
             bytes: target.sram_bytes(),
+            times: 1,
             share: NEAR_SHARE,
         };
         for (wanted, offer, least) in &attempts {
@@ -224,7 +228,7 @@ fn attempts(cx: &Context<'_>, shardings: &[Sharding], chips: Chips, limit: u16) 
         }
         Chips::Auto => {
             for (k, s) in shardings.iter().enumerate() {
-                let least = capacity::least_stages(cx, s).max(1);
+                let least = capacity::least_stages(cx, s).max(1) << cx.options.doublings.min(MOST_DOUBLINGS);
                 let mut stages = least;
                 for _ in 0..8 {
                     let n = stages.saturating_mul(s.degree as u64).min(limit as u64) as u16;

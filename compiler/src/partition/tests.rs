@@ -243,6 +243,7 @@ fn exactly(n: u16, exact: bool) -> PartitionOptions {
     PartitionOptions {
         chips: Chips::Exactly(n),
         exact,
+        ..PartitionOptions::default()
     }
 }
 

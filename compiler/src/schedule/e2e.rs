@@ -30,7 +30,7 @@ fn chains(ir: &TensorIr, target: &Target) -> crate::chain::ChainProgram {
 fn chains_on(ir: &TensorIr, target: &Target, chips: u16) -> crate::chain::ChainProgram {
     let options = PartitionOptions {
         chips: Chips::Exactly(chips),
-        exact: false,
+        ..PartitionOptions::default()
     };
     let part = partition(ir, target, &options).unwrap();
     assert_eq!(part.n_chips, chips);

@@ -8,7 +8,7 @@
 //!          NAME.. runs only the tests whose names contain one of these (of the full list), and compares nothing
 //! ```
 //!
-//! Each test is compiled for `toy` on 1 and 2 chips and proved; the executors must give equal bits and the expected results at the official
+//! Each test is compiled for `toy` on 1 and 2 chips (for `tsp-2020` where its data alone is more than a chip of `toy` holds) and proved; the executors must give equal bits and the expected results at the official
 //! tolerance. A test runs in a process of its own kind, so that a crash or a test over the limit is a failure of that test alone. What is
 //! not listed in tests/data/conformance/expected.txt is expected to pass; anything unexpected fails the run.
 

@@ -75,6 +75,8 @@ pub struct Record {
     pub opset: i64,
     /// Inputs that were fixed at compile time.
     pub fixed: Vec<String>,
+    /// Target that it was compiled for.
+    pub target: String,
     /// Chips of the artifacts.
     pub chips: Vec<u16>,
     /// The interpreter.
@@ -104,7 +106,7 @@ impl Record {
     /// One line.
     pub fn line(&self) -> String {
         json!({
-            "name": self.name, "operator": self.operator, "opset": self.opset, "fixed": self.fixed, "chips": self.chips,
+            "name": self.name, "operator": self.operator, "opset": self.opset, "fixed": self.fixed, "target": self.target, "chips": self.chips,
             "eval": self.eval.json(), "sim": self.sim.json(), "cpu": self.cpu.json(), "ulp": self.ulp, "millis": self.millis,
         })
         .to_string()
@@ -122,6 +124,7 @@ impl Record {
                 .iter()
                 .filter_map(|s| s.as_str().map(str::to_string))
                 .collect(),
+            target: v["target"].as_str()?.to_string(),
             chips: v["chips"]
                 .as_array()?
                 .iter()

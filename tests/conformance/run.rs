@@ -25,9 +25,32 @@ pub struct Machine {
     pub chips: &'static [u16],
 }
 
+/// Where a test goes whose inputs and outputs alone are more than one chip of its target holds.
+const LARGE: Machine = Machine {
+    target: "tsp-2020",
+    chips: &[1, 2],
+};
+
+impl Machine {
+    /// This machine, or the large one if the data of a test does not fit one chip of it.
+    fn for_data(self, case: &Case) -> Machine {
+        let (inputs, outputs) = match case.sets.first() {
+            Some((inputs, outputs)) => (inputs.as_slice(), outputs.as_slice()),
+            None => return self,
+        };
+        let bytes: usize = inputs.iter().chain(outputs).map(|t| t.bytes.len()).sum();
+        match files::target(self.target) {
+            Ok(target) if bytes as u64 > target.sram_bytes() => LARGE,
+            _ => self,
+        }
+    }
+}
+
 /// Runs a test.
 pub fn run(case: &Case, machine: Machine) -> Record {
+    let machine = machine.for_data(case);
     let mut record = Record {
+        target: machine.target.to_string(),
         name: case.name.clone(),
         operator: case.operator(),
         opset: case.opset(),

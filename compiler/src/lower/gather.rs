@@ -1,7 +1,7 @@
 //! Indexed reads and writes. Rows along axis 0 are what the machine addresses, so other forms move axes or linearise indices; constant
-//! indices become moves.
+//! indices become moves. Single elements of a short axis are chosen by comparisons, many at a time.
 
-use super::{Lowering, Res, Site};
+use super::{Lowering, Res, Site, dtype};
 use crate::tir::expr::Ex;
 use crate::tir::{Combiner, IndexMap, ReduceOp, ValueId, consteval};
 use lockstep_graph::op::Combine;
@@ -9,6 +9,12 @@ use lockstep_isa::DType;
 
 /// Most affine runs of constant indices that become parts of one move.
 const MAX_RUNS: usize = 32;
+/// Most single elements to choose from by comparing indices with their places.
+const MAX_CHOICES: usize = 32;
+/// Elements chosen per choice from which that pays: a gather moves a whole vector for each.
+const CHOSEN: usize = 8;
+/// Choices per map.
+const CHOICES_PER_MAP: usize = 5;
 
 impl<'a> Lowering<'a> {
     pub(super) fn gather(&mut self, s: &Site<'a>, axis: usize) -> Res<ValueId> {
@@ -37,6 +43,17 @@ impl<'a> Lowering<'a> {
             return Ok(self.b.reshape(moved, s.out_shape())?);
         }
         let rank = shape.len();
+        if shape.iter().product::<usize>() == n && chooses(n, s.shape(1)) {
+            let row = self.b.reshape(x, &[n])?;
+            let ones = vec![1; s.shape(1).len()];
+            let mut choices = Vec::with_capacity(n);
+            for at in 0..n {
+                let one = self.b.narrow_axis(row, 0, at, 1)?;
+                choices.push(self.b.reshape(one, &ones)?);
+            }
+            let chosen = self.chosen(s, indices, &choices)?;
+            return Ok(self.b.reshape(chosen, s.out_shape())?);
+        }
         let to_front: Vec<usize> = [axis].into_iter().chain((0..rank).filter(|&d| d != axis)).collect();
         let table = self.b.transpose(x, &to_front)?;
         let rows = self.b.gather(table, indices)?;
@@ -47,9 +64,39 @@ impl<'a> Lowering<'a> {
     }
 
     pub(super) fn gather_elements(&mut self, s: &Site<'a>, axis: usize) -> Res<ValueId> {
+        let n = s.shape(0)[axis];
+        if chooses(n, s.shape(1)) {
+            let mut ranges: Vec<_> = s.shape(1).iter().map(|&n| (0, 1, n)).collect();
+            ranges[axis].2 = n;
+            let x = self.b.narrow(s.x[0], &ranges)?;
+            let choices = (0..n)
+                .map(|at| self.b.narrow_axis(x, axis, at, 1))
+                .collect::<Result<Vec<_>, _>>()?;
+            return self.chosen(s, s.x[1], &choices);
+        }
         let at = self.linear(s, axis)?;
         let table = self.b.reshape(s.x[0], &[s.shape(0).iter().product()])?;
         Ok(self.b.gather(table, at)?)
+    }
+
+    /// For every index the element of the choice that it names, of the last one where it names none.
+    fn chosen(&mut self, s: &Site<'a>, indices: ValueId, choices: &[ValueId]) -> Res<ValueId> {
+        let to = dtype(s.out_dtype());
+        let Some((&last, others)) = choices.split_last() else {
+            return Err("a table without rows".into());
+        };
+        let mut result = last;
+        for (group, choices) in others.chunks(CHOICES_PER_MAP).enumerate() {
+            let operands: Vec<ValueId> = [indices, result].iter().chain(choices).copied().collect();
+            result = self.elementwise(to, s.shape(1), &operands, |e, x| {
+                let of = |rest, (i, &choice)| {
+                    let place = (group * CHOICES_PER_MAP + i) as i32;
+                    e.select(e.eq(x[0], Ex::i32(place)), choice, rest)
+                };
+                x[2..].iter().enumerate().fold(x[1], of)
+            })?;
+        }
+        Ok(self.b.expand(result, s.shape(1))?)
     }
 
     pub(super) fn gather_nd(&mut self, s: &Site<'a>, batch_dims: usize) -> Res<ValueId> {
@@ -125,6 +172,11 @@ impl<'a> Lowering<'a> {
             sum
         })
     }
+}
+
+/// Whether elements are chosen one by one rather than gathered.
+fn chooses(n: usize, indices: &[usize]) -> bool {
+    n <= MAX_CHOICES && indices.iter().product::<usize>() >= CHOSEN * n
 }
 
 fn row_major(shape: &[usize]) -> Vec<usize> {

@@ -1,13 +1,21 @@
-//! Pooling: a map over the taps of small windows, a reduction over the axes of large ones.
+//! Pooling: a map over the taps of small windows; large windows, and those over few channels, axis by axis.
+//!
+//! A maximum along an axis is taken over twice as many elements in every step, since those of a window may overlap:
+//!
+//! ```text
+//! window of 6:   2 = max(x, x + 1)   4 = max(2, 2 + 2)   6 = max(4, 4 + 2)
+//! ```
 
 use super::{Lowering, Res, Site, div_by, dtype, scalar_bits};
 use crate::tir::expr::Ex;
-use crate::tir::{IndexMap, ReduceOp, ValueId, Windows};
+use crate::tir::{ReduceOp, ValueId, Windows};
 use lockstep_graph::op::{Pool, PoolKind, Scalar};
 use lockstep_isa::AluOp;
 
 /// Largest window (in elements) that is combined tap by tap.
 const MAX_TAPS: usize = 25;
+/// The last spatial axis is so many times the channels where it lies in lanes instead of them.
+const FEW: usize = 3;
 /// Taps per map.
 const TAPS_PER_MAP: usize = 6;
 
@@ -42,19 +50,19 @@ impl<'a> Lowering<'a> {
             let axes: Vec<usize> = (2..2 + spatial).collect();
             self.b.reduce(op, s.x[0], &axes)?
         } else {
-            let x = self.channels_last(s.x[0])?;
-            let pooled = if attr.kernel.iter().product::<usize>() <= MAX_TAPS {
-                let taps = self.taps(x, &windows, fill)?;
-                self.combined(&taps, alu)?
+            let few = s.shape(0)[1] * FEW <= s.shape(0)[1 + spatial];
+            if few {
+                self.along_axes(s.x[0], 2, &windows, fill, alu)?
             } else {
-                let columns = self.b.move_one(x, IndexMap::im2col(self.b.shape(x), &windows), fill)?;
-                let axes: Vec<usize> = (1 + spatial..1 + 2 * spatial).collect();
-                let pooled = self.b.reduce(op, columns, &axes)?;
-                let mut shape = self.b.shape(pooled).to_vec();
-                shape.drain(1 + spatial..1 + 2 * spatial);
-                self.b.reshape(pooled, &shape)?
-            };
-            self.channels_first(pooled)?
+                let x = self.channels_last(s.x[0])?;
+                let pooled = if attr.kernel.iter().product::<usize>() <= MAX_TAPS {
+                    let taps = self.taps(x, &windows, fill)?;
+                    self.combined(&taps, alu)?
+                } else {
+                    self.along_axes(x, 1, &windows, fill, alu)?
+                };
+                self.channels_first(pooled)?
+            }
         };
         let to = dtype(s.out_dtype());
         let PoolKind::Avg { count_pads } = attr.kind else {
@@ -72,6 +80,58 @@ impl<'a> Lowering<'a> {
         self.elementwise(to, s.out_shape(), &[pooled, counts], |e, x| e.div(x[0], x[1]))
     }
 
+    /// Windows over the axes from `first` on, one axis after the other.
+    fn along_axes(&mut self, x: ValueId, first: usize, windows: &Windows, fill: u32, op: AluOp) -> Res<ValueId> {
+        let mut pads = vec![(0, 0); self.b.shape(x).len()];
+        pads[first..first + windows.pads.len()].copy_from_slice(&windows.pads);
+        let mut x = self.b.pad(x, &pads, fill)?;
+        for (d, &kernel) in windows.kernel.iter().enumerate() {
+            x = self.along(x, first + d, kernel, windows.strides[d], windows.dilations[d], op)?;
+        }
+        Ok(x)
+    }
+
+    /// Windows of `kernel` elements along one axis.
+    fn along(
+        &mut self,
+        x: ValueId,
+        axis: usize,
+        kernel: usize,
+        stride: usize,
+        dilation: usize,
+        op: AluOp,
+    ) -> Res<ValueId> {
+        let n = self.b.shape(x)[axis];
+        let count = (n - (kernel - 1) * dilation - 1) / stride + 1;
+        // Elements between those that any window meets are left out.
+        let unit = gcd(stride, dilation);
+        let (stride, dilation) = (stride / unit, dilation / unit);
+        let n = (count - 1) * stride + (kernel - 1) * dilation + 1;
+        let mut x = self.stepped(x, axis, 0, unit, n)?;
+        if op != AluOp::Max || kernel <= TAPS_PER_MAP {
+            let taps = (0..kernel)
+                .map(|k| self.stepped(x, axis, k * dilation, stride, count))
+                .collect::<Result<Vec<_>, _>>()?;
+            return self.combined(&taps, op);
+        }
+        let (mut n, mut width) = (n, 1);
+        while width < kernel {
+            let shift = width.min(kernel - width) * dilation;
+            n -= shift;
+            let halves = [self.stepped(x, axis, 0, 1, n)?, self.stepped(x, axis, shift, 1, n)?];
+            x = self.combined(&halves, op)?;
+            width += shift / dilation;
+        }
+        self.stepped(x, axis, 0, stride, count)
+    }
+
+    /// `len` elements of an axis from `start` on, every `step`-th.
+    fn stepped(&mut self, x: ValueId, axis: usize, start: usize, step: usize, len: usize) -> Res<ValueId> {
+        let mut ranges: Vec<_> = self.b.shape(x).iter().map(|&n| (0, 1, n)).collect();
+        ranges[axis] = (start, step as isize, len);
+        Ok(self.b.narrow(x, &ranges)?)
+    }
+
     /// The taps combined in order, a few per map.
     fn combined(&mut self, taps: &[ValueId], op: AluOp) -> Res<ValueId> {
         let shape = self.b.shape(taps[0]).to_vec();
@@ -86,6 +146,10 @@ impl<'a> Lowering<'a> {
         }
         Ok(sum.ok_or("an empty kernel")?)
     }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// How many elements count in every window, spatial axes row-major.

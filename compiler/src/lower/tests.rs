@@ -929,3 +929,74 @@ fn unsigned_bytes_multiply_as_signed() {
     assert_eq!(found[0].data, Data::I(vec![0, 13, 20, 255]));
     close(&found[1].to_f32(), &[-1.0, 0.3, 1.0, 24.5]);
 }
+
+#[test]
+fn large_windows_and_few_channels() {
+    // Channels, extents, kernel, strides, dilations.
+    let cases = [
+        (1, [23, 40], [3, 5], [2, 1], [1, 2]),
+        (3, [30, 31], [7, 6], [4, 2], [2, 2]),
+        (9, [20, 21], [6, 11], [3, 2], [1, 1]),
+    ];
+    for (channels, [h, w], kernel, strides, dilations) in cases {
+        for max in [true, false] {
+            let mut c = Case::new();
+            let x = c.noise(&[2, channels, h, w]);
+            let attr = gop::Pool {
+                kind: if max {
+                    gop::PoolKind::Max
+                } else {
+                    gop::PoolKind::Avg { count_pads: false }
+                },
+                kernel: kernel.to_vec(),
+                strides: strides.to_vec(),
+                dilations: dilations.to_vec(),
+                pads: vec![(1, 2), (2, 0)],
+                ceil_extra: vec![0, 0],
+            };
+            let y = c.b.op(Op::Pool(attr), &[x]).unwrap();
+            let input = c.inputs[0].to_f32();
+            let out =
+                |d: usize, n: usize, pads: usize| (n + pads - (kernel[d] - 1) * dilations[d] - 1) / strides[d] + 1;
+            let mut expected = Vec::new();
+            for at in 0..2 * channels * out(0, h, 3) * out(1, w, 2) {
+                let (o1, rest) = (at % out(1, w, 2), at / out(1, w, 2));
+                let (o0, plane) = (rest % out(0, h, 3), rest / out(0, h, 3));
+                let mut inside = Vec::new();
+                for k in 0..kernel[0] * kernel[1] {
+                    let i = (o0 * strides[0] + k / kernel[1] * dilations[0]).wrapping_sub(1);
+                    let j = (o1 * strides[1] + k % kernel[1] * dilations[1]).wrapping_sub(2);
+                    if i < h && j < w {
+                        inside.push(input[(plane * h + i) * w + j]);
+                    }
+                }
+                expected.push(if max {
+                    inside.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+                } else {
+                    inside.iter().sum::<f32>() / inside.len() as f32
+                });
+            }
+            close(&c.floats(y), &expected);
+        }
+    }
+}
+
+#[test]
+fn single_elements_of_short_axes() {
+    let mut c = Case::new();
+    let x = c.noise(&[4, 7, 30]);
+    let table = c.weights(&[7], &noise(7, 3));
+    let picks: Vec<i32> = (0..3 * 29).map(|i| i * 5 % 7).collect();
+    let at = c.ints(DType::I64, &[3, 1, 29], picks.clone());
+    let along = c.b.op(Op::GatherElements { axis: 1 }, &[x, at]).unwrap();
+    let from = c.b.op(Op::Gather { axis: 0 }, &[table, at]).unwrap();
+    let data = c.inputs[0].to_f32();
+    let found = c.run(&[along, from]);
+    let pick = |i: usize| picks[i] as usize;
+    let expected: Vec<f32> = (0..87).map(|i| data[(i / 29 * 7 + pick(i)) * 30 + i % 29]).collect();
+    close(&found[0].to_f32(), &expected);
+    close(
+        &found[1].to_f32(),
+        &(0..87).map(|i| noise(7, 3)[pick(i)]).collect::<Vec<f32>>(),
+    );
+}

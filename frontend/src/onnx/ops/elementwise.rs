@@ -257,6 +257,11 @@ pub(super) fn bit_cast(cx: &mut Cx<'_, '_>) -> Imported {
         let shape = known.shape.clone();
         return Ok(vec![cx.b().constant("", to, shape, known.encode())?]);
     }
+    match (from, to) {
+        (DType::F32, DType::I32) => return Ok(vec![super::bits::of_float(cx, x)?]),
+        (DType::I32, DType::F32) => return Ok(vec![super::bits::to_float(cx, x)?]),
+        _ => {}
+    }
     if from.is_float() || to.is_float() || to == DType::Bool {
         return unsupported(format!("the bits of {from} as {to} at run time are not supported"));
     }

@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod bits;
 mod contrib;
 mod contrib_attention;
 mod conv;

@@ -130,6 +130,61 @@ const CLASSIFIER_ONE: Model = Model {
     ..CLASSIFIER
 };
 
+/// Small SRAM, few lanes: many chips.
+const CLASSIFIER_ON_TOY: Model = Model {
+    on: &[("toy", 0)],
+    ..CLASSIFIER_ONE
+};
+
+/// The text line recogniser, at the width of its first golden.
+const RECOGNISER: Model = Model {
+    path: "models/ppocr-v4/ch_PP-OCRv4_rec_infer.onnx",
+    shapes: &[("x", &[1, 3, 48, 160])],
+    golden: "tests/data/ppocr-v4/ch_PP-OCRv4_rec_infer.golden.npz",
+    on: &[("tsp-2020", 1)],
+    ..CLASSIFIER
+};
+
+/// A whole line of text.
+const RECOGNISER_LINE: Model = Model {
+    shapes: &[("x", &[1, 3, 48, 546])],
+    cases: &[(&["line.in0"], &["line.out0"])],
+    ..RECOGNISER
+};
+
+const DETECTOR: Model = Model {
+    path: "models/ppocr-v4/ch_PP-OCRv4_det_infer.onnx",
+    shapes: &[("x", &[1, 3, 64, 96])],
+    golden: "tests/data/ppocr-v4/ch_PP-OCRv4_det_infer.golden.npz",
+    ..RECOGNISER
+};
+
+const WAKE_SPECTROGRAM: Model = Model {
+    path: "models/openwakeword/melspectrogram.onnx",
+    shapes: &[("input", &[1, 17280])],
+    golden: "tests/data/openwakeword/melspectrogram.golden.npz",
+    cases: &[(&["rand.in0"], &["rand.out0"]), (&["speech.in0"], &["speech.out0"])],
+    on: &[("tsp-2020", 1)],
+    ..CLASSIFIER
+};
+
+const WAKE_EMBEDDING: Model = Model {
+    path: "models/openwakeword/embedding_model.onnx",
+    shapes: &[("input_1", &[2, 76, 32, 1])],
+    golden: "tests/data/openwakeword/embedding_model.golden.npz",
+    on: &[("tsp-2020", 1)],
+    ..CLASSIFIER
+};
+
+const WAKE_HEAD: Model = Model {
+    path: "models/openwakeword/alexa_v0.1.onnx",
+    shapes: &[],
+    golden: "tests/data/openwakeword/alexa_v0.1.golden.npz",
+    tolerance: 1e-4,
+    on: ALL,
+    ..CLASSIFIER
+};
+
 const MINILM: Model = Model {
     path: "models/minilm",
     dims: &[("batch", 1), ("sequence", 128)],
@@ -287,9 +342,17 @@ fn check(model: &Model) {
 }
 
 macro_rules! models {
-    ($($name:ident: $model:ident),* $(,)?) => {
-        $(#[test] fn $name() { check(&$model); })*
+    ($($(#[$meta:meta])* $name:ident: $model:ident),* $(,)?) => {
+        $(#[test] $(#[$meta])* fn $name() { check(&$model); })*
     };
+}
+
+// What takes minutes: cargo test --release --features fetched-models --test models -- --ignored
+models! {
+    #[ignore = "takes minutes"]
+    classifier_on_toy: CLASSIFIER_ON_TOY,
+    #[ignore = "takes minutes"]
+    recogniser_of_a_line: RECOGNISER_LINE,
 }
 
 models! {
@@ -301,6 +364,11 @@ models! {
     silero_half: SILERO_HALF,
     classifier: CLASSIFIER,
     classifier_one_image: CLASSIFIER_ONE,
+    recogniser: RECOGNISER,
+    detector: DETECTOR,
+    wake_spectrogram: WAKE_SPECTROGRAM,
+    wake_embedding: WAKE_EMBEDDING,
+    wake_head: WAKE_HEAD,
     minilm: MINILM,
     minilm_text: MINILM_TEXT,
     minilm_int8: MINILM_INT8,

@@ -19,8 +19,8 @@ use lockstep_isa::artifact::PANEL_COLUMNS;
 
 /// How many steps back the product is looked for that another goes on from.
 const REACH: usize = 64;
-/// Blocks of this many columns or more gain nothing from being multiplied together.
-const WIDE: u32 = 128;
+/// How many steps back the product is looked for that has the same weights.
+const JOIN_REACH: usize = 512;
 
 /// Joins what can be joined. `row_bytes` is the size of a scratch row.
 pub fn join(steps: Vec<Step>, row_bytes: usize) -> Vec<Step> {
@@ -146,7 +146,7 @@ fn summed(a: &Multiply, b: &Multiply) -> Option<Multiply> {
 
 /// Makes blocks with the same weights one block in several places.
 fn place_together(m: &mut Multiply) {
-    if m.blocks.len() < 2 || m.blocks.iter().all(|b| b.n >= WIDE) || m.places != [(0, 0)] {
+    if m.blocks.len() < 2 || m.places != [(0, 0)] {
         return;
     }
     let mut groups: Vec<(BlockStep, Vec<(i64, i64)>)> = Vec::new();
@@ -191,7 +191,7 @@ fn place_together(m: &mut Multiply) {
 
 /// The step that product `b`, which would come last, can be joined to.
 fn target(steps: &[Placed], b: &Multiply, own: &[(Range, bool)], row_bytes: usize) -> Option<usize> {
-    for (i, placed) in steps.iter().enumerate().rev() {
+    for (i, placed) in steps.iter().enumerate().rev().take(JOIN_REACH) {
         if let Step::Multiply(a) = &placed.step
             && joins(a, b, row_bytes)
         {

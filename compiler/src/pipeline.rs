@@ -6,7 +6,7 @@ use crate::chain::build::{Input, build_entries};
 use crate::emit::{ArtifactInfo, emit};
 use crate::lower::lower;
 use crate::options::Options;
-use crate::partition::{MOST_DOUBLINGS, PartitionOptions, Partitioned, candidates_of_entries};
+use crate::partition::{Chips, MOST_SPREAD, PartitionOptions, Partitioned, candidates_of_entries};
 use crate::passes::{self, FUSION, PassOptions, TIR_PASSES, precision};
 use crate::report::{self, Report};
 use crate::rewrite::{self, RewriteOptions, StageGain};
@@ -46,10 +46,8 @@ impl Observer for Silent {
 
 /// Partitions that are scheduled for real before one is chosen.
 const SCHEDULED: usize = 3;
-/// Partitions that the scheduler finds no room for before more is set aside for values and text; the first time, and later.
-const REFUSED: [usize; 2] = [2, 1];
-/// Doublings of estimates at a time.
-const STEP: u32 = 2;
+/// Partitions that the scheduler finds no room for before the program is spread over more chips; the first time, and later.
+const REFUSED: [usize; 2] = [4, 1];
 
 /// Compiles a graph: an artifact with one entry, under the name that the graph gives it.
 ///
@@ -79,7 +77,7 @@ pub fn compile_entries(
     let mut cx = Driver {
         options,
         observer,
-        doublings: 0,
+        spread: 0,
     };
     let mut lowered = Vec::with_capacity(entries.len());
     for (name, graph) in entries {
@@ -131,8 +129,8 @@ pub fn compile_entries(
 struct Driver<'a> {
     options: &'a Options,
     observer: &'a mut dyn Observer,
-    /// Of the estimates of values and text.
-    doublings: u32,
+    /// How far partitions spread beyond what they need by estimate.
+    spread: u32,
 }
 
 /// The tensor IR of every entry, and what each stage of rewrites gained.
@@ -306,15 +304,18 @@ impl Driver<'_> {
     }
 
     /// The best partition of a program, scheduled; `None` where the options stop before. Where the scheduler finds no room for what fits by
-    /// estimate, they are made four times as large, and again.
+    /// estimate, the program is spread over more chips.
     fn place(&mut self, program: Program, target: &Target) -> Result<Option<Best>, CompileError> {
         let mut refused: Option<CompileError> = None;
         loop {
             self.observer.stage("partition");
-            let candidates = match (self.candidates(&program.irs, target), refused.take()) {
-                (Ok(found), _) => found,
-                (Err(_), Some(before)) => return Err(before),
-                (Err(e), None) => return Err(e),
+            let candidates = match self.candidates(&program.irs, target) {
+                Ok(found) => found,
+                Err(_) if refused.is_some() && self.spread < MOST_SPREAD => {
+                    self.spread += 1;
+                    continue;
+                }
+                Err(e) => return Err(refused.unwrap_or(e)),
             };
             let first = candidates.first().into_iter().flatten();
             if self.after("partition", || text_of(first)) {
@@ -322,9 +323,13 @@ impl Driver<'_> {
             }
             match self.best(&program, candidates, target) {
                 Ok(best) => return Ok(Some(best.of(program))),
-                Err(e) if matches!(e.kind, CompileErrorKind::DoesNotFit { .. }) && self.doublings < MOST_DOUBLINGS => {
-                    refused = Some(e);
-                    self.doublings += STEP;
+                Err(e)
+                    if matches!(e.kind, CompileErrorKind::DoesNotFit { .. })
+                        && self.options.chips == Chips::Auto
+                        && self.spread < MOST_SPREAD =>
+                {
+                    refused = refused.or(Some(e));
+                    self.spread += 1;
                 }
                 Err(e) => return Err(e),
             }
@@ -336,7 +341,7 @@ impl Driver<'_> {
         let wanted = PartitionOptions {
             chips: self.options.chips,
             exact: self.options.exact,
-            doublings: self.doublings,
+            spread: self.spread,
         };
         candidates_of_entries(&irs.iter().collect::<Vec<_>>(), target, &wanted)
     }
@@ -425,7 +430,8 @@ impl Driver<'_> {
         let mut n_refused = 0;
         let mut scheduled = 0;
         for parts in candidates {
-            if best.is_none() && n_refused == REFUSED[usize::from(self.doublings > 0)] {
+            let free = self.options.chips == Chips::Auto;
+            if free && best.is_none() && n_refused == REFUSED[usize::from(self.spread > 0)] {
                 break;
             }
             let bounds = program

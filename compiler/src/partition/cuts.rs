@@ -35,9 +35,7 @@ pub(super) struct StagePlan {
 pub(super) struct Room {
     /// Bytes of SRAM.
     pub(super) bytes: u64,
-    /// What bytes of values and text, which are estimates, are multiplied with.
-    pub(super) times: u64,
-    /// One of so many of these is counted.
+    /// One of so many bytes of values and text, which are estimates, is counted.
     pub(super) share: u64,
 }
 
@@ -219,7 +217,7 @@ pub(super) fn cut(
                     cycles = cycles.saturating_add(s.cycles[cx.order[at]]);
                     at += 1;
                 }
-                if weights + (other + live) * room.times / room.share.max(1) > room.bytes {
+                if weights + (other + live) / room.share.max(1) > room.bytes {
                     break;
                 }
                 if weights == 0 && n_cuts > 2 && !(a == 0 && b == n_cuts - 1) {

@@ -37,7 +37,7 @@ mod verify;
 pub use capacity::{ChipUsage, usage};
 pub use dist::{Dist, Split};
 pub use entries::candidates_of_entries;
-pub(crate) use plan::MOST_DOUBLINGS;
+pub(crate) use plan::MOST_SPREAD;
 pub use plan::{candidates, partition};
 
 use crate::tir::{Op, TensorIr, ValueId};
@@ -63,8 +63,9 @@ pub struct PartitionOptions {
     pub chips: Chips,
     /// Whether sums of floats may not be split over chips.
     pub exact: bool,
-    /// How often the estimates of values and text are doubled, which fell short of what the scheduler needed.
-    pub doublings: u32,
+    /// How far the stages are spread over more chips than estimates of values and text ask for, which fell short of what the scheduler
+    /// needed; 0 is not at all. Only where the number of chips is free.
+    pub spread: u32,
 }
 
 /// A group of chips that works on a contiguous part of the program.

@@ -36,8 +36,8 @@ const NEAR_PLANS: usize = 4;
 const RETRIES: usize = 4;
 const RETRY_NUMERATOR: u64 = 9;
 const RETRY_DENOMINATOR: u64 = 10;
-/// Most doublings of the estimates of values and text.
-pub(crate) const MOST_DOUBLINGS: u32 = 6;
+/// How far a program can be spread: the last time over as many chips as can hold weights, before that over half as many each time.
+pub(crate) const MOST_SPREAD: u32 = 3;
 
 /// Partitions worth scheduling, by modelled cycles, on ties fewer chips first; never empty.
 ///
@@ -108,7 +108,6 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
         }
         let mut room = Room {
             bytes: target.sram_bytes(),
-            times: 1 << options.doublings.min(MOST_DOUBLINGS),
             share: 1,
         };
         for _ in 0..RETRIES {
@@ -131,11 +130,10 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
             room.bytes = room.bytes / RETRY_DENOMINATOR * RETRY_NUMERATOR;
         }
     }
-    if found.is_empty() && options.doublings == 0 {
+    if found.is_empty() && options.spread == 0 {
         // Values and text are estimates: where constants and states fit, the allocator has the last word.
         let room = Room {
             bytes: target.sram_bytes(),
-            times: 1,
             share: NEAR_SHARE,
         };
         for (wanted, offer, least) in &attempts {
@@ -217,7 +215,13 @@ fn shardings(cx: &Context<'_>, limit: u16) -> Vec<Sharding> {
 fn attempts(cx: &Context<'_>, shardings: &[Sharding], chips: Chips, limit: u16) -> Vec<(u16, Vec<usize>, bool)> {
     let all: Vec<usize> = (0..shardings.len()).collect();
     let mut attempts = Vec::new();
+    let spread = cx.options.spread;
     match chips {
+        Chips::Auto if spread > 0 => {
+            let most = capacity::weight_operations(cx).min(limit as usize).max(1) as u16;
+            let chips = most >> (MOST_SPREAD - spread.min(MOST_SPREAD));
+            attempts.push((chips.max(1), vec![0], false));
+        }
         Chips::Exactly(n) => {
             for k in all.iter().copied().filter(|&k| n % shardings[k].degree == 0) {
                 attempts.push((n, vec![k], false));
@@ -228,7 +232,7 @@ fn attempts(cx: &Context<'_>, shardings: &[Sharding], chips: Chips, limit: u16) 
         }
         Chips::Auto => {
             for (k, s) in shardings.iter().enumerate() {
-                let least = capacity::least_stages(cx, s).max(1) << cx.options.doublings.min(MOST_DOUBLINGS);
+                let least = capacity::least_stages(cx, s).max(1);
                 let mut stages = least;
                 for _ in 0..8 {
                     let n = stages.saturating_mul(s.degree as u64).min(limit as u64) as u16;

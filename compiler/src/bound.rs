@@ -93,6 +93,37 @@ struct Product {
     alu: u64,
     /// Words of the operand that is loaded at least.
     load: u64,
+    /// The same for either operand loaded: a single row meets all words of its weights, or every weight the row.
+    ways: [Way; 2],
+    /// Matrix units of a hemisphere.
+    units: u64,
+}
+
+/// What a product needs with one of its operands loaded.
+#[derive(Clone, Copy, Default)]
+struct Way {
+    /// Unit-cycles on the MXM, over all units of the chip.
+    mxm: u64,
+    /// Words loaded.
+    words: u64,
+    /// Tiles loaded.
+    tiles: u64,
+}
+
+impl Product {
+    /// Least cycles of products and of the loads that do not fit `shadow` words, with the better operand loaded. A unit loads a tile
+    /// after the swap before it and swaps it in a load's latency after its last vector: latencies of one unit's tiles add up,
+    /// but for the two that it holds at the start.
+    fn busy(&self, target: &Target, shadow: u64) -> u64 {
+        let per_cycle = 2 * (target.mxm.load_words_per_cycle as u64).max(1);
+        let units = 2 * self.units.max(1);
+        let way = |way: &Way| {
+            let loads = way.words.saturating_sub(shadow) / per_cycle;
+            let turns = (way.tiles / units).saturating_sub(2) * target.latency.load as u64;
+            way.mxm.max(loads).max(loads / self.units.max(1) + turns)
+        };
+        self.ways.iter().map(way).min().unwrap_or(0)
+    }
 }
 
 fn product(ir: &TensorIr, target: &Target, v: ValueId) -> Option<Product> {
@@ -109,6 +140,8 @@ fn product(ir: &TensorIr, target: &Target, v: ValueId) -> Option<Product> {
         dense: 0,
         alu,
         load: 0,
+        ways: [Way::default(); 2],
+        units: 0,
     };
     let Some(rate) = target.mxm_rate(left.dtype) else {
         return Some(none);
@@ -116,29 +149,37 @@ fn product(ir: &TensorIr, target: &Target, v: ValueId) -> Option<Product> {
     let units = 2 * (target.mxm_units(left.dtype) as u64).max(1);
     let cycles = |vectors: u64| vectors * rate.cycles_per_vector as u64 / units;
     let dense = cycles(columns_only(target, x));
-    let vectors = if repeats(ir, *a) || repeats(ir, *b) {
-        columns_only(target, x)
-    } else {
-        passes(target, x).min(passes(
-            target,
-            Extents {
-                rows: x.columns,
-                columns: x.rows,
-                ..x
-            },
-        ))
+    let turned = Extents {
+        rows: x.columns,
+        columns: x.rows,
+        ..x
     };
+    let both = if repeats(ir, *a) || repeats(ir, *b) {
+        [columns_only(target, x); 2]
+    } else {
+        [passes(target, x), passes(target, turned)]
+    };
+    let vectors = both[0].min(both[1]);
     let on_vxm = x.batch > 1 && (x.rows == 1 || x.columns == 1);
     if on_vxm && alu / (target.vxm.alus as u64).max(1) < cycles(vectors) {
         return Some(none);
     }
-    let words = |n: u64| (x.batch * x.depth * n * left.dtype.bytes() as u64).div_ceil(lanes(target));
+    let n = lanes(target);
+    let way = |vectors: u64, x: Extents, loaded: &Type| Way {
+        mxm: cycles(vectors),
+        words: (x.batch * x.depth * x.columns * loaded.dtype.bytes() as u64).div_ceil(n),
+        // Densely packed: windows of several batches or columns share a tile.
+        tiles: x.batch * x.depth * x.columns / (n * n),
+    };
+    let words = |n: u64, ty: &Type| (x.batch * x.depth * n * ty.dtype.bytes() as u64).div_ceil(lanes(target));
     Some(Product {
         x,
         mxm: cycles(vectors),
         dense,
         alu: 0,
-        load: words(x.rows.min(x.columns)),
+        load: words(x.rows, left).min(words(x.columns, right)),
+        ways: [way(both[0], x, right), way(both[1], turned, left)],
+        units: target.mxm_units(left.dtype) as u64,
     })
 }
 
@@ -533,8 +574,7 @@ fn contract_times(
     // What does not fit the shadow tiles is loaded between products.
     let dtype: DType = ir.values[data.inputs[0]].ty.dtype;
     let shadow = 2 * target.mxm_units(dtype) as u64 * lanes(target) * dtype.words() as u64;
-    let loads = p.load.saturating_sub(shadow) / (2 * (target.mxm.load_words_per_cycle as u64).max(1));
-    let last = (first + p.mxm.max(loads).saturating_sub(1))
+    let last = (first + p.busy(target, shadow).saturating_sub(1))
         .max(loaded(|t| t.last))
         .max(left.last.max(right.last));
     Times {

@@ -190,6 +190,13 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
             NodeOp::Mul { loads, acc, .. } => {
                 ty = node.dtype.widened();
                 let mut tile = vec![vec![None; lanes]; lanes];
+                let decode = |w: u32, stored: DType| {
+                    let wide = scalar::widen(w, stored);
+                    match node.dtype.is_float() && !stored.is_float() {
+                        true => (wide as i32 as f32).to_bits(),
+                        false => wide,
+                    }
+                };
                 for &l in loads {
                     let load = &nodes[l as usize];
                     let NodeOp::Load { by_column, window, .. } = &load.op else {
@@ -206,15 +213,16 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
                         let NodeArg::Node { node: src, .. } = load.args[i % belts] else {
                             panic!("belt")
                         };
+                        let stored = nodes[src as usize].dtype;
                         let v = &results[src as usize][i / belts];
                         if *by_column {
                             for k in window.k0..window.k1 {
-                                tile[k as usize][window.n0 as usize + i] = v[k as usize];
+                                tile[k as usize][window.n0 as usize + i] = v[k as usize].map(|w| decode(w, stored));
                                 assert!(v[k as usize].is_some(), "undefined weight");
                             }
                         } else {
                             for c in window.n0..window.n1 {
-                                tile[window.k0 as usize + i][c as usize] = v[c as usize];
+                                tile[window.k0 as usize + i][c as usize] = v[c as usize].map(|w| decode(w, stored));
                                 assert!(v[c as usize].is_some(), "undefined weight");
                             }
                         }
@@ -230,7 +238,6 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
                         for k in 0..lanes {
                             let Some(w) = tile[k][c] else { continue };
                             let x = scalar::widen(x[k].expect("x lane is live"), x_ty);
-                            let w = scalar::widen(w, node.dtype);
                             let a = y[c].unwrap_or(0);
                             y[c] = Some(if ty == DType::F32 {
                                 scalar::mac_f32(f32::from_bits(x), f32::from_bits(w), f32::from_bits(a)).to_bits()

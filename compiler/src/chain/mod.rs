@@ -232,7 +232,8 @@ pub enum NodeOp {
 pub struct Node {
     /// What it does.
     pub op: NodeOp,
-    /// Dtype of the result (of the operand for writes, scatters and loads; of x for a mul, whose result is f32 or i32).
+    /// Dtype of the result (of the operand for writes and scatters; of the tile for loads, whose belts may bring a dtype that it
+    /// holds; of x for a mul, whose result is f32 or i32).
     pub dtype: DType,
     /// Steps per dimension, innermost first; each at least 1 and at most 65535.
     pub dims: [u32; 3],

@@ -15,6 +15,7 @@ pub mod host;
 pub mod pack;
 
 use lockstep_isa::Dir;
+use smallvec::SmallVec;
 
 /// A digit that lies in the lanes: lane += digit * stride.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +86,9 @@ pub struct Location {
     pub lane: u16,
 }
 
+/// Room for the digits or axes of a layout, without a heap where there are few: elements are located by the million.
+type Few<T> = SmallVec<[T; 12]>;
+
 /// Where a digit lies: index into `vecs` or `lanes`.
 #[derive(Clone, Copy)]
 enum Slot {
@@ -104,9 +108,9 @@ impl Layout {
     }
 
     /// All digits of axes in the order in which they take their share of a coordinate: by axis, largest step first.
-    fn digits(&self) -> Vec<(Slot, u8, usize, usize)> {
+    fn digits(&self) -> Few<(Slot, u8, usize, usize)> {
         let vecs = self.vecs.iter().enumerate();
-        let mut all: Vec<_> = vecs.map(|(n, d)| (Slot::Vec(n), d.axis, d.div, d.extent)).collect();
+        let mut all: Few<_> = vecs.map(|(n, d)| (Slot::Vec(n), d.axis, d.div, d.extent)).collect();
         for (n, d) in self.lanes.iter().enumerate().rev() {
             if let Some(axis) = d.axis {
                 all.push((Slot::Lane(n), axis, d.div, d.extent));
@@ -230,10 +234,10 @@ impl Layout {
                 lane: lane as u16,
             };
         }
-        let mut rest: Vec<usize> = c.to_vec();
-        let mut left = self.shape.clone();
+        let mut rest: Few<usize> = SmallVec::from_slice(c);
+        let mut left: Few<usize> = SmallVec::from_slice(&self.shape);
         // Digit and extent of each vector digit.
-        let mut vecs = vec![(0, 1); self.vecs.len()];
+        let mut vecs: Few<(usize, usize)> = SmallVec::from_elem((0, 1), self.vecs.len());
         let mut lane = 0;
         for (slot, axis, div, extent) in self.digits() {
             let a = axis as usize;

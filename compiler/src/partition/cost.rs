@@ -134,7 +134,10 @@ pub(super) fn op_cycles(target: &Target, ir: &TensorIr, op: &Op, ins: &[Type], o
         }
         Op::Reduce { .. } => CHAIN_CYCLES + target.latency.reduce as u64 + in_vectors.div_ceil(2),
         Op::Contract { batch, contracted, .. } => match ins {
-            [left, right] => contract_cycles(target, left.dtype, extents(batch, contracted, left, right)),
+            [left, right] => {
+                let x = extents(batch, contracted, left, right);
+                contract_cycles(target, left.dtype, right.dtype, x)
+            }
             _ => 0,
         },
         Op::Gather => CHAIN_CYCLES + out_vectors.max(ins.get(1).map_or(0, |t| t.elements() as u64)),
@@ -156,7 +159,7 @@ pub(super) fn op_cycles(target: &Target, ir: &TensorIr, op: &Op, ins: &[Type], o
 }
 
 /// Cycles of a contract: the better operand loaded, small batches packed, products and tile loads overlapped.
-fn contract_cycles(target: &Target, dtype: DType, x: Extents) -> u64 {
+fn contract_cycles(target: &Target, dtype: DType, stored: DType, x: Extents) -> u64 {
     let lanes = (target.lanes as u64).max(1);
     let on_vxm = MXM_CHAIN_CYCLES + (x.rows * x.columns * x.depth * x.batch.div_ceil(lanes)).div_ceil(QUADS_PER_CYCLE);
     let Some(rate) = target.mxm_rate(dtype) else {
@@ -164,15 +167,16 @@ fn contract_cycles(target: &Target, dtype: DType, x: Extents) -> u64 {
     };
     let units = 2 * target.mxm_units(dtype).max(1) as u64;
     let load = 2 * (target.mxm.load_words_per_cycle as u64).max(1);
-    let pass = |rows: u64, columns: u64| {
+    let pass = |rows: u64, columns: u64, words: u64| {
         let pack = (lanes / columns.max(x.depth).max(1)).clamp(1, x.batch.max(1));
         let batches = x.batch.div_ceil(pack);
         let tiles = batches * x.depth.div_ceil(lanes) * columns.div_ceil(lanes);
         let products = tiles * rows * rate.cycles_per_vector as u64 / units;
-        let loads = batches * x.depth.div_ceil(lanes) * columns * pack * dtype.words() as u64 / load;
+        let loads = batches * x.depth.div_ceil(lanes) * columns * pack * words / load;
         products.max(loads)
     };
-    let best = pass(x.rows, x.columns).min(pass(x.columns, x.rows)) + MXM_CHAIN_CYCLES;
+    let right = pass(x.rows, x.columns, stored.words() as u64);
+    let best = right.min(pass(x.columns, x.rows, dtype.words() as u64)) + MXM_CHAIN_CYCLES;
     if x.batch >= lanes / 4 { best.min(on_vxm) } else { best }
 }
 

@@ -10,6 +10,7 @@ mod dedup;
 mod defer_scales;
 mod fold_consts;
 mod fuse_maps;
+mod keep_stored;
 mod legalize;
 mod merge_contracts;
 pub mod precision;
@@ -98,6 +99,11 @@ pub const TIR_PASSES: &[Pass] = &[
         name: "merge-contracts",
         about: "join contracts of one value with constants",
         run: merge_contracts::run,
+    },
+    Pass {
+        name: "keep-stored",
+        about: "leave the weights of contracts as they are stored",
+        run: keep_stored::run,
     },
     Pass {
         name: "legalize",

@@ -21,7 +21,8 @@ pub struct LeafData {
     pub ty: Type,
     /// Whether all its ancestors are constants.
     pub constant: bool,
-    /// Whether it is a constant that other operations use as well: a changed copy takes SRAM of its own.
+    /// Whether it is a constant that other operations use as well, or that is stored in a narrower dtype: a changed copy takes SRAM of
+    /// its own.
     pub shared: bool,
 }
 

@@ -102,12 +102,27 @@ pub fn blocks(ir: &TensorIr) -> Vec<Block> {
     all
 }
 
+/// Whether a constant is one of a narrower dtype, moved and widened: contracts take it as it is stored.
+fn widened(ir: &TensorIr, v: ValueId) -> bool {
+    let data = &ir.values[v];
+    match &data.op {
+        Op::Move { .. } => data.inputs.iter().all(|&u| widened(ir, u)),
+        Op::Map { nodes } => {
+            let stored = data.inputs.first().map(|&u| ir.values[u].ty.dtype);
+            nodes.len() == 1
+                && matches!(nodes[0].op, AluOp::Cvt | AluOp::Copy)
+                && stored.is_some_and(|d| d != data.ty.dtype && data.ty.dtype.holds(d))
+        }
+        _ => false,
+    }
+}
+
 /// The form in which blocks are compared; `users` counts the users of every value.
 pub fn key(ir: &TensorIr, block: &Block, constant: &IdSet<ValueId>, users: &[u32]) -> BlockKey {
     let leaf = |&v: &ValueId| LeafData {
         ty: ir.values[v].ty.clone(),
         constant: constant.contains(v),
-        shared: constant.contains(v) && users[v.index()] > 1,
+        shared: constant.contains(v) && (users[v.index()] > 1 || widened(ir, v)),
     };
     let numbers = |list: &[ValueId], r: fn(u32) -> Ref| -> Vec<(ValueId, Ref)> {
         list.iter().copied().zip((0..).map(r)).collect()

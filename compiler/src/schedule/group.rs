@@ -492,6 +492,15 @@ pub(super) fn push_copy(steps: &mut Vec<Step>, of: usize, first: u32) -> usize {
     steps.len() - 1
 }
 
+/// Words that a tile load of this group takes in a cycle.
+pub(super) fn load_words(group: &Group, load: &Step) -> u32 {
+    let belts = load.args.iter().map(|arg| match arg {
+        Arg::Step { step, .. } => group.steps[*step].dtype.words() as u32,
+        Arg::Imm(_) => 0,
+    });
+    belts.sum()
+}
+
 /// Gives every VXM result that is wanted on both sides a `copy` that drives the second side.
 fn split_directions(target: &Target, chain: ChainId, steps: &mut Vec<Step>) -> Result<(), CompileError> {
     for u in 0..steps.len() {

@@ -275,7 +275,7 @@ impl<'a> Lister<'a> {
         let Some(step) = members.load.and_then(|l| step_of(&group, l)) else {
             return Err(bad(id, "a load group without its load"));
         };
-        let words = step.args.len() as u32 * step.dtype.words() as u32;
+        let words = group::load_words(&group, step);
         if words > self.target.mxm.load_words_per_cycle as u32 {
             return Err(bad(
                 id,
@@ -361,7 +361,7 @@ impl<'a> Lister<'a> {
                 };
                 let (mut free, holder) = held.next_free(start, len);
                 if let (StepOp::Node(NodeOp::Load { .. }), Queue::MxmLoad(hemi, _)) = (&step.op, queue) {
-                    let words = step.args.len() as u32 * step.dtype.words() as u32;
+                    let words = group::load_words(group, step);
                     free = chip.load_free(hemi, free, len, words, self.target.mxm.load_words_per_cycle as u32);
                 }
                 if free > start {
@@ -543,7 +543,7 @@ impl<'a> Lister<'a> {
                 (Unit::Alu(_), None) => {}
             }
             if let (StepOp::Node(NodeOp::Load { .. }), Unit::Fixed(Queue::MxmLoad(hemi, _))) = (&step.op, step.unit) {
-                chip.hold_load(hemi, start, len, step.args.len() as u32 * step.dtype.words() as u32);
+                chip.hold_load(hemi, start, len, group::load_words(group, step));
             }
             if let (Some(slots), Some(stream), Some(belt)) = (slots(step, fit.at), fit.streams[i], step.belt) {
                 chip.belts.set(&slots, stream, belt.words, true);

@@ -432,7 +432,8 @@ impl Placer<'_> {
                 .sum();
             // Weights lie near the matrix units, scratch near the centre: either takes the shorter stretch of belt.
             let distance = if tile { t.groups - 1 - place.group } else { place.group } as u64;
-            let wrong_side = side.is_some_and(|s| s != place.hemi) as u64;
+            // Weights of one hemisphere's matrix unit would meet those of the other's in banks and on belts.
+            let wrong_side = side.is_some_and(|s| s != place.hemi) as u64 * if tile { 500 } else { 1 };
             let cost = clash as u64 * 1_000_000
                 + (overlap * 1000 / total).min(100_000)
                 + wrong_side * 400

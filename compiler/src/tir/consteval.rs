@@ -329,14 +329,18 @@ fn copy(map: &IndexMap, source: &[u8], out: &mut [u8], size: usize) {
 }
 
 fn copy_strided(source: &[u8], out: &mut [u8], size: usize, to: (usize, usize), from: (i64, i64), count: usize) {
+    match size {
+        1 => copy_sized::<1>(source, out, to, from, count),
+        2 => copy_sized::<2>(source, out, to, from, count),
+        _ => copy_sized::<4>(source, out, to, from, count),
+    }
+}
+
+/// Elements of `N` bytes: their number is known when this is compiled, so that each is one load and one store.
+fn copy_sized<const N: usize>(source: &[u8], out: &mut [u8], to: (usize, usize), from: (i64, i64), count: usize) {
     for i in 0..count {
-        let at = (from.0 + i as i64 * from.1) as usize * size;
-        let (target, element) = (&mut out[(to.0 + i * to.1) * size..], &source[at..]);
-        if size == 4 {
-            target[..4].copy_from_slice(&element[..4]);
-        } else {
-            target[..size].copy_from_slice(&element[..size]);
-        }
+        let at = (from.0 + i as i64 * from.1) as usize * N;
+        out[(to.0 + i * to.1) * N..][..N].copy_from_slice(&source[at..][..N]);
     }
 }
 

@@ -333,13 +333,18 @@ fn eval_contract(batch: &[(u8, u8)], contracted: &[(u8, u8)], a: &Tensor, b: &Te
     );
     let m = offsets(&a.ty, &free_axes(a.ty.rank(), batch, contracted, true));
     let n = offsets(&b.ty, &free_axes(b.ty.rank(), batch, contracted, false));
+    let widened = match (&a.data, &b.data) {
+        (Data::F(_), Data::I(b)) => Some(Data::F(b.iter().map(|&w| w as f32).collect())),
+        _ => None,
+    };
+    let weights = widened.as_ref().unwrap_or(&b.data);
     let mut data = match ty.dtype.is_float() {
         true => Data::F(Vec::with_capacity(ty.elements())),
         false => Data::I(Vec::with_capacity(ty.elements())),
     };
     for (&ba, &bb) in ba.iter().zip(&bb) {
         for &m in &m {
-            match (&a.data, &b.data, &mut data) {
+            match (&a.data, weights, &mut data) {
                 (Data::F(a), Data::F(b), Data::F(out)) => {
                     let mut row = vec![0f32; n.len()];
                     for (&ka, &kb) in ka.iter().zip(&kb) {

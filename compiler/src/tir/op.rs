@@ -85,8 +85,8 @@ pub enum Op {
     },
     /// Batched matrix product. Output axes: the batch axes in order, then the free axes of the left operand in order,
     /// then the free axes of the right. Each output is one chain of fused multiply-adds over the contracted axes in the
-    /// listed order, first listed slowest, from zero. Operands have equal dtype; the result has `acc`, f32 for floats and i32 for
-    /// integers.
+    /// listed order, first listed slowest, from zero. Operands have equal dtype, or the right one has a dtype whose values the
+    /// left one's all has (weights as they are stored); the result has `acc`, f32 for floats and i32 for integers.
     Contract {
         /// Batch axes: (axis of left, axis of right).
         batch: Vec<(u8, u8)>,
@@ -376,7 +376,8 @@ fn infer_map(nodes: &[MapNode], inputs: &[&Type], stored: &Type) -> Result<Type,
 }
 
 fn infer_contract(batch: &[(u8, u8)], contracted: &[(u8, u8)], acc: DType, a: &Type, b: &Type) -> Result<Type, String> {
-    if a.dtype != b.dtype || acc != a.dtype.widened() {
+    let fits = a.dtype == b.dtype || (a.dtype.is_float() && a.dtype.holds(b.dtype));
+    if !fits || acc != a.dtype.widened() {
         return Err(format!(
             "operands {} and {} with accumulation in {acc} are not allowed",
             a.dtype, b.dtype

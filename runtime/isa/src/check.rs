@@ -185,6 +185,10 @@ impl Run {
                 if self.belts == 0 {
                     return self.error("belts", 0, "at least 1");
                 }
+                if !self.dtype.holds(self.a.dtype) {
+                    let allowed = format!("a dtype whose values are all {}", self.dtype);
+                    return self.error("a", self.a.dtype, &allowed);
+                }
                 let issues = self.load_vectors().div_ceil(self.belts as u32);
                 if self.issues() != issues {
                     let allowed = format!("{issues} issues, the window's vectors over the belts");
@@ -400,7 +404,7 @@ impl Run {
                     return self.error("window", self.window, &allowed);
                 }
                 if let Src::Stream(s) = self.a.src {
-                    self.check_stream(target, "a", s, dtype_words, self.belts as u16)?;
+                    self.check_stream(target, "a", s, self.a.dtype.words(), self.belts as u16)?;
                 }
                 Ok(())
             }

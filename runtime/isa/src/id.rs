@@ -90,6 +90,16 @@ impl DType {
         if self.is_float() { DType::F32 } else { DType::I32 }
     }
 
+    /// Whether every value of `other` is a value of this dtype.
+    pub const fn holds(self, other: DType) -> bool {
+        match (self, other) {
+            (DType::F32, DType::F16 | DType::BF16 | DType::U16) => true,
+            (DType::F32 | DType::F16 | DType::BF16 | DType::I32, DType::I8 | DType::U8) => true,
+            (DType::I32, DType::U16) | (DType::U16, DType::U8) => true,
+            _ => self as u8 == other as u8,
+        }
+    }
+
     /// Decodes the `repr(u8)` value.
     pub fn from_u8(v: u8) -> Option<DType> {
         DType::ALL.get(v as usize).copied()

@@ -155,7 +155,7 @@ impl Window {
 /// | write | of the vector | stream | | | | word | | `words` |
 /// | gather | of the vector | idx (i32) | | | stream | base word + affine part | | `row_stride` words, `limit` |
 /// | scatter | of the vector | data | idx (i32) | | | as gather | | `row_stride`, `limit` |
-/// | load.row, load.col | of the weights | first belt group | scale (unused) | | | | | `belts`, `window` |
+/// | load.row, load.col | of the tile | first belt group; a dtype that the tile's holds, widened on the way in | | | | | | `belts`, `window` |
 /// | mul | of x and weights | x | acc stream | | stream, or none | acc row in | acc row out | `acc_in`, `swap` |
 /// | alu | of the result | a | b | c | stream or none | | | `alu`, `imm` |
 /// | fold | of the result | a | | | stream or none | | | `alu`, `fold_dims`, `emit_every` |

@@ -302,6 +302,7 @@ mod tests {
                 n0,
                 n: 8,
                 dtype: DType::F32,
+                integer: false,
                 zero,
                 factors: (i, i + 1),
                 places: (0, 1),

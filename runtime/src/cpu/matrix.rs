@@ -93,7 +93,7 @@ impl Chain<'_, '_> {
         let Some(column) = columns.filter(|c| (*c as usize).is_multiple_of(PANEL_COLUMNS) && inside) else {
             return Ok(None);
         };
-        if image.dtype != run.dtype || tile_bytes(linked, tile).is_none() {
+        if image.dtype != run.a.dtype || tile_bytes(linked, tile).is_none() {
             return Ok(None);
         }
         let size = image.dtype.bytes();
@@ -135,7 +135,7 @@ impl Chain<'_, '_> {
         };
         let mut belts = Vec::new();
         for (source, width) in self.belt_sources(load)? {
-            if width != run.dtype.bytes() {
+            if width != run.a.dtype.bytes() {
                 let what = format!("a belt of {width} bytes per lane");
                 return Err(linked.error(load, what).into());
             }
@@ -146,7 +146,7 @@ impl Chain<'_, '_> {
             belts,
             vectors,
             columns,
-            dtype: run.dtype,
+            dtype: run.a.dtype,
             lo: lo as u32,
             n: lanes as u32,
             out: 0,
@@ -155,14 +155,14 @@ impl Chain<'_, '_> {
             self.check_limit(self.b.pool.bytes.len() as u64 + bytes as u64)?;
             let at = self.b.pool.reserve(bytes);
             pack_constant(linked.memory, &pack, &mut self.b.pool.bytes[at..at + bytes]);
-            return Ok(Weights::packed(Space::Pool, at, k as u32, run.dtype));
+            return Ok(Weights::packed(Space::Pool, at, k as u32, run.a.dtype));
         }
         if let Some(w) = in_place(&pack, rows, n) {
             return Ok(w);
         }
         pack.out = self.reserve_bytes(bytes as u64)?;
         self.b.plan.pointers = self.b.plan.pointers.max(PANEL_COLUMNS);
-        let weights = Weights::packed(Space::Scratch, pack.out, k as u32, run.dtype);
+        let weights = Weights::packed(Space::Scratch, pack.out, k as u32, run.a.dtype);
         self.steps.push((Step::Pack(pack), load));
         Ok(weights)
     }
@@ -184,8 +184,9 @@ impl Chain<'_, '_> {
         for &load in &loads {
             let w = self.weights_of(load, rows)?;
             let window = linked.nodes[load].run.window;
-            if w.dtype.is_float() != run.a.dtype.is_float() {
-                let what = format!("x of {} by weights of {}", run.a.dtype, w.dtype);
+            let tile = linked.nodes[load].run.dtype;
+            if tile.is_float() != run.a.dtype.is_float() {
+                let what = format!("x of {} by a tile of {tile}", run.a.dtype);
                 return Err(linked.error(id, what).into());
             }
             (k_low, k_high) = (k_low.min(window.k0), k_high.max(window.k1));
@@ -226,6 +227,7 @@ impl Chain<'_, '_> {
                 n0,
                 n: n1 - n0,
                 dtype: w.dtype,
+                integer: !run.a.dtype.is_float(),
                 zero,
                 factors: (0, 0),
                 places: (0, 0),

@@ -265,6 +265,8 @@ pub struct BlockStep {
     pub n: u32,
     /// Type of the weights.
     pub dtype: DType,
+    /// Whether the tile has integers, so that the accumulators do.
+    pub integer: bool,
     /// Whether these columns start from zero.
     pub zero: bool,
     /// First and end of its windows in [`Multiply::factors`], which are summed in this order.

@@ -320,7 +320,7 @@ unsafe fn multiply(k: &Kernels, m: &Machine, s: &Multiply, local: &mut Local, (r
             acc: &local.outputs,
             factors: &local.factors,
             dtype: b.dtype,
-            integer: !b.dtype.is_float(),
+            integer: b.integer,
             n: b.n as usize,
             zero: b.zero,
             next: match s.factors.get(b.factors.1 as usize) {

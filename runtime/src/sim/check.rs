@@ -135,7 +135,7 @@ fn check_types(target: &Target, run: &Run) -> Result<(), String> {
         Opcode::Fold => run.dtype == ty,
         Opcode::Reduce => wide && run.a.dtype == run.dtype,
         Opcode::Permute | Opcode::Transpose => run.a.dtype == run.dtype,
-        Opcode::LoadRow | Opcode::LoadCol => run.a.dtype == run.dtype,
+        Opcode::LoadRow | Opcode::LoadCol => run.dtype.holds(run.a.dtype),
         Opcode::Gather | Opcode::Send | Opcode::Recv => true,
     };
     if fits {

@@ -4,7 +4,9 @@ use super::check::is_word_access;
 use super::engine::{Active, Arrival, Engine, Issue, see, vxm_operand};
 use super::lanes::{alu_lanes, fold_lanes, narrow_lanes, reduce_lanes};
 use super::mxm::Block;
-use super::vector::{Live, Step, Words, fault, has_lanes, live_words, need_lanes, store_lanes, widen_lanes};
+use super::vector::{
+    Live, Step, Words, decode_lanes, fault, has_lanes, live_words, need_lanes, store_lanes, widen_lanes,
+};
 use crate::error::HazardKind;
 use crate::kernels::sim_mul;
 use lockstep_isa::run::{AccIn, Queue, Src, Window};
@@ -99,7 +101,8 @@ impl Engine {
             hemisphere.begin_block(plane as usize, issue.code.planes, block)?;
         }
         let belts = run.belts as u32;
-        let words = run.dtype.words() as u8;
+        let stored = run.a.dtype;
+        let words = stored.words() as u8;
         let start = issue.n * belts;
         let count = belts.min(run.load_vectors() - start);
         hemisphere.count_load(issue.cycle, count * words as u32)?;
@@ -117,12 +120,14 @@ impl Engine {
             let i = (start + g) as usize;
             let row = &mut self.operands[0];
             if run.op == Opcode::LoadRow {
-                need_lanes(&seen.live, n0, n1, run.dtype, self.lanes)?;
-                widen_lanes(seen.bytes, run.dtype, n0, n1, row);
+                need_lanes(&seen.live, n0, n1, stored, self.lanes)?;
+                widen_lanes(seen.bytes, stored, n0, n1, row);
+                decode_lanes(stored, run.dtype, n0, n1, row);
                 block.data[i * columns..][..columns].copy_from_slice(&row[n0 as usize..n1 as usize]);
             } else {
-                need_lanes(&seen.live, k0, k1, run.dtype, self.lanes)?;
-                widen_lanes(seen.bytes, run.dtype, k0, k1, row);
+                need_lanes(&seen.live, k0, k1, stored, self.lanes)?;
+                widen_lanes(seen.bytes, stored, k0, k1, row);
+                decode_lanes(stored, run.dtype, k0, k1, row);
                 let column = block.data[i..].iter_mut().step_by(columns);
                 for (to, &x) in column.zip(&row[k0 as usize..k1 as usize]) {
                     *to = x;

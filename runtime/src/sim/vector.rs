@@ -106,6 +106,15 @@ pub(super) fn widen_lanes(bytes: &[u8], dtype: DType, lo: u16, hi: u16, out: &mu
     }
 }
 
+/// Turns integers that [`widen_lanes`] gave into floats, for a tile of floats that is stored as integers.
+pub(super) fn decode_lanes(stored: DType, tile: DType, lo: u16, hi: u16, lanes: &mut [u32]) {
+    if tile.is_float() && !stored.is_float() {
+        for x in &mut lanes[lo as usize..hi as usize] {
+            *x = (*x as i32 as f32).to_bits();
+        }
+    }
+}
+
 /// Stores the low bytes of `lanes[lo..hi]` as elements `lo..hi` of a vector.
 pub(super) fn store_lanes(bytes: &mut [u8], dtype: DType, lo: u16, hi: u16, lanes: &[u32]) {
     let (lo, hi) = (lo as usize, hi as usize);

@@ -94,10 +94,16 @@ impl Builder<'_> {
         let mut plans: BTreeMap<Vec<usize>, Vec<Pass>> = BTreeMap::new();
         let mut by_side: Vec<(Dir, Sources)> = Vec::new();
         let mut ready: Vec<(Dir, Vec<Columns>)> = Vec::new();
-        for (key, side, segments) in self.jobs(&home, &spec) {
+        let jobs = self.jobs(&home, &spec);
+        let both: Vec<bool> = jobs
+            .iter()
+            .map(|job| jobs.iter().any(|j| j.0 == job.0 && j.1 != job.1))
+            .collect();
+        for ((key, side, segments), both) in jobs.into_iter().zip(both) {
             if !plans.contains_key(&key) {
                 let part = &home.parts[segments[0].0];
-                let plan = self.passes(&spec, rhs, &x.0, &layout, &key, part.hi, chip)?;
+                let alone = Some(side).filter(|_| !both);
+                let plan = self.passes(&spec, rhs, &x.0, &layout, &key, part.hi, chip, alone)?;
                 plans.insert(key.clone(), plan);
             }
             if !by_side.iter().any(|s| s.0 == side) {
@@ -283,7 +289,8 @@ impl Builder<'_> {
                 let mut belts = Vec::new();
                 for &(buf, at, dims) in &load.belts {
                     let (b_lo, b_hi) = (self.prog.bufs[buf].lo, self.prog.bufs[buf].hi);
-                    belts.push(kernel.push_dims(NodeOp::Read(buf, at), dtype, dims, b_lo, b_hi, Vec::new()));
+                    let stored = self.prog.bufs[buf].dtype;
+                    belts.push(kernel.push_dims(NodeOp::Read(buf, at), stored, dims, b_lo, b_hi, Vec::new()));
                 }
                 let w = load.window;
                 let count = if load.by_column { w.n1 - w.n0 } else { w.k1 - w.k0 } as u32;
@@ -367,7 +374,8 @@ impl Builder<'_> {
 
     /// Lanes of the result: columns, small ones packed, and as many batches beside them as fit.
     pub fn contract_layout(&self, v: ValueId, spec: &Spec) -> Layout {
-        if let Some(layout) = &self.planned[v.index()] {
+        let chosen = self.planned[v.index()].as_ref().or(self.wanted[v.index()].as_ref());
+        if let Some(layout) = chosen {
             return layout.clone();
         }
         let shape = self.shape(v).to_vec();
@@ -528,6 +536,7 @@ impl Builder<'_> {
         key: &[usize],
         hi: usize,
         chip: u16,
+        side: Option<Dir>,
     ) -> Result<Vec<Pass>, CompileError> {
         // Contracted lanes of a left vector.
         let contracted = |a: u8| spec.contracted.iter().any(|p| p.0 == a as usize);
@@ -619,7 +628,7 @@ impl Builder<'_> {
                         k1,
                     };
                     let block: Vec<&Vec<usize>> = (n0..window.n1).map(|l| &columns[l as usize]).collect();
-                    loads.extend(self.block_loads(spec, rhs, &rows, &block, window, chip, layout, usize::MAX)?);
+                    loads.extend(self.block_loads(spec, rhs, &rows, &block, window, chip, layout, usize::MAX, side)?);
                     at = end;
                 }
                 passes.push(Pass { x, loads });

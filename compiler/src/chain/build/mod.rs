@@ -87,6 +87,8 @@ pub(crate) struct Builder<'a> {
     homes: Vec<Option<Rc<Home>>>,
     /// Layouts chosen ahead, for values that convolutions compute and what works on them.
     planned: Vec<Option<Layout>>,
+    /// Layouts that products of activations want of the products with weights before them.
+    wanted: Vec<Option<Layout>>,
     /// Buffers that hold each vector of a value at the same time, for values that one chain reads several times.
     copies: Vec<usize>,
     /// Further buffers with the contents of a buffer.
@@ -107,6 +109,8 @@ pub(crate) struct Builder<'a> {
     origin_ids: BTreeMap<OriginKey, u32>,
     origin: u32,
     states: &'a mut StateLayouts,
+    /// Words per cycle of the load of a weight tile.
+    load_words: u16,
 }
 
 /// Layouts of states by name and chip. The entry that reads a state first chooses, the others follow.
@@ -122,7 +126,13 @@ type VectorKey = (Option<BufId>, u16, Option<Dir>, DType, Vec<u8>);
 /// # Errors
 /// Operations that no chain can carry out, and bugs.
 pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
-    build_beside(input, &mut StateLayouts::new())
+    build_beside(input, &mut StateLayouts::new(), load_words(input))
+}
+
+/// Words per cycle of the load of a weight tile: the same in all entries, which share the tiles.
+fn load_words(input: &Input<'_>) -> u16 {
+    let consts = consteval::const_values(input.ir);
+    tiles::load_words(input.ir, &|v| consts.contains(v), input.target)
 }
 
 /// Builds the chains of several entries over shared constants and states. A state has one layout in all of them, and
@@ -138,7 +148,11 @@ pub fn build_entries(inputs: &[Input<'_>]) -> Result<Vec<ChainProgram>, CompileE
             states.insert(update.key, update.state_layout);
         }
     }
-    let built: Result<Vec<_>, _> = inputs.iter().map(|input| build_beside(input, &mut states)).collect();
+    let words = inputs.first().map_or(0, load_words);
+    let built: Result<Vec<_>, _> = inputs
+        .iter()
+        .map(|input| build_beside(input, &mut states, words))
+        .collect();
     let mut programs = built?;
     if programs.len() > 1 {
         share::share(&mut programs)?;
@@ -146,7 +160,7 @@ pub fn build_entries(inputs: &[Input<'_>]) -> Result<Vec<ChainProgram>, CompileE
     Ok(programs)
 }
 
-fn build_beside(input: &Input<'_>, states: &mut StateLayouts) -> Result<ChainProgram, CompileError> {
+fn build_beside(input: &Input<'_>, states: &mut StateLayouts, load_words: u16) -> Result<ChainProgram, CompileError> {
     let consts = consteval::const_values(input.ir);
     let expanded = expand::expand(input.ir, input.chip, input.target, states, &|v| consts.contains(v));
     let consts = consteval::const_values(&expanded.ir);
@@ -191,6 +205,7 @@ fn build_beside(input: &Input<'_>, states: &mut StateLayouts) -> Result<ChainPro
         done: vec![false; n],
         homes: vec![None; n],
         planned: vec![None; n],
+        wanted: vec![None; n],
         copies: vec![1; n],
         twins: BTreeMap::new(),
         shifted: BTreeMap::new(),
@@ -206,6 +221,7 @@ fn build_beside(input: &Input<'_>, states: &mut StateLayouts) -> Result<ChainPro
         origin_ids: BTreeMap::new(),
         origin: 0,
         states,
+        load_words,
     };
     b.plan()?;
     b.run()?;

@@ -131,7 +131,47 @@ impl Builder<'_> {
         }
         self.plan_repeated(&mut parent);
         self.plan_copies();
+        self.plan_heads();
         Ok(())
+    }
+
+    /// What the left operand of a batched product of activations comes from is laid out as the product wants it, where the contracted
+    /// axes and the batch fit the lanes: the heads of a query lie beside each other, as those of the keys do.
+    fn plan_heads(&mut self) {
+        for (v, data) in self.ir.values.iter() {
+            let Op::Contract { batch, contracted, .. } = &data.op else {
+                continue;
+            };
+            let &[lhs, rhs] = &data.inputs[..] else { continue };
+            if batch.is_empty() || self.is_const(lhs) || self.is_const(rhs) {
+                continue;
+            }
+            let shape = self.shape(lhs).to_vec();
+            let order: Vec<usize> = contracted
+                .iter()
+                .rev()
+                .chain(batch.iter().rev())
+                .map(|p| p.0 as usize)
+                .collect();
+            if order.iter().map(|&a| shape[a]).product::<usize>() > self.lanes() {
+                continue;
+            }
+            let mut open = vec![lhs];
+            while let Some(u) = open.pop() {
+                let source = &self.ir.values[u];
+                if self.is_const(u) || source.ty.shape != shape || self.chip(u) != self.chip(v) {
+                    continue;
+                }
+                match &source.op {
+                    Op::Map { .. } => open.extend(&source.inputs),
+                    Op::Contract { .. } if self.is_const(source.inputs[1]) => {
+                        let layout = with_lanes(&shape, &order, self.lanes(), &self.rows(u), |_| true);
+                        self.wanted[u.index()] = Some(layout);
+                    }
+                    _ => {}
+                }
+            }
+        }
     }
 
     fn pixels(&self, v: ValueId) -> usize {

@@ -1,6 +1,7 @@
 //! Where a kernel reads an operand: homes, constants made to order, and moves read in place.
 
 use super::fit::At;
+use super::tiles::{append, stretches};
 use super::{Builder, Home};
 use crate::chain::{BufId, BufKind};
 use crate::error::CompileError;
@@ -261,22 +262,19 @@ impl Builder<'_> {
         }
         let linear = |c: &[usize]| c.iter().zip(&strides).map(|(a, b)| a * b).sum::<usize>();
         let origin = vec![0; layout.shape.len()];
-        let lane_offsets: Vec<usize> = (0..layout.lane_count())
-            .map(|l| {
-                let mut c = origin.clone();
-                layout.add_lane(l, &mut c);
-                linear(&c)
-            })
-            .collect();
+        let lane_offsets = (0..layout.lane_count()).map(|l| {
+            let mut c = origin.clone();
+            layout.add_lane(l, &mut c);
+            linear(&c)
+        });
+        let lane_offsets: Vec<usize> = lane_offsets.collect();
         let mut contents = Vec::new();
         for p in 0..layout.n_parts() {
             let part = layout.part(p);
             let mut rows = Vec::with_capacity(part.n_vectors() * part.hi * size);
+            let stretches = stretches(lane_offsets.iter().copied().take(part.hi));
             for base in layout.bases(&part) {
-                let at = linear(&base);
-                for &o in &lane_offsets[..part.hi.min(lane_offsets.len())] {
-                    rows.extend_from_slice(&bytes[(at + o) * size..(at + o + 1) * size]);
-                }
+                append(bytes, linear(&base), &stretches, size, &mut rows);
             }
             contents.push(Arc::new(rows));
         }

@@ -8,9 +8,11 @@ use crate::chain::{Affine, BufId, BufKind, Tile};
 use crate::error::CompileError;
 use crate::layout::choose::{Rows, finish, whole_axis};
 use crate::layout::{LaneDigit, Layout, VecDigit};
-use crate::tir::ValueId;
+use crate::partition::cost::extents;
+use crate::tir::{Op, TensorIr, ValueId};
 use lockstep_graph::EntityId;
 use lockstep_isa::run::Window;
+use lockstep_isa::{Dir, Target};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -20,8 +22,34 @@ pub(crate) type TileKey = (ValueId, u16, Window, Vec<u32>, Vec<u32>);
 /// Finds an element of a value: buffer, vector, lane.
 type Find<'a> = dyn Fn(&Builder<'_>, &[usize]) -> Result<Option<(BufId, u32, u16)>, CompileError> + 'a;
 
-/// Words per cycle that the loads of one tile may take.
+/// Words per cycle that the load of one tile takes where products take longer than loads.
 const LOAD_WORDS: u16 = 16;
+/// Words per cycle left to activations where loads take longer than products: one vector of four bytes.
+const LEFT_WORDS: u16 = 4;
+
+/// Words per cycle of the load of one weight tile, for a program: where few rows are multiplied, almost all that a hemisphere takes.
+pub(super) fn load_words(ir: &TensorIr, is_const: &dyn Fn(ValueId) -> bool, target: &Target) -> u16 {
+    let (mut products, mut loads) = (0u64, 0u64);
+    for (_, data) in ir.values.iter() {
+        let (Op::Contract { batch, contracted, .. }, &[left, right]) = (&data.op, &data.inputs[..]) else {
+            continue;
+        };
+        let (left, right) = (&ir.values[left].ty, &ir.values[right].ty);
+        let rate = target.mxm_rate(left.dtype).map(|r| r.cycles_per_vector as u64);
+        let (Some(rate), true) = (rate, is_const(data.inputs[1])) else {
+            continue;
+        };
+        let x = extents(batch, contracted, left, right);
+        let lanes = target.lanes as u64;
+        products += x.batch * x.rows * x.columns * x.depth * rate / (lanes * lanes).max(1);
+        loads += (right.elements() * right.dtype.bytes()) as u64 / (lanes * LOAD_WORDS as u64).max(1);
+    }
+    let most = (target.mxm.load_words_per_cycle as u16).min(target.streams as u16);
+    match loads > products {
+        true => most.saturating_sub(LEFT_WORDS).max(LOAD_WORDS),
+        false => LOAD_WORDS,
+    }
+}
 
 /// One tile load of a pass.
 #[derive(Clone, Debug)]
@@ -34,7 +62,7 @@ pub(crate) struct BlockLoad {
 
 impl Builder<'_> {
     /// Tile loads that fill one block: `rows` are left coordinates per k, `columns` result coordinates per column. A weight tile
-    /// takes at most `most_belts` belts.
+    /// takes at most `most_belts` belts and lies in the hemisphere `side`, if one alone multiplies by it.
     #[allow(clippy::too_many_arguments)]
     pub fn block_loads(
         &mut self,
@@ -46,6 +74,7 @@ impl Builder<'_> {
         chip: u16,
         layout: &Layout,
         most_belts: usize,
+        side: Option<Dir>,
     ) -> Result<Vec<BlockLoad>, CompileError> {
         if !self.is_const(rhs) {
             return self.run_time_loads(spec, rhs, rows, columns, window, layout);
@@ -78,11 +107,9 @@ impl Builder<'_> {
                 let bytes = self.const_bytes(rhs)?;
                 let size = dtype.bytes();
                 let mut data = Vec::with_capacity(key.3.len() * key.4.len() * size);
+                let stretches = stretches(key.4.iter().map(|&c| c as usize));
                 for &r in &key.3 {
-                    for &c in &key.4 {
-                        let at = (r + c) as usize * size;
-                        data.extend_from_slice(&bytes[at..at + size]);
-                    }
+                    append(&bytes, r as usize, &stretches, size, &mut data);
                 }
                 let n_rows = rows.len() as u16;
                 let tile = self.prog.tiles.push(Tile {
@@ -92,7 +119,7 @@ impl Builder<'_> {
                     dtype,
                     data: Arc::new(data),
                 });
-                let n_belts = (LOAD_WORDS / dtype.words())
+                let n_belts = (self.load_words / dtype.words())
                     .min(n_rows)
                     .min(most_belts.min(u16::MAX as usize) as u16)
                     .max(1);
@@ -111,7 +138,7 @@ impl Builder<'_> {
                             lo: window.n0,
                             hi: window.n1,
                             kind,
-                            side: None,
+                            side,
                         };
                         (self.prog.bufs.push(buf), n_vectors)
                     })
@@ -259,6 +286,33 @@ impl Builder<'_> {
             return Ok(Some(loads));
         }
         Ok(None)
+    }
+}
+
+/// Elements that follow each other: the first of them and how many.
+type Stretch = (usize, usize);
+
+/// Elements as stretches, in order.
+pub(super) fn stretches(elements: impl Iterator<Item = usize>) -> Vec<Stretch> {
+    let mut all: Vec<Stretch> = Vec::new();
+    for at in elements {
+        match all.last_mut() {
+            Some((first, n)) if *first + *n == at => *n += 1,
+            _ => all.push((at, 1)),
+        }
+    }
+    all
+}
+
+/// Appends stretches of elements of `size` bytes that count from element `from`.
+pub(super) fn append(bytes: &[u8], from: usize, stretches: &[Stretch], size: usize, out: &mut Vec<u8>) {
+    for &(first, n) in stretches {
+        let at = (from + first) * size;
+        match (n, size) {
+            (1, 4) => out.extend(bytes[at..].first_chunk::<4>().into_iter().flatten()),
+            (1, 2) => out.extend(bytes[at..].first_chunk::<2>().into_iter().flatten()),
+            _ => out.extend_from_slice(&bytes[at..at + n * size]),
+        }
     }
 }
 

@@ -260,7 +260,7 @@ impl Builder<'_> {
                 k0: b.lane,
                 k1: b.lane + b.n as u16,
             };
-            loads.extend(self.block_loads(spec, rhs, &rows, &columns, window, chip, layout, belts)?);
+            loads.extend(self.block_loads(spec, rhs, &rows, &columns, window, chip, layout, belts, None)?);
         }
         Ok(loads)
     }

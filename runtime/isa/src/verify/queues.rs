@@ -118,7 +118,7 @@ fn check_loads(cx: &ChipCx<'_>, sink: &mut Sink) {
         for _ in 0..issues {
             let vectors = left.min(run.belts as u32);
             left -= vectors;
-            takes.push((hemi as u8, steps.step(), vectors * run.dtype.words() as u32, i));
+            takes.push((hemi as u8, steps.step(), vectors * run.a.dtype.words() as u32, i));
         }
     }
     takes.sort_unstable();

@@ -35,7 +35,7 @@ pub(super) fn operands(run: &Run, mut visit: impl FnMut(usize, Operand)) {
         for g in 0..belt_groups(run) {
             let mut o = run.a;
             if let Src::Stream(s) = &mut o.src {
-                s.index = s.index.wrapping_add(g.wrapping_mul(run.dtype.words() as u8));
+                s.index = s.index.wrapping_add(g.wrapping_mul(run.a.dtype.words() as u8));
             }
             visit(g as usize, o);
         }
@@ -153,9 +153,9 @@ fn check_dtypes(run: &Run) -> Check {
     match run.op {
         Opcode::Write if run.words == 1 => word(run.a),
         Opcode::Send => word(run.a),
-        Opcode::Write | Opcode::LoadRow | Opcode::LoadCol | Opcode::Permute | Opcode::Transpose | Opcode::Scatter => {
-            takes(run.a, run.dtype, 'a')
-        }
+        Opcode::Write | Opcode::Permute | Opcode::Transpose | Opcode::Scatter => takes(run.a, run.dtype, 'a'),
+        // `Run::check` has seen that the tile's dtype holds it.
+        Opcode::LoadRow | Opcode::LoadCol => Ok(()),
         Opcode::Reduce => {
             takes(run.a, run.dtype, 'a')?;
             match run.dtype {

@@ -79,6 +79,9 @@ pub struct CompileArgs {
     /// Language models: positions that the decode entries attend to; the whole context is always one of them
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = at_least_one)]
     pub buckets: Vec<usize>,
+    /// Language models: how matrices are stored on the chips; as in the model where absent
+    #[arg(long, value_enum)]
+    pub weights: Option<Weights>,
     /// No rewrite that changes a rounding
     #[arg(long)]
     pub exact: bool,
@@ -368,6 +371,32 @@ pub enum TargetsSub {
         #[arg(long)]
         toml: bool,
     },
+}
+
+/// `--weights`
+#[cfg(feature = "compile")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Weights {
+    /// 32-bit floats
+    F32,
+    /// 16-bit floats
+    F16,
+    /// 16-bit floats with the exponents of 32-bit ones
+    Bf16,
+    /// 8-bit integers with a scale per output channel
+    Int8,
+}
+
+#[cfg(feature = "compile")]
+impl From<Weights> for lockstep::WeightFormat {
+    fn from(weights: Weights) -> Self {
+        match weights {
+            Weights::F32 => Self::F32,
+            Weights::F16 => Self::F16,
+            Weights::Bf16 => Self::Bf16,
+            Weights::Int8 => Self::Int8,
+        }
+    }
 }
 
 /// Values of `--precision`.

@@ -20,7 +20,7 @@ pub use lockstep_compiler::{
 };
 #[cfg(feature = "compile")]
 pub use lockstep_frontend::{
-    ConstInput, Graph, ImportError, ImportOptions, LanguageModel, LanguageOptions, Source, import,
+    ConstInput, Graph, ImportError, ImportOptions, LanguageModel, LanguageOptions, Source, WeightFormat, import,
     language as language_model,
 };
 #[cfg(feature = "compile")]

@@ -90,7 +90,9 @@ pub mod model {
     use lockstep::files::{self, FileSource};
     use lockstep::isa::DType;
     use lockstep::isa::artifact::HostDType;
-    use lockstep::{Compiled, ConstInput, Graph, ImportOptions, LanguageOptions, Observer, Options, Source, tensors};
+    use lockstep::{
+        Compiled, ConstInput, Graph, ImportOptions, LanguageOptions, Observer, Options, Source, WeightFormat, tensors,
+    };
     use lockstep_graph::{Shape, Verified, Weights};
     use std::collections::BTreeMap;
     use std::path::Path;
@@ -192,6 +194,7 @@ pub mod model {
             batch: args.batch.unwrap_or(1),
             prefill: args.prefill_chunks.clone(),
             buckets: args.buckets.clone(),
+            weights: args.weights.map(WeightFormat::from),
         };
         let refuse = |flag: &str, kind: &str| {
             let message = format!("--{flag} has no meaning for {:?}, which is {kind}", source.name());
@@ -208,6 +211,7 @@ pub mod model {
             ("batch", args.batch.is_none()),
             ("prefill-chunks", args.prefill_chunks.is_empty()),
             ("buckets", args.buckets.is_empty()),
+            ("weights", args.weights.is_none()),
         ];
         match lockstep::language_model(source, &options)? {
             Some(model) => match flags.iter().find(|flag| !flag.1) {

@@ -1,7 +1,7 @@
 //! The graph of one entry of a decoder, and the layers that all its parts share. Attention is in `attention.rs`, feed-forward parts in `feed.rs`.
 
 use super::decoder::{Decoder, EntrySize, Feed, Naming, NormKind};
-use super::net::Net;
+use super::net::{Matrix, Net};
 use crate::error::ImportError;
 use lockstep_graph::op::{Binary, Unary};
 use lockstep_graph::{DType, GraphBuilder, Op, OpError, ValueId, Weights};
@@ -38,10 +38,15 @@ impl Entry<'_> {
             Naming::Llama => "embed_tokens.weight",
             Naming::Gpt2 => "wte.weight",
         };
-        let words = self.net.weight(table, &[d.vocab, d.hidden])?;
+        let words = self.net.matrix(table, &[d.vocab, d.hidden])?;
         let mut x = self.build(|b| {
-            let x = b.op(Op::Gather { axis: 0 }, &[words, ids])?;
-            b.cast(x, d.compute)
+            let x = b.op(Op::Gather { axis: 0 }, &[words.value, ids])?;
+            let x = b.cast(x, d.compute)?;
+            let Some(scale) = words.scale else { return Ok(x) };
+            let scale = b.reshape(scale, [d.vocab, 1])?;
+            let scale = b.op(Op::Gather { axis: 0 }, &[scale, ids])?;
+            let scale = b.cast(scale, d.compute)?;
+            b.binary(Binary::Mul, x, scale)
         })?;
         if let Some(scale) = d.embed_scale {
             x = self.build(|b| b.binary_scalar(Binary::Mul, x, f64::from(scale)))?;
@@ -83,7 +88,7 @@ impl Entry<'_> {
         self.net.at("lm_head", "Linear");
         let head = match d.tied {
             true => words,
-            false => self.net.weight_at("lm_head.weight", &[d.vocab, d.hidden])?,
+            false => self.net.matrix_at("lm_head.weight", &[d.vocab, d.hidden])?,
         };
         let logits = self.multiply(x, head)?;
         match d.softcap {
@@ -164,12 +169,12 @@ impl Entry<'_> {
         self.build(|b| b.binary(Binary::Add, x, fed))
     }
 
-    /// x · weightᵀ, with the weight as [outputs, inputs] of any float type.
-    pub fn multiply(&mut self, x: ValueId, weight: ValueId) -> Result<ValueId, ImportError> {
+    /// x · weightᵀ, with the weight as [outputs, inputs].
+    pub fn multiply(&mut self, x: ValueId, weight: Matrix) -> Result<ValueId, ImportError> {
         self.build(|b| {
-            let weight = b.cast(weight, DType::F32)?;
-            let weight = b.transpose(weight, &[1, 0])?;
-            b.matmul(x, weight)
+            let value = b.cast(weight.value, DType::F32)?;
+            let value = b.transpose(value, &[1, 0])?;
+            scaled(b, x, value, weight.scale)
         })
     }
 
@@ -182,7 +187,7 @@ impl Entry<'_> {
         bias: bool,
     ) -> Result<ValueId, ImportError> {
         self.net.at(name, "Linear");
-        let weight = self.net.weight(&format!("{name}.weight"), &[outputs, inputs])?;
+        let weight = self.net.matrix(&format!("{name}.weight"), &[outputs, inputs])?;
         let product = self.multiply(x, weight)?;
         if !bias {
             return Ok(product);
@@ -203,11 +208,11 @@ impl Entry<'_> {
         outputs: usize,
     ) -> Result<ValueId, ImportError> {
         self.net.at(name, "Linear");
-        let weight = self.net.weight(&format!("{name}.weight"), &[inputs, outputs])?;
+        let weight = self.net.matrix(&format!("{name}.weight"), &[inputs, outputs])?;
         let bias = self.net.weight(&format!("{name}.bias"), &[outputs])?;
         self.build(|b| {
-            let (weight, bias) = (b.cast(weight, DType::F32)?, b.cast(bias, DType::F32)?);
-            let product = b.matmul(x, weight)?;
+            let (value, bias) = (b.cast(weight.value, DType::F32)?, b.cast(bias, DType::F32)?);
+            let product = scaled(b, x, value, weight.scale)?;
             b.binary(Binary::Add, product, bias)
         })
     }
@@ -249,6 +254,15 @@ impl Entry<'_> {
     /// Operators at the current module.
     pub fn build<T>(&mut self, f: impl FnOnce(&mut GraphBuilder) -> Result<T, OpError>) -> Result<T, ImportError> {
         f(&mut self.net.b).map_err(|error| self.net.fail(error))
+    }
+}
+
+/// x · weight, its columns times their scales.
+fn scaled(b: &mut GraphBuilder, x: ValueId, weight: ValueId, scale: Option<ValueId>) -> Result<ValueId, OpError> {
+    let product = b.matmul(x, weight)?;
+    match scale {
+        Some(scale) => b.binary(Binary::Mul, product, scale),
+        None => Ok(product),
     }
 }
 

@@ -11,6 +11,9 @@ mod feed;
 mod net;
 mod rope;
 mod text;
+mod weights;
+
+pub use weights::WeightFormat;
 
 use crate::error::{ImportError, ImportErrorKind, read_error};
 use crate::safetensors::Tensors;
@@ -51,6 +54,8 @@ pub struct LanguageOptions {
     pub prefill: Vec<usize>,
     /// Positions that the decode entries attend to; the whole context is always one of them.
     pub buckets: Vec<usize>,
+    /// How matrices are stored; as in the model where absent.
+    pub weights: Option<WeightFormat>,
 }
 
 impl Default for LanguageOptions {
@@ -60,6 +65,7 @@ impl Default for LanguageOptions {
             batch: 1,
             prefill: Vec::new(),
             buckets: Vec::new(),
+            weights: None,
         }
     }
 }
@@ -161,8 +167,11 @@ impl Checkpoint {
     }
 
     /// All entries.
-    pub fn language(self, options: &LanguageOptions) -> Result<LanguageModel, ImportError> {
+    pub fn language(mut self, options: &LanguageOptions) -> Result<LanguageModel, ImportError> {
         let decoder = self.decoder()?;
+        if let Some(format) = options.weights {
+            weights::convert(&mut self.tensors, format);
+        }
         let bad = |message| ImportError::new(ImportErrorKind::BadOption(message), Origin::file(self.name.as_str()));
         let mut entries = Vec::new();
         for (name, size) in sizes(&decoder, options).map_err(bad)? {

@@ -1,14 +1,23 @@
 //! What architectures share: weights by name, linear layers, bound inputs, places for messages.
 
+use super::weights::{SCALE, outputs_last};
 use crate::ImportOptions;
 use crate::bind::{Bound, Declared, bind_states, resolve};
 use crate::error::{ImportError, ImportErrorKind};
 use crate::fold::fold;
 use crate::safetensors::Tensors;
 use lockstep_graph::op::Binary;
-use lockstep_graph::{Graph, GraphBuilder, Op, OpError, Origin, Shape, ValueId};
+use lockstep_graph::{DType, Graph, GraphBuilder, Op, OpError, Origin, Shape, ValueId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// A matrix as it is stored.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix {
+    pub value: ValueId,
+    /// Factors of its output channels, f32.
+    pub scale: Option<ValueId>,
+}
 
 /// A model under construction.
 pub(super) struct Net<'a> {
@@ -98,8 +107,45 @@ impl<'a> Net<'a> {
         self.weight_at(&full, shape)
     }
 
-    /// A weight by its full name.
+    /// A matrix of the current module as it is stored.
+    pub fn matrix(&mut self, name: &str, shape: &[usize]) -> Result<Matrix, ImportError> {
+        let full = format!("{}{name}", self.prefix);
+        self.matrix_at(&full, shape)
+    }
+
+    /// A matrix by its full name, as it is stored.
+    pub fn matrix_at(&mut self, full: &str, shape: &[usize]) -> Result<Matrix, ImportError> {
+        let value = self.stored(full, shape)?;
+        let scales = format!("{full}{SCALE}");
+        let scale = match self.tensors.contains_key(&scales) {
+            true => Some(self.stored(&scales, &[shape[usize::from(outputs_last(full))]])?),
+            false => None,
+        };
+        Ok(Matrix { value, scale })
+    }
+
+    /// A weight by its full name; f32 where it is stored as integers with scales.
     pub fn weight_at(&mut self, full: &str, shape: &[usize]) -> Result<ValueId, ImportError> {
+        if shape.len() != 2 {
+            return self.stored(full, shape);
+        }
+        let Matrix { value, scale } = self.matrix_at(full, shape)?;
+        let Some(scale) = scale else { return Ok(value) };
+        let wide = if outputs_last(full) {
+            [1, shape[1]]
+        } else {
+            [shape[0], 1]
+        };
+        let b = &mut self.b;
+        let scaled = b.cast(value, DType::F32).and_then(|value| {
+            let scale = b.reshape(scale, wide)?;
+            b.binary(Binary::Mul, value, scale)
+        });
+        scaled.map_err(|error| self.fail(error))
+    }
+
+    /// A tensor of the file.
+    fn stored(&mut self, full: &str, shape: &[usize]) -> Result<ValueId, ImportError> {
         if let Some(&value) = self.made.get(full) {
             return Ok(value);
         }

@@ -74,12 +74,17 @@ fn check(ir: &TensorIr, target: &str, chips: u16) {
             })
             .collect();
         let views: Vec<_> = tensors.iter().map(|t| t.view()).collect();
-        let mut session = lookup("sim")
-            .unwrap()
-            .load(Arc::new(artifact), &LoadOptions::default())
-            .unwrap();
+        let artifact = Arc::new(artifact);
+        let load = |name: &str| {
+            let executor = lookup(name).unwrap();
+            executor.load(Arc::clone(&artifact), &LoadOptions::default()).unwrap()
+        };
+        let (mut session, mut cpu) = (load("sim"), load("cpu"));
         let outputs = session.run(0, &views).unwrap();
         assert_eq!(outputs.cycles, Some(schedule.makespan));
+        for (a, b) in outputs.tensors.iter().zip(cpu.run(0, &views).unwrap().tensors) {
+            assert_eq!(a.bytes, b.bytes, "{}: sim and cpu", target.name);
+        }
         for (got, want) in outputs.tensors.iter().zip(&want) {
             let (got, want) = (got.to_f32(), want.bits());
             assert_eq!(got.len(), want.len());
@@ -193,6 +198,40 @@ fn mlps() {
         let ir = b.finish();
         for target in ["toy", "tsp-2020"] {
             check(&ir, target, 1);
+        }
+    }
+}
+
+/// Weights of narrow dtypes under rows of f32: one row, whose loads bind, and many.
+#[test]
+fn weights_stay_as_stored() {
+    for (dtype, host) in [
+        (DType::BF16, HostDType::BF16),
+        (DType::F16, HostDType::F16),
+        (DType::I8, HostDType::I8),
+    ] {
+        for rows in [1, 6] {
+            let (k, n) = (70, 90);
+            let mut b = TirBuilder::new("stored");
+            let x = b.input("x", HostDType::F32, &[rows, k], Type::new(DType::F32, &[rows, k]));
+            let bits = noise(k * n, 5).into_iter().map(|v| match dtype {
+                DType::I8 => (v * 100.0) as i8 as u8 as u32,
+                _ => lockstep_isa::scalar::narrow_f32(v, dtype),
+            });
+            let bytes: Vec<u8> = bits.flat_map(|v| v.to_le_bytes()[..dtype.bytes()].to_vec()).collect();
+            let w = b.constant("w", Type::new(dtype, &[k, n]), host, bytes.into()).unwrap();
+            let wide = b.map_to(&[k, n], &[w], |e, a| e.cvt(a[0], DType::F32)).unwrap();
+            let y = b.contract(x, wide, &[], &[(1, 0)]).unwrap();
+            b.output("y", HostDType::F32, &[rows, n], y);
+            let mut ir = b.finish();
+            crate::passes::run_all(&mut ir, &crate::passes::PassOptions::default()).unwrap();
+            let stored = ir.values.values().any(|v| {
+                matches!(v.op, crate::tir::Op::Contract { .. }) && ir.values[v.inputs[1]].ty.dtype == dtype
+            });
+            assert!(stored, "{dtype}: {ir}");
+            for target in ["toy", "tsp-2020"] {
+                check(&ir, target, 1);
+            }
         }
     }
 }

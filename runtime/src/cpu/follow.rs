@@ -95,6 +95,7 @@ mod tests {
                 n0: 0,
                 n: 320,
                 dtype: DType::F32,
+                integer: false,
                 zero: true,
                 factors: (0, 1),
                 places: (0, 1),

@@ -225,9 +225,10 @@ fn weights_stay_as_stored() {
             b.output("y", HostDType::F32, &[rows, n], y);
             let mut ir = b.finish();
             crate::passes::run_all(&mut ir, &crate::passes::PassOptions::default()).unwrap();
-            let stored = ir.values.values().any(|v| {
-                matches!(v.op, crate::tir::Op::Contract { .. }) && ir.values[v.inputs[1]].ty.dtype == dtype
-            });
+            let stored = ir
+                .values
+                .values()
+                .any(|v| matches!(v.op, crate::tir::Op::Contract { .. }) && ir.values[v.inputs[1]].ty.dtype == dtype);
             assert!(stored, "{dtype}: {ir}");
             for target in ["toy", "tsp-2020"] {
                 check(&ir, target, 1);

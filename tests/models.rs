@@ -132,7 +132,7 @@ const CLASSIFIER_ONE: Model = Model {
 
 /// Small SRAM, few lanes: many chips.
 const CLASSIFIER_ON_TOY: Model = Model {
-    on: &[("toy", 0)],
+    on: &[("toy", 60)],
     ..CLASSIFIER_ONE
 };
 

@@ -218,8 +218,8 @@ impl<'a> Lowering<'a> {
         })
     }
 
-    /// The convolution of a quantised input, one zero point and scale for all of it, with a quantised weight without zero point; `None` if they
-    /// are not that.
+    /// The convolution of a quantised input, one zero point and scale for all of it, with a quantised weight, one zero point and scale per output
+    /// channel; `None` if they are not that.
     pub(super) fn quantised_conv(&mut self, s: &Site<'a>, windows: &Windows, attr: &Conv) -> Res<Option<ValueId>> {
         let (Some(x), Some(w)) = (self.quantised(s.node.inputs[0])?, self.quantised(s.node.inputs[1])?) else {
             return Ok(None);
@@ -228,59 +228,104 @@ impl<'a> Lowering<'a> {
         let per_output =
             |this: &Self, p: Option<ValueId>| p.is_none_or(|p| this.b.shape(p)[1..].iter().all(|&n| n == 1));
         let mut w = w;
-        if let Some(zero) = w.zero {
-            match self.recentred(w.q, zero)? {
-                Some(q) => w = Quantised { q, zero: None, ..w },
-                None => return Ok(None),
-            }
+        if let Some(q) = w.zero.map(|zero| self.recentred(w.q, zero)).transpose()?.flatten() {
+            w = Quantised { q, zero: None, ..w };
         }
         if x.scale.is_some() != w.scale.is_some()
             || !single(self, x.zero)
             || !single(self, x.scale)
+            || !per_output(self, w.zero)
             || !per_output(self, w.scale)
         {
             return Ok(None);
         }
-        let padded = attr.pads.iter().any(|&p| p != (0, 0));
-        let fixed = x.zero.map(|zero| self.immediate(zero));
-        let fill = match fixed {
-            Some(Some(bits)) => match i8::try_from(bits as i32) {
-                Ok(zero) => zero as u8,
-                Err(_) => return Ok(None),
-            },
-            _ => 0,
+        // Padded on is the zero point where it is a byte that is known; else nothing, and the sums are those of the taps inside.
+        let known = x.zero.and_then(|zero| self.immediate(zero)).map(|bits| bits as i32);
+        let fill = match (x.zero, known.map(i8::try_from)) {
+            (None, _) => Some(0),
+            (_, Some(Ok(zero))) => Some(zero),
+            _ => attr.pads.iter().all(|&p| p == (0, 0)).then_some(0),
         };
+        let padding = u32::from(fill.unwrap_or(0) as u8);
         let input = self.channels_last(x.q)?;
-        let mut product = self.windowed(input, w.q, windows, attr.groups, u32::from(fill))?;
+        let mut product = self.windowed(input, w.q, windows, attr.groups, padding)?;
         let shape = s.out_shape().to_vec();
-        let mut along = vec![1; shape.len()];
-        along[1] = shape[1];
-        if let Some(zero) = x.zero {
-            let sum = if padded && fixed == Some(None) {
-                // The padding is no zero of the input: each pixel has the sum of the weights that met the input.
-                let ones = self.constant_like(DType::I8, &self.b.shape(input).to_vec(), 1)?;
-                self.windowed(ones, w.q, windows, attr.groups, 0)?
-            } else {
-                let axes: Vec<usize> = (1..self.b.shape(w.q).len()).collect();
-                let sum = self.b.reduce(ReduceOp::Add, w.q, &axes)?;
-                self.b.reshape(sum, &along)?
-            };
-            let zero = self.b.reshape(zero, &vec![1; shape.len()])?;
-            product = self.elementwise(DType::I32, &shape, &[product, zero, sum], |e, x| {
-                e.sub(x[0], e.mul(x[1], x[2]))
-            })?;
-        }
-        let per_output = |this: &mut Self, scale: Option<ValueId>| -> Res<Option<ValueId>> {
-            let Some(scale) = scale else { return Ok(None) };
-            let n = this.b.ty(scale).elements();
-            let mut dims = vec![1; shape.len()];
-            dims[1] = n;
-            Ok(Some(this.b.reshape(scale, &dims)?))
+        let ones = if fill.is_none() {
+            let extents = self.b.shape(input).to_vec();
+            Some(self.constant_like(DType::I8, &extents, 1)?)
+        } else {
+            None
         };
-        let (a, b) = (per_output(self, x.scale)?, per_output(self, w.scale)?);
+        let zero_of_input = x.zero.map(|zero| self.per_channel(zero, shape.len())).transpose()?;
+        if let Some(zero) = zero_of_input {
+            let sum = self.tap_sums(ones, w.q, windows, attr.groups, &shape)?;
+            product = self.less(product, zero, sum)?;
+        }
+        if let Some(zero) = w.zero {
+            let mut kernel = self.b.shape(w.q).to_vec();
+            kernel[0] = attr.groups;
+            let kernel = self.constant_like(DType::I8, &kernel, 1)?;
+            let mut sum = self.windowed(input, kernel, windows, attr.groups, padding)?;
+            if let Some(zero) = zero_of_input {
+                let own = self.b.shape(sum).to_vec();
+                let taps = self.tap_sums(ones, kernel, windows, attr.groups, &own)?;
+                sum = self.less(sum, zero, taps)?;
+            }
+            let sum = self.per_group(sum, attr.groups, shape[1])?;
+            let zero = self.per_channel(zero, shape.len())?;
+            product = self.less(product, zero, sum)?;
+        }
+        let a = x.scale.map(|scale| self.per_channel(scale, shape.len())).transpose()?;
+        let b = w.scale.map(|scale| self.per_channel(scale, shape.len())).transpose()?;
         let product = self.scaled(product, a, b)?;
         debug_assert!(self.b.dtype(product) == dtype(s.out_dtype()));
         Ok(Some(product))
+    }
+
+    /// `x - a b`, i32, the operands broadcast to x.
+    fn less(&mut self, x: ValueId, a: ValueId, b: ValueId) -> Res<ValueId> {
+        let shape = self.b.shape(x).to_vec();
+        self.elementwise(DType::I32, &shape, &[x, a, b], |e, x| e.sub(x[0], e.mul(x[1], x[2])))
+    }
+
+    /// The sum of a weight's taps per output channel, `[1, M, 1..]`; with `ones` of the input's shape those that meet the input, per pixel.
+    fn tap_sums(
+        &mut self,
+        ones: Option<ValueId>,
+        w: ValueId,
+        windows: &Windows,
+        groups: usize,
+        shape: &[usize],
+    ) -> Res<ValueId> {
+        if let Some(ones) = ones {
+            return self.windowed(ones, w, windows, groups, 0);
+        }
+        let axes: Vec<usize> = (1..self.b.shape(w).len()).collect();
+        let sum = self.b.reduce(ReduceOp::Add, w, &axes)?;
+        self.per_channel(sum, shape.len())
+    }
+
+    /// One value or one per channel, as `[1, M, 1..]`.
+    fn per_channel(&mut self, v: ValueId, rank: usize) -> Res<ValueId> {
+        let mut dims = vec![1; rank];
+        dims[1] = self.b.ty(v).elements();
+        Ok(self.b.reshape(v, &dims)?)
+    }
+
+    /// `[N, groups, ..]` as `[N, channels, ..]`: each group's value for all its channels.
+    fn per_group(&mut self, v: ValueId, groups: usize, channels: usize) -> Res<ValueId> {
+        if groups == 1 || groups == channels {
+            return Ok(v);
+        }
+        let shape = self.b.shape(v).to_vec();
+        let mut dims = shape.clone();
+        dims.insert(2, 1);
+        let apart = self.b.reshape(v, &dims)?;
+        dims[2] = channels / groups;
+        let all = self.b.expand(apart, &dims)?;
+        let mut dims = shape;
+        dims[1] = channels;
+        Ok(self.b.reshape(all, &dims)?)
     }
 
     /// Constant bytes less a constant zero point, if the differences are bytes.

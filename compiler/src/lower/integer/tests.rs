@@ -70,11 +70,12 @@ fn a_quantised_matmul_is_an_integer_product() {
     }
 }
 
-/// One channel, 3x3 kernel, padded: what is padded on is the zero point, whether the compiler knows it or not.
+/// One channel, 3x3 kernel, padded: what is padded on is the zero point, whether the compiler knows it or not; weights less their own zero
+/// point need not be bytes.
 #[test]
 fn a_padded_quantised_convolution_is_an_integer_product() {
     let (x, w) = (bytes(25, 3), bytes(18, 4));
-    for known in [true, false] {
+    for (known, zero) in [(true, 0), (false, 0), (true, -100), (false, -100)] {
         let mut b = GraphBuilder::new("case", "main");
         let q = b.input("q", DType::U8, Shape::from([1, 1, 5, 5])).unwrap();
         let weights = b
@@ -86,7 +87,10 @@ fn a_padded_quantised_convolution_is_an_integer_product() {
         } else {
             b.input("zero", DType::U8, Shape::from([])).unwrap()
         };
-        let (sw, zw) = (scalar(&mut b, DType::F32, 0.25), scalar(&mut b, DType::I8, 0.0));
+        let (sw, zw) = (
+            scalar(&mut b, DType::F32, 0.25),
+            scalar(&mut b, DType::I8, f64::from(zero)),
+        );
         let xf = b.op(Op::Dequantize, &[q, sx, zx]).unwrap();
         let wf = b.op(Op::Dequantize, &[weights, sw, zw]).unwrap();
         let conv = Conv {
@@ -112,7 +116,7 @@ fn a_padded_quantised_convolution_is_an_integer_product() {
             for (i, &weight) in w[o * 9..][..9].iter().enumerate() {
                 let (r, c) = (row + i / 3, column + i % 3);
                 if (1..6).contains(&r) && (1..6).contains(&c) {
-                    sum += (i32::from(x[(r - 1) * 5 + c - 1]) - 100) * i32::from(weight as i8);
+                    sum += (i32::from(x[(r - 1) * 5 + c - 1]) - 100) * (i32::from(weight as i8) - zero);
                 }
             }
             assert_eq!(*found, sum as f32 * 0.125, "element {at}");

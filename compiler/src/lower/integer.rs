@@ -83,20 +83,29 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// An i32 constant all of whose elements are bytes.
+    /// An i32 constant whose elements span less than 256 numbers: bytes, and what they are off.
     fn small_constant(&mut self, v: GValueId) -> Res<Option<Quantised>> {
         let value = self.value(v)?;
-        let tensor = consteval::tensor(self.b.ir(), value)?;
-        if !tensor.bits().iter().all(|&bits| i8::try_from(bits as i32).is_ok()) {
+        let bits = consteval::tensor(self.b.ir(), value)?.bits();
+        let elements = bits.iter().map(|&bits| bits as i32);
+        let (Some(least), Some(most)) = (elements.clone().min(), elements.max()) else {
             return Ok(None);
-        }
+        };
+        let bytes = i32::from(i8::MIN)..=i32::from(i8::MAX);
+        let zero = match least.checked_add(255) {
+            _ if bytes.contains(&least) && bytes.contains(&most) => 0,
+            Some(top) if most <= top && least >= i32::MIN / 2 => i32::from(i8::MIN) - least,
+            _ => return Ok(None),
+        };
         let shape = self.b.shape(value).to_vec();
-        let q = self.b.map_to(&shape, &[value], |e, x| e.cvt(x[0], DType::I8))?;
-        Ok(Some(Quantised {
-            q,
-            zero: None,
-            scale: None,
-        }))
+        let q = self
+            .b
+            .map_to(&shape, &[value], |e, x| e.cvt(e.add(x[0], Ex::i32(zero)), DType::I8))?;
+        let zero = match zero {
+            0 => None,
+            _ => Some(self.constant_like(DType::I32, &vec![1; shape.len()], zero as u32)?),
+        };
+        Ok(Some(Quantised { q, zero, scale: None }))
     }
 
     /// Bytes with their parameters, which broadcast to them.

@@ -123,3 +123,23 @@ fn a_padded_quantised_convolution_is_an_integer_product() {
         }
     }
 }
+
+/// Constants of i32 that are no bytes, but span no more numbers than bytes do.
+#[test]
+fn shifted_constants_are_an_integer_product() {
+    let mut b = GraphBuilder::new("case", "main");
+    let q = b.input("q", DType::U8, Shape::from([1, 2])).unwrap();
+    let weights = [-140i32, 100, 7, -3];
+    let w = b
+        .constant("", DType::I32, Shape::from([2, 2]), weights.as_slice().into())
+        .unwrap();
+    let x = b.op(Op::Cast { to: DType::I32 }, &[q]).unwrap();
+    let y = b.matmul(x, w).unwrap();
+    let ir = finished(b, y);
+    assert_eq!(contracts(&ir), [Chip::I8]);
+    let mut input = Tensor::i32(&[1, 2], vec![250, 3]);
+    input.ty.dtype = Chip::U8;
+    let found = eval(&ir, &[input], &mut []).unwrap()[0].bits();
+    let sums = [250 * -140 + 3 * 7, 250 * 100 - 3 * 3];
+    assert_eq!(found, sums.map(|v: i32| v as u32));
+}

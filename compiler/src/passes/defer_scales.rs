@@ -405,9 +405,9 @@ fn upto(nodes: &[MapNode], arg: Arg) -> Vec<MapNode> {
 
 /// The product of the unscaled rows with the weights, gain and factor in them; the scales and the offset for it.
 fn defer(b: &mut TirBuilder, op: &Op, p: &Product, weights: ValueId, parts: &Parts) -> Result<Deferred, CompileError> {
-    let (batch, contracted): (&[(u8, u8)], &[(u8, u8)]) = match op {
-        Op::Contract { batch, contracted, .. } => (batch, contracted),
-        _ => (&[], &[]),
+    let (batch, contracted) = match op {
+        Op::Contract { batch, contracted, .. } => (batch.as_slice(), contracted.as_slice()),
+        _ => Default::default(),
     };
     let shape = b.shape(weights).to_vec();
     let (n, step) = (shape[p.axes.1], stride(&shape, p.axes.1));

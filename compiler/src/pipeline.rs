@@ -44,6 +44,11 @@ impl Observer for Silent {
     fn dump(&mut self, _: &str, _: &str) {}
 }
 
+/// How often the banks of the best schedule are chosen again.
+const ROUNDS: usize = 2;
+/// Most chains of a schedule for which that is done.
+const REFINED: usize = 10_000;
+
 /// Partitions that are scheduled for real before one is chosen.
 const SCHEDULED: usize = 3;
 /// Partitions that the scheduler finds no room for before the program is spread over more chips; the first time, and later.
@@ -93,7 +98,8 @@ pub fn compile_entries(
     let Some(with) = cx.place(rewritten, target)? else {
         return Ok(Compiled::default());
     };
-    let (best, trial) = cx.without_rewrites(&lowered, target, with)?;
+    let (mut best, mut trial) = cx.without_rewrites(&lowered, target, with)?;
+    cx.refine(&mut best, trial.as_mut(), target)?;
     cx.observer.stage("bound");
     let per_entry = best
         .program
@@ -303,6 +309,40 @@ impl Driver<'_> {
         Ok((with, Some(trial)))
     }
 
+    /// Schedules the best once more, with banks chosen by the schedule found.
+    fn refine(
+        &mut self,
+        best: &mut Best,
+        trial: Option<&mut report::Trial>,
+        target: &Target,
+    ) -> Result<(), CompileError> {
+        let n_chains: usize = best.chains.iter().map(|c| c.chains.len()).sum();
+        if self.options.serial || n_chains > REFINED {
+            return Ok(());
+        }
+        self.observer.stage("schedule");
+        let options = ScheduleOptions {
+            serial: false,
+            rounds: ROUNDS,
+        };
+        let timed = schedule_entries(&best.chains.iter().collect::<Vec<_>>(), target, &options)?;
+        let (before, after) = (best.makespan, timed.iter().map(|t| t.makespan).sum());
+        let chosen = best.examined.iter_mut().find(|e| e.makespan == Some(before));
+        if let Some(chosen) = chosen {
+            chosen.makespan = Some(after);
+        }
+        if let Some(trial) = trial {
+            let side = if trial.with <= trial.without {
+                &mut trial.with
+            } else {
+                &mut trial.without
+            };
+            *side = after;
+        }
+        (best.timed, best.makespan) = (timed, after);
+        Ok(())
+    }
+
     /// The best partition of a program, scheduled; `None` where the options stop before. Where the scheduler finds no room for what fits by
     /// estimate, the program is spread over more chips.
     fn place(&mut self, program: Program, target: &Target) -> Result<Option<Best>, CompileError> {
@@ -423,6 +463,7 @@ impl Driver<'_> {
     ) -> Result<Found, CompileError> {
         let options = ScheduleOptions {
             serial: self.options.serial,
+            rounds: 0,
         };
         let mut best: Option<Scheduled> = None;
         let mut examined: Vec<report::Examined> = Vec::new();

@@ -186,7 +186,14 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
                     out.push(mem[buf.index()][address(at, node.dims, i) + index as usize].clone());
                 }
             }
-            NodeOp::Scatter { .. } | NodeOp::Load { .. } | NodeOp::Transpose { .. } => {}
+            NodeOp::Scatter { .. } | NodeOp::Load { .. } => {}
+            NodeOp::Transpose { n_out, .. } => {
+                let x: Vec<Vector> = (0..issues).map(|i| arg(0, i).0).collect();
+                assert_eq!(live.len(), *n_out as usize);
+                for l in live.clone() {
+                    out.push((0..lanes).map(|j| x.get(j).and_then(|x| x[l])).collect());
+                }
+            }
             NodeOp::Mul { loads, acc, .. } => {
                 ty = node.dtype.widened();
                 let mut tile = vec![vec![None; lanes]; lanes];
@@ -326,7 +333,10 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
                 }
             }
         }
-        if !matches!(node.op, NodeOp::Write(..) | NodeOp::Load { .. }) {
+        if !matches!(
+            node.op,
+            NodeOp::Write(..) | NodeOp::Load { .. } | NodeOp::Transpose { .. }
+        ) {
             for v in &out {
                 let defined: Vec<usize> = (0..lanes).filter(|&l| v[l].is_some()).collect();
                 let hull = defined.first().map(|&a| (a, defined[defined.len() - 1] + 1));

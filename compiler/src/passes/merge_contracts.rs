@@ -338,3 +338,72 @@ fn maps_alike(
     }
     maps
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::PassOptions;
+    use crate::testing::noise;
+    use crate::tir::Type;
+    use crate::tir::eval::{Tensor, eval};
+    use lockstep_isa::DType;
+    use lockstep_isa::artifact::HostDType;
+
+    #[test]
+    fn every_column_has_one_place_and_vectors_begin_alike() {
+        for sizes in [vec![12, 12, 12], vec![9, 3, 3], vec![5, 5], vec![7, 20, 1], vec![3]] {
+            for per in [2, 5, 10] {
+                let places = Places::by_vector(&sizes, per);
+                let mut seen = vec![false; places.total];
+                for (stretches, &n) in places.parts.iter().zip(&sizes) {
+                    let mut from = 0;
+                    for s in stretches {
+                        assert_eq!(s.from, from, "{sizes:?} {per}");
+                        from += s.len;
+                        seen[s.at..s.at + s.len].iter_mut().for_each(|x| {
+                            assert!(!std::mem::replace(x, true), "{sizes:?} {per}");
+                        });
+                    }
+                    assert_eq!(from, n, "{sizes:?} {per}");
+                }
+                for (part, _) in places.parts.iter().zip(&sizes[1..]) {
+                    assert!(part.iter().all(|s| s.at % per == 0), "{sizes:?} {per}");
+                }
+                assert_eq!(places.total % per, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn joined_heads_are_the_same_values() {
+        let mut b = TirBuilder::new("t");
+        let x = b.input("x", HostDType::F32, &[3, 8], Type::new(DType::F32, &[3, 8]));
+        for (i, heads) in [9, 3, 3].into_iter().enumerate() {
+            let w = b
+                .const_f32(&format!("w{i}"), &[8, heads, 4], &noise(32 * heads, i as u32))
+                .unwrap();
+            let c = b
+                .const_f32(&format!("c{i}"), &[1, heads, 4], &noise(4 * heads, 9))
+                .unwrap();
+            let y = b.contract(x, w, &[], &[(1, 0)]).unwrap();
+            let y = b.map(&[y, c], |e, a| e.add(a[0], a[1])).unwrap();
+            b.output(&format!("y{i}"), HostDType::F32, &[3, heads, 4], y);
+        }
+        let before = b.finish();
+        let inputs = [Tensor::f32(&[3, 8], noise(24, 5))];
+        for lanes in [None, Some(20)] {
+            let mut after = before.clone();
+            let options = PassOptions {
+                lanes,
+                ..PassOptions::default()
+            };
+            crate::passes::run_all(&mut after, &options).unwrap();
+            let products = after.values.values().filter(|d| matches!(d.op, Op::Contract { .. }));
+            assert_eq!(products.count(), 1);
+            let values = |ir: &TensorIr| eval(ir, &inputs, &mut []).unwrap();
+            for (a, b) in values(&before).iter().zip(&values(&after)) {
+                assert_eq!(a.bits(), b.bits());
+            }
+        }
+    }
+}

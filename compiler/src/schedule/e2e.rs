@@ -319,3 +319,28 @@ fn encoder_of_six_layers_over_chips() {
         );
     }
 }
+
+/// Products that load the operand with many rows: what they stream, and their result, are transposed.
+#[test]
+fn exchanged_products() {
+    for (target, (h, s, d)) in [("toy", (4, 16, 4)), ("tsp-2020", (4, 128, 32))] {
+        let mut b = TirBuilder::new("exchanged");
+        let mut input =
+            |name: &str, shape: &[usize]| b.input(name, HostDType::F32, shape, Type::new(DType::F32, shape));
+        let (p, v) = (input("p", &[h, s, s]), input("v", &[s, h, d]));
+        let o = b.contract(p, v, &[(0, 1)], &[(2, 0)]).unwrap();
+        let w = constant(&mut b, &[h, d, 24], 3);
+        let y = b.contract(o, w, &[], &[(0, 0), (2, 1)]).unwrap();
+        b.output("y", HostDType::F32, &[s, 24], y);
+        let ir = b.finish();
+        let chip = Target::builtin(target).unwrap().unwrap();
+        let transposes = |n: &crate::chain::Node| matches!(n.op, crate::chain::NodeOp::Transpose { .. });
+        let program = chains(&ir, &chip);
+        let found = program.chains.values().any(|c| match &c.kind {
+            crate::chain::ChainKind::Compute { nodes, .. } => nodes.iter().any(transposes),
+            crate::chain::ChainKind::Transfer { .. } => false,
+        });
+        assert!(found, "{target}");
+        check(&ir, target, 1);
+    }
+}

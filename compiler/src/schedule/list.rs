@@ -554,6 +554,7 @@ impl<'a> Lister<'a> {
         self.end = self.end.max(end);
         self.groups.push(GroupTiming {
             chain: group.chain,
+            first: group.steps.iter().filter_map(|s| s.node).min(),
             start: fit.at,
             end,
             cause: fit.cause,

@@ -48,12 +48,17 @@ const ATTEMPTS: &[(usize, Option<usize>)] = &[(16, None), (16, Some(16)), (4, So
 pub struct ScheduleOptions {
     /// Every group after everything before it: the oracle.
     pub serial: bool,
+    /// How often banks are chosen again by the schedule found, which is kept where it is better.
+    pub rounds: usize,
 }
 
 impl ScheduleOptions {
     /// The oracle: no overlap.
     pub fn serial() -> Self {
-        ScheduleOptions { serial: true }
+        ScheduleOptions {
+            serial: true,
+            rounds: 0,
+        }
     }
 }
 
@@ -149,16 +154,27 @@ pub fn schedule_entries(
     };
     let mut refused = None;
     for &(slack, window) in attempts {
-        let placed = place::place(programs, &split, target, slack).and_then(|places| {
+        let attempt = |seen: Option<&[uses::Seen]>| -> Result<_, CompileError> {
+            let places = place::place(programs, &split, target, slack, seen)?;
             let mut timed = Vec::with_capacity(programs.len());
             for ((program, split), places) in programs.iter().zip(&split).zip(&places.entries) {
                 timed.push(list::run(program, split, places, target, window)?);
             }
             let homes = alloc::rows(programs, &places, &timed, target)?;
             Ok((timed, homes))
-        });
-        match placed {
-            Ok((timed, homes)) => {
+        };
+        match attempt(None) {
+            Ok(mut best) => {
+                let mut last = seen(&best.0);
+                for _ in 0..options.rounds {
+                    // Other banks may hold less: then the schedule found stays.
+                    let Ok(next) = attempt(Some(&last)) else { break };
+                    last = seen(&next.0);
+                    if end(&next.0) < end(&best.0) {
+                        best = next;
+                    }
+                }
+                let (timed, homes) = best;
                 return timed
                     .into_iter()
                     .zip(homes)
@@ -171,4 +187,21 @@ pub fn schedule_entries(
         }
     }
     Err(refused.unwrap_or_else(|| CompileError::internal("schedule", "no window")))
+}
+
+/// When the groups of runs of every entry are scheduled.
+fn seen(timed: &[list::Timed]) -> Vec<uses::Seen> {
+    let of = |t: &list::Timed| {
+        let groups = t.groups.iter();
+        groups
+            .map(|g| ((g.chain, g.first), (g.start, g.end.saturating_sub(g.start))))
+            .collect()
+    };
+    timed.iter().map(of).collect()
+}
+
+/// Cycles of all entries.
+fn end(timed: &[list::Timed]) -> u64 {
+    let of = |t: &list::Timed| t.groups.iter().map(|g| g.end).max().unwrap_or(0);
+    timed.iter().map(of).sum()
 }

@@ -2,17 +2,17 @@
 //!
 //! A run holds its bank's queue from its first issue to its last, so buffers that one group of runs touches need banks of
 //! their own, and buffers that chains touch at about the same time should have them. The time is estimated by a schedule
-//! without resources. Constants and states come first, largest first, and keep their rows for all entries; temporaries
-//! follow in chain order, each where its estimated use overlaps least and its chain-order lifetime fits. Every bank gives
-//! up the same number of words to instruction text. What then still shares a bank within a group of runs is moved
-//! (`repair.rs`).
+//! without resources, or taken from one that was made with banks chosen so. Constants and states come first, largest first,
+//! and keep their rows for all entries; temporaries follow in chain order, each where its estimated use overlaps least and
+//! its chain-order lifetime fits. Every bank gives up the same number of words to instruction text. What then still shares a
+//! bank within a group of runs is moved (`repair.rs`).
 //!
 //! An index that a gather takes from a read flows inward, so its buffer lies in the outermost group and the table
 //! further in, in the same hemisphere.
 
 use super::group::{self, Members};
 use super::repair;
-use super::uses::{Access, Need, Uses, uses_of};
+use super::uses::{Access, Need, Seen, Uses, uses_of};
 use crate::chain::{BufId, BufKind, ChainKind, ChainProgram};
 use crate::{CompileError, CompileErrorKind};
 use lockstep_graph::EntityId;
@@ -82,12 +82,13 @@ struct Placer<'a> {
 }
 
 /// Places the buffers of all entries; lifetimes of temporaries are taken to be `slack` chains longer at either end than
-/// in chain order, since chains overlap.
+/// in chain order, since chains overlap. `seen`: when the groups of runs of every entry were scheduled, where that is known.
 pub(super) fn place(
     programs: &[&ChainProgram],
     split: &[Vec<Vec<Members>>],
     target: &Target,
     slack: usize,
+    seen: Option<&[Seen]>,
 ) -> Result<Places, CompileError> {
     let n_chips = programs.iter().map(|p| p.n_chips).max().unwrap_or(1).max(1) as usize;
     let mut text = vec![0u64; n_chips];
@@ -123,10 +124,10 @@ pub(super) fn place(
         groups: Vec::new(),
     };
     let mut uses = Vec::with_capacity(programs.len());
-    for (program, split) in programs.iter().zip(split) {
+    for (e, (program, split)) in programs.iter().zip(split).enumerate() {
         check(program, n_chips)?;
         let first = placer.groups.len();
-        let (u, n_groups) = uses_of(program, split, target, first)?;
+        let (u, n_groups) = uses_of(program, split, target, first, seen.and_then(|s| s.get(e)))?;
         placer.groups.resize(first + n_groups, Vec::new());
         uses.push(u);
     }

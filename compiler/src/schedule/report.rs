@@ -47,6 +47,8 @@ impl Cause {
 pub(super) struct GroupTiming {
     /// Its chain.
     pub chain: ChainId,
+    /// The first of its nodes; `None` for a transfer.
+    pub first: Option<u32>,
     /// First issue.
     pub start: u64,
     /// End of its last run.

@@ -50,12 +50,16 @@ fn buffer(op: &NodeOp) -> Option<BufId> {
     }
 }
 
-/// When each buffer is used, by a schedule that knows only dependences and the matrix units.
+/// First cycle and length of every group of runs of a schedule, by chain and first node.
+pub(super) type Seen = BTreeMap<(ChainId, Option<u32>), (u64, u64)>;
+
+/// When each buffer is used: as `seen` in a schedule, else by one that knows only dependences and the matrix units.
 pub(super) fn uses_of(
     program: &ChainProgram,
     split: &[Vec<Members>],
     target: &Target,
     first_group: usize,
+    seen: Option<&Seen>,
 ) -> Result<(Uses, usize), CompileError> {
     let n = program.bufs.len();
     let mut uses = Uses {
@@ -87,8 +91,9 @@ pub(super) fn uses_of(
             } => {
                 exists(id, *from)?;
                 exists(id, *to)?;
-                let cycles = *n_vectors as u64 * 4 * target.c2c.cycles_per_word as u64;
-                let start = ready[storage(*from)];
+                let estimated = *n_vectors as u64 * 4 * target.c2c.cycles_per_word as u64;
+                let known = seen.and_then(|s| s.get(&(id, None)));
+                let (start, cycles) = known.copied().unwrap_or((ready[storage(*from)], estimated));
                 for buf in [from, to] {
                     note(
                         &mut uses,
@@ -149,6 +154,8 @@ pub(super) fn uses_of(
                         let clock = unit.and_then(|u| clocks.get(&u)).copied().unwrap_or(load_after);
                         start = start.max(clock.saturating_sub(1024).max(load_after.min(clock)));
                     }
+                    let known = seen.and_then(|s| s.get(&(id, members.nodes.first().copied())));
+                    let (start, cycles) = known.copied().unwrap_or((start, cycles));
                     for &v in &members.nodes {
                         let Some(buf) = buffer(&nodes[v as usize].op) else {
                             continue;

@@ -99,7 +99,14 @@ pub fn timed(program: &Program, setting: Setting) -> Result<Option<Timed>, Strin
         target: &target,
     };
     let chains = build(&input).map_err(told("chains"))?;
-    match schedule(&chains, &target, &ScheduleOptions { serial: setting.serial }) {
+    match schedule(
+        &chains,
+        &target,
+        &ScheduleOptions {
+            serial: setting.serial,
+            rounds: 0,
+        },
+    ) {
         Ok(schedule) => Ok(Some(Timed {
             target,
             chains,

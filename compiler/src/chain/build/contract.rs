@@ -14,13 +14,13 @@
 use super::fit::{At, Piece, fit};
 use super::kernel::{EPILOGUE_ALUS, Sources};
 use super::moves::Kernel;
-use super::source::{Resolved, Source};
+use super::source::Source;
 use super::tiles::BlockLoad;
 use super::{Builder, Home};
 use crate::chain::{Acc, BufId, NodeArg, NodeOp};
 use crate::error::CompileError;
-use crate::layout::choose::{Rows, finish, whole_axis, with_lanes};
-use crate::layout::{LaneDigit, Layout, VecDigit};
+use crate::layout::Layout;
+use crate::layout::choose::{Rows, with_lanes};
 use crate::tir::{Op, ValueId};
 use lockstep_graph::EntityId;
 use lockstep_isa::Dir;
@@ -87,7 +87,8 @@ impl Builder<'_> {
             return self.lower_windowed(v, &spec);
         }
         let layout = self.contract_layout(v, &spec);
-        let x = self.left_source(lhs, &spec, !self.is_const(rhs), chip)?;
+        let before = self.prog.chains.len();
+        let x = self.left_source(lhs, &spec, rhs, chip)?;
         let mut maps = self.epilogue(v, EPILOGUE_ALUS);
         let out = maps.last().copied().unwrap_or(v);
         let home = self.result_home(out, &layout);
@@ -142,6 +143,9 @@ impl Builder<'_> {
                     None => ready.push((side, vec![columns])),
                 }
             }
+        }
+        if !self.is_const(rhs) {
+            self.bring_forward(before);
         }
         for (side, columns) in ready {
             if let Some((_, sources)) = by_side.iter_mut().find(|s| s.0 == side) {
@@ -409,25 +413,31 @@ impl Builder<'_> {
         };
         let rows = self.rows(v);
         let by_rows = with_rows(&rows);
-        // Tiles that are loaded at run time are loaded into one matrix unit only, if each unit takes its own batches.
         let rhs = self.ir.values[v].inputs[1];
-        let is_batch = |a: u8| matches!(spec.axes[a as usize], Axis::Batch { .. });
-        if self.is_const(rhs) || by_rows.side.is_some_and(|n| is_batch(by_rows.vecs[n].axis)) {
+        if self.is_const(rhs) {
             return by_rows;
         }
-        with_rows(&Rows { sides: false, ..rows })
-            .split_sides(is_batch)
-            .unwrap_or(by_rows)
+        // Tiles that are loaded at run time are loaded into one matrix unit only, if each unit takes its own batches.
+        let is_batch = |a: u8| matches!(spec.axes[a as usize], Axis::Batch { .. });
+        let mut layout = match by_rows.side.is_some_and(|n| is_batch(by_rows.vecs[n].axis)) {
+            true => by_rows,
+            false => with_rows(&Rows { sides: false, ..rows })
+                .split_sides(is_batch)
+                .unwrap_or(by_rows),
+        };
+        self.spread_columns(&mut layout, spec, rhs);
+        layout
     }
 
-    /// The left operand with contracted (and batch) coordinates in its lanes; `run_time`: the right one is no constant.
+    /// The left operand with contracted (and batch) coordinates in its lanes; `rhs` is the right one.
     fn left_source(
         &mut self,
         lhs: ValueId,
         spec: &Spec,
-        run_time: bool,
+        rhs: ValueId,
         chip: u16,
     ) -> Result<(Layout, Source), CompileError> {
+        let run_time = !self.is_const(rhs);
         let shape = self.shape(lhs).to_vec();
         let contracted = |a: usize| spec.contracted.iter().any(|p| p.0 == a);
         let batch = |a: usize| spec.batch.iter().any(|p| p.0 == a);
@@ -452,6 +462,12 @@ impl Builder<'_> {
         let rows = self.rows(lhs);
         let one_axis = with_lanes(&shape, &order, self.lanes(), &rows, |_| false);
         let packed = with_lanes(&shape, &order, self.lanes(), &rows, |used| used <= limit);
+        // Re-arranged as what is loaded lies, or as it lies itself, with lanes and vectors exchanged.
+        let crosswise = match self.as_loaded(lhs, spec, rhs) {
+            Some(layout) => Some(layout),
+            None => self.crosswise_layout(lhs),
+        };
+        let crosswise = crosswise.filter(legal);
         let mut wanted = vec![packed, one_axis];
         let wide = order.iter().filter(|&&a| shape[a] > 1).count();
         if wide == 1 && spec.batch.iter().any(|p| shape[p.0] > 1) {
@@ -467,6 +483,7 @@ impl Builder<'_> {
         }
         if self.is_lazy(lhs) {
             wanted.extend(self.beside_others(lhs, spec)?);
+            wanted.extend(crosswise.clone());
             for want in &wanted {
                 if let Some(at) = self.in_place_among(lhs, want, chip, run_time)? {
                     return Ok((
@@ -479,50 +496,13 @@ impl Builder<'_> {
                 }
             }
         }
-        let source = self.source(lhs, &wanted[0], chip, None)?;
+        let want = crosswise.as_ref().unwrap_or(&wanted[0]);
+        let source = self.source(lhs, want, chip, None)?;
         let layout = match &source {
             Source::Home(home) => home.layout.clone(),
             Source::Table { layout, .. } => layout.clone(),
         };
         Ok((layout, source))
-    }
-
-    /// The layout of a left operand behind moves that has as many batches side by side as the vectors behind them.
-    fn beside_others(&self, lhs: ValueId, spec: &Spec) -> Result<Option<Layout>, CompileError> {
-        let shape = self.shape(lhs);
-        let wide = |pairs: &[(usize, usize)]| -> Vec<usize> {
-            let axes = pairs.iter().map(|p| p.0);
-            axes.filter(|&a| shape[a] > 1).collect()
-        };
-        let ([k], [b]) = (&wide(&spec.contracted)[..], &wide(&spec.batch)[..]) else {
-            return Ok(None);
-        };
-        let Resolved::Element(u, _) = self.resolve(lhs, &vec![0; shape.len()])? else {
-            return Ok(None);
-        };
-        let Some(home) = &self.homes[u.index()] else {
-            return Ok(None);
-        };
-        let beside = (home.layout.lane_count() / shape[*k]).min(shape[*b]);
-        if beside < 2 {
-            return Ok(None);
-        }
-        let digit = |axis: usize, extent: usize| LaneDigit {
-            axis: Some(axis as u8),
-            div: 1,
-            extent,
-        };
-        let high = VecDigit {
-            axis: *b as u8,
-            div: beside,
-            extent: shape[*b].div_ceil(beside),
-        };
-        let open: Vec<VecDigit> = (0..shape.len())
-            .filter(|a| a != k && a != b && shape[*a] > 1)
-            .map(|a| whole_axis(shape, a))
-            .collect();
-        let lanes = vec![digit(*k, shape[*k]), digit(*b, beside)];
-        Ok(Some(finish(shape, lanes, vec![high], &open, &self.rows(lhs))))
     }
 
     /// The passes for one group of columns: `key` has the group's batch and column coordinates.
@@ -546,27 +526,21 @@ impl Builder<'_> {
             .filter(|d| d.axis.is_some_and(contracted))
             .copied()
             .collect();
-        let lanes_of = |a: usize| {
-            in_lanes
-                .iter()
-                .filter(|d| d.axis == Some(a as u8))
-                .map(|d| d.extent)
-                .product::<usize>()
-        };
         // First contracted coordinates of each left vector, slowest axis first.
         let mut starts = vec![vec![0usize; left.shape.len()]];
         for &(a, _) in &spec.contracted {
-            let n = left.shape[a];
-            starts = starts
-                .into_iter()
-                .flat_map(|c| {
-                    (0..n).step_by(lanes_of(a).max(1)).map(move |k| {
-                        let mut c = c.clone();
-                        c[a] = k;
-                        c
-                    })
-                })
-                .collect();
+            let digits = in_lanes.iter().filter(|d| d.axis == Some(a as u8));
+            let first = |k: &usize| digits.clone().all(|d| (k / d.div).is_multiple_of(d.extent));
+            let firsts: Vec<usize> = (0..left.shape[a]).filter(first).collect();
+            let with = |c: Vec<usize>| {
+                let set = move |&k: &usize| {
+                    let mut c = c.clone();
+                    c[a] = k;
+                    c
+                };
+                firsts.iter().map(set).collect::<Vec<_>>()
+            };
+            starts = starts.into_iter().flat_map(with).collect();
         }
         // Columns: lane, batch coordinates of the left operand.
         let columns: Vec<Vec<usize>> = (0..hi)

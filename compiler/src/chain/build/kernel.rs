@@ -412,7 +412,7 @@ impl Builder<'_> {
                 let result = self.trimmed(&mut kernel, result, self.dtype(out), (dest, part.side), hi);
                 self.write_all(&mut kernel, result, dest, piece.at[0].1, self.dtype(out), hi);
                 if let (Some(tail), Some(&at)) = (&tail, piece.at.last()) {
-                    self.emit_tail(&mut kernel, tail, out, result, at, (hi, part.side));
+                    self.emit_tail(&mut kernel, tail, out, result, at, (hi, part.side))?;
                 }
                 self.add_chain(chip, kernel.nodes);
             }

@@ -11,7 +11,9 @@ mod expand;
 mod fit;
 mod gather;
 mod kernel;
+mod loaded;
 mod moves;
+mod orient;
 mod plan;
 mod ports;
 mod prepare;
@@ -21,6 +23,7 @@ mod share;
 mod source;
 mod taps;
 mod tiles;
+mod transpose;
 mod windows;
 
 use super::{Affine, Buf, BufId, BufKind, Chain, ChainKind, ChainProgram, Node, NodeArg};
@@ -164,7 +167,13 @@ fn build_beside(input: &Input<'_>, states: &mut StateLayouts, load_words: u16) -
     let consts = consteval::const_values(input.ir);
     let expanded = expand::expand(input.ir, input.chip, input.target, states, &|v| consts.contains(v));
     let consts = consteval::const_values(&expanded.ir);
-    let split = prepare::split(&expanded.ir, &expanded.chip, input.n_chips, &|v| consts.contains(v));
+    let split = prepare::split(
+        &expanded.ir,
+        &expanded.chip,
+        input.n_chips,
+        &|v| consts.contains(v),
+        input.target,
+    );
     let ir = &split.ir;
     let consts = consteval::const_values(ir);
     let input_copies: Vec<(usize, ValueId)> = input

@@ -3,7 +3,7 @@
 //! Every vector of the destination is put together from the source vectors that hold its elements: one permute each, the
 //! results added (an absent lane is -0, which adds exactly). Where the lanes agree, vectors are copied without a permute.
 
-use super::fit::{At, fit};
+use super::fit::{At, fit, fit_by_buffers};
 use super::source::Resolved;
 use super::{Builder, Home};
 use crate::chain::{Affine, BufId, BufKind, Node, NodeArg, NodeOp};
@@ -18,6 +18,9 @@ use std::rc::Rc;
 
 /// Steps of one chain.
 const MOST: usize = 1024;
+
+/// Chains in the order of the vectors against chains by buffers, from which the latter are taken.
+const SCATTERED: usize = 4;
 
 /// How one destination vector is made: what is the same for all vectors of a run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,9 +38,14 @@ impl Builder<'_> {
         if let Some(home) = self.other_homes.get(&key) {
             return Ok(home.clone());
         }
-        let chip = self.chip(v);
-        let home = self.new_home(chip, self.dtype(v), want.clone(), |_| BufKind::Temp);
-        self.fill_home(v, &home)?;
+        let home = match self.by_transposition(v, want)? {
+            Some(home) => home,
+            None => {
+                let home = self.new_home(self.chip(v), self.dtype(v), want.clone(), |_| BufKind::Temp);
+                self.fill_home(v, &home)?;
+                home
+            }
+        };
         self.other_homes.insert(key, home.clone());
         Ok(home)
     }
@@ -89,7 +97,11 @@ impl Builder<'_> {
                 for s in 0..recipe.maps.len() {
                     tracks.push(steps[start..end].iter().map(|(_, at)| at[s]).collect());
                 }
-                for piece in fit(&tracks, MOST, 3) {
+                let in_order = fit(&tracks, MOST, 3);
+                let by_buffers = fit_by_buffers(&tracks, MOST, 3);
+                // Vectors whose buffers change all the time; else those come first that are wanted first.
+                let scattered = by_buffers.len() * SCATTERED <= in_order.len();
+                for piece in if scattered { by_buffers } else { in_order } {
                     self.move_chain(chip, &recipe, piece.dims, &piece.at, part.hi as u16, part.side);
                 }
                 start = end;

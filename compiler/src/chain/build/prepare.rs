@@ -2,11 +2,13 @@
 //!
 //! - Moves that pad and then look through windows: the padded tensor is carried out once, so that the windows (the taps of a
 //!   convolution) are read in place from a constant border.
+//! - Products that load the operand they would have streamed, with a move of the result.
 //! - Maps with more operands than belts carry, or more operations than the VXM has ALUs for.
 
+use super::orient;
 use crate::tir::{Arg, IndexMap, MapNode, Op, TensorIr, Type, ValueData, ValueId};
 use lockstep_graph::{EntityId, IdVec, SideTable};
-use lockstep_isa::AluOp;
+use lockstep_isa::{AluOp, Target};
 use std::collections::BTreeSet;
 
 /// Most distinct operands of a map in one chain: with its result they fit the belts of one direction.
@@ -36,6 +38,7 @@ pub(crate) fn split(
     old_chip: &SideTable<ValueId, u16>,
     n_chips: u16,
     is_const: &dyn Fn(ValueId) -> bool,
+    target: &Target,
 ) -> Split {
     let mut ir = TensorIr {
         values: IdVec::default(),
@@ -82,6 +85,18 @@ pub(crate) fn split(
                 fill,
             };
             data.inputs = vec![padded];
+        }
+        let run_time = matches!(data.op, Op::Contract { .. }) && !old.values[v].inputs.iter().any(|&u| is_const(u));
+        if run_time
+            && orient::is_streamed(old, v)
+            && let Some((product, map)) = orient::exchanged(&ir, &data, target)
+        {
+            let id = ir.values.push(product);
+            chip[id] = old_chip[v];
+            forced.push(false);
+            let parts = vec![ir.maps.intern(map)];
+            data.op = Op::Move { parts, fill: 0 };
+            data.inputs = vec![id];
         }
         let constant: Vec<bool> = old.values[v].inputs.iter().map(|&u| is_const(u)).collect();
         while let Some(part) = split_map(&mut data, &ir, &constant, n_chips) {

@@ -41,9 +41,13 @@ impl Inner {
     }
 }
 
-/// A reduction of what a chain computes, in the same chain.
+/// Most ALUs of the maps behind a reduction in the chain of what it reduces.
+const TAIL_ALUS: u32 = 4;
+
+/// A reduction of what a chain computes, in the same chain, with the maps behind it.
 pub(crate) struct Tail {
     v: ValueId,
+    maps: Vec<ValueId>,
     alu: AluOp,
     segment: u16,
     home: Rc<Home>,
@@ -63,7 +67,8 @@ impl Tail {
 }
 
 impl Builder<'_> {
-    /// The reduction that follows a map `out` in its own chains, if its lanes are all that is reduced and no maps follow it. (Behind
+    /// The reduction that follows a map `out` in its own chains, if its lanes are all that is reduced and the maps behind it need
+    /// nothing else. (Behind
     /// a product it would keep the lane-move unit for as long as the product takes.)
     pub fn tail(&mut self, out: ValueId, layout: &Layout) -> Option<Tail> {
         let chip = self.chip(out);
@@ -80,12 +85,16 @@ impl Builder<'_> {
         let n = lanes.iter().take_while(|d| d.axis.is_some_and(reduced)).count();
         let segment: usize = lanes[..n].iter().map(|d| d.extent).product();
         let all: usize = axes.iter().map(|&a| layout.shape[a as usize]).product();
-        if segment < 2 || segment != all || !self.epilogue(v, EPILOGUE_ALUS).is_empty() {
+        let maps = self.epilogue(v, TAIL_ALUS);
+        let cut = maps != self.epilogue(v, EPILOGUE_ALUS) || !self.operands(&maps, Some(v)).is_empty();
+        if segment < 2 || segment != all || cut {
             return None;
         }
-        let home = self.new_home(chip, self.dtype(v), reduced_layout(layout, &axes), |_| BufKind::Temp);
+        let last = maps.last().copied().unwrap_or(v);
+        let home = self.new_home(chip, self.dtype(last), reduced_layout(layout, &axes), |_| BufKind::Temp);
         Some(Tail {
             v,
+            maps,
             alu,
             segment: segment as u16,
             home,
@@ -101,7 +110,7 @@ impl Builder<'_> {
         result: NodeArg,
         at: (BufId, Affine),
         (hi, side): (u16, Option<Dir>),
-    ) {
+    ) -> Result<(), CompileError> {
         let wide = self.dtype(out).widened();
         let x = match self.dtype(out) == wide {
             true => result,
@@ -113,14 +122,21 @@ impl Builder<'_> {
             hemi: side.unwrap_or(Dir::East),
         };
         let sum = kernel.push(op, wide, hi, vec![x]);
-        let sum = self.as_result(kernel, sum, self.dtype(tail.v), hi);
-        kernel.write(sum, at.0, at.1, self.dtype(tail.v), hi);
+        let last = tail.maps.last().copied().unwrap_or(tail.v);
+        let sum = match tail.maps.is_empty() {
+            true => self.as_result(kernel, sum, self.dtype(last), hi),
+            false => self.emit_maps(kernel, &tail.maps, Some((tail.v, sum)), &[], hi)?,
+        };
+        kernel.write(sum, at.0, at.1, self.dtype(last), hi);
+        Ok(())
     }
 
     /// Records that a tail is done.
     pub fn finish_tail(&mut self, tail: Option<Tail>) {
-        if let Some(tail) = tail {
-            self.finish(&[tail.v], tail.v, tail.home);
+        if let Some(Tail { v, mut maps, home, .. }) = tail {
+            let last = maps.last().copied().unwrap_or(v);
+            maps.push(v);
+            self.finish(&maps, last, home);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::partition::cost::extents;
 use crate::tir::{Op, TensorIr, ValueId};
 use lockstep_graph::EntityId;
 use lockstep_isa::run::Window;
-use lockstep_isa::{Dir, Target};
+use lockstep_isa::{DType, Dir, Target};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -49,6 +49,11 @@ pub(super) fn load_words(ir: &TensorIr, is_const: &dyn Fn(ValueId) -> bool, targ
         true => most.saturating_sub(LEFT_WORDS).max(LOAD_WORDS),
         false => LOAD_WORDS,
     }
+}
+
+/// Most belts of a load of vectors computed at run time.
+pub(crate) fn most_belts(dtype: DType) -> usize {
+    (LOAD_WORDS / dtype.words()).clamp(1, 4) as usize
 }
 
 /// One tile load of a pass.
@@ -198,7 +203,7 @@ impl Builder<'_> {
     }
 
     /// Where an element behind moves lies, if it is in memory on the same chip.
-    fn behind(&self, v: ValueId, c: &[usize]) -> Result<Option<(BufId, u32, u16)>, CompileError> {
+    pub fn behind(&self, v: ValueId, c: &[usize]) -> Result<Option<(BufId, u32, u16)>, CompileError> {
         let Resolved::Element(u, at) = self.resolve(v, c)? else {
             return Ok(None);
         };
@@ -259,10 +264,15 @@ impl Builder<'_> {
             if !fits || track.len() != outer {
                 continue;
             }
+            let most = most_belts(self.dtype(rhs));
+            let belts = (1..=most).rev().find(|&n| n == 1 || apart(&track, n)).unwrap_or(1);
+            let tracks: Vec<Vec<At>> = (0..belts)
+                .map(|b| track.iter().skip(b).step_by(belts).copied().collect())
+                .collect();
             let mut loads = Vec::new();
-            for piece in fit(&[track], usize::MAX, 3) {
-                let n = piece.len() as u16;
-                let at = piece.start as u16;
+            for piece in fit(&tracks, usize::MAX, 3) {
+                let n = (piece.len() * belts) as u16;
+                let at = (piece.start * belts) as u16;
                 let window = if by_column {
                     Window {
                         n0: window.n0 + at,
@@ -276,11 +286,10 @@ impl Builder<'_> {
                         ..window
                     }
                 };
-                let (buf, affine) = piece.at[0];
                 loads.push(BlockLoad {
                     window,
                     by_column,
-                    belts: vec![(buf, affine, piece.dims)],
+                    belts: piece.at.iter().map(|&(buf, at)| (buf, at, piece.dims)).collect(),
                 });
             }
             return Ok(Some(loads));
@@ -314,6 +323,17 @@ pub(super) fn append(bytes: &[u8], from: usize, stretches: &[Stretch], size: usi
             _ => out.extend_from_slice(&bytes[at..at + n * size]),
         }
     }
+}
+
+/// Whether `n` neighbouring vectors always lie in different buffers, those `n` apart mostly in one.
+fn apart(track: &[At], n: usize) -> bool {
+    let different = |v: &[At]| (0..v.len()).all(|i| (0..i).all(|j| v[i].0 != v[j].0));
+    let changes = track
+        .iter()
+        .zip(&track[n.min(track.len())..])
+        .filter(|(a, b)| a.0 != b.0)
+        .count();
+    track.len().is_multiple_of(n) && track.chunks(n).all(different) && changes * 4 <= track.len()
 }
 
 /// A layout of the right operand whose lanes are the columns of the result.

@@ -1,0 +1,185 @@
+//! Products of two operands computed at run time: how their layouts meet, and when they are re-arranged.
+
+use super::Builder;
+use super::contract::{Axis, Spec};
+use super::source::Resolved;
+use super::tiles::most_belts;
+use crate::chain::{BufId, BufKind, Chain, ChainKind, NodeOp};
+use crate::error::CompileError;
+use crate::layout::choose::{finish, whole_axis};
+use crate::layout::{LaneDigit, Layout, VecDigit};
+use crate::tir::ValueId;
+use lockstep_graph::EntityId;
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Builder<'_> {
+    /// Puts columns side by side that lie in different buffers of the right operand, so that several belts load them.
+    pub fn spread_columns(&self, layout: &mut Layout, spec: &Spec, rhs: ValueId) {
+        let Some(&LaneDigit {
+            axis: Some(axis),
+            div: 1,
+            extent: n,
+        }) = layout.lanes.first()
+        else {
+            return;
+        };
+        let Axis::Column { rhs: a } = spec.axes[axis as usize] else {
+            return;
+        };
+        if layout.shape[axis as usize] != n {
+            return;
+        }
+        let mut c = vec![0; self.shape(rhs).len()];
+        let mut bufs: Vec<BufId> = Vec::with_capacity(n);
+        for k in 0..n {
+            c[a] = k;
+            match self.behind(rhs, &c) {
+                Ok(Some((buf, ..))) => bufs.push(buf),
+                _ => return,
+            }
+        }
+        let block = bufs.iter().take_while(|b| **b == bufs[0]).count();
+        let blocks: Vec<BufId> = bufs.iter().step_by(block.max(1)).copied().collect();
+        let even = n.is_multiple_of(block.max(1)) && (0..n).all(|k| bufs[k] == blocks[k / block]);
+        let apart = blocks.iter().collect::<BTreeSet<_>>().len() == blocks.len();
+        let most = most_belts(self.dtype(rhs)).min(blocks.len());
+        let Some(beside) = (2..=most).rev().find(|&b| blocks.len().is_multiple_of(b)) else {
+            return;
+        };
+        if even && apart {
+            let digit = |div: usize, extent: usize| LaneDigit {
+                axis: Some(axis),
+                div,
+                extent,
+            };
+            let spread = [
+                digit(block, beside),
+                digit(1, block),
+                digit(block * beside, blocks.len() / beside),
+            ];
+            layout.lanes.splice(0..1, spread.into_iter().filter(|d| d.extent > 1));
+        }
+    }
+
+    /// The layout of a left operand that has its contracted and batch coordinates in the lanes in which a right one computed at
+    /// run time has them.
+    pub fn as_loaded(&self, lhs: ValueId, spec: &Spec, rhs: ValueId) -> Option<Layout> {
+        let home = self.homes[rhs.index()].as_ref().filter(|_| !self.is_const(rhs))?;
+        let to_left = |a: u8| {
+            let pairs = spec.contracted.iter().chain(&spec.batch);
+            pairs.copied().find(|p| p.1 == a as usize).map(|p| p.0 as u8)
+        };
+        let mut lanes = Vec::new();
+        for d in home.layout.lanes.iter().filter(|d| d.extent > 1) {
+            lanes.push(LaneDigit {
+                axis: Some(to_left(d.axis?)?),
+                ..*d
+            });
+        }
+        let shape = self.shape(lhs).to_vec();
+        let in_lanes = |a: u8| lanes.iter().any(|l| l.axis == Some(a));
+        let left = home.layout.vecs.iter().filter_map(|d| Some((to_left(d.axis)?, d)));
+        let high: Vec<VecDigit> = left
+            .filter(|(a, _)| in_lanes(*a))
+            .map(|(axis, d)| VecDigit { axis, ..*d })
+            .collect();
+        let open: Vec<VecDigit> = (0..shape.len())
+            .filter(|&a| shape[a] > 1 && !in_lanes(a as u8))
+            .map(|a| whole_axis(&shape, a))
+            .collect();
+        Some(finish(&shape, lanes, high, &open, &self.rows(lhs)))
+    }
+
+    /// The layout of a left operand behind moves that has as many batches side by side as the vectors behind them.
+    pub fn beside_others(&self, lhs: ValueId, spec: &Spec) -> Result<Option<Layout>, CompileError> {
+        let shape = self.shape(lhs);
+        let wide = |pairs: &[(usize, usize)]| -> Vec<usize> {
+            let axes = pairs.iter().map(|p| p.0);
+            axes.filter(|&a| shape[a] > 1).collect()
+        };
+        let ([k], [b]) = (&wide(&spec.contracted)[..], &wide(&spec.batch)[..]) else {
+            return Ok(None);
+        };
+        let Resolved::Element(u, _) = self.resolve(lhs, &vec![0; shape.len()])? else {
+            return Ok(None);
+        };
+        let Some(home) = &self.homes[u.index()] else {
+            return Ok(None);
+        };
+        let beside = (home.layout.lane_count() / shape[*k]).min(shape[*b]);
+        if beside < 2 {
+            return Ok(None);
+        }
+        let digit = |axis: usize, extent: usize| LaneDigit {
+            axis: Some(axis as u8),
+            div: 1,
+            extent,
+        };
+        let high = VecDigit {
+            axis: *b as u8,
+            div: beside,
+            extent: shape[*b].div_ceil(beside),
+        };
+        let open: Vec<VecDigit> = (0..shape.len())
+            .filter(|a| a != k && a != b && shape[*a] > 1)
+            .map(|a| whole_axis(shape, a))
+            .collect();
+        let lanes = vec![digit(*k, shape[*k]), digit(*b, beside)];
+        Ok(Some(finish(shape, lanes, vec![high], &open, &self.rows(lhs))))
+    }
+
+    /// Puts the chains from number `first` on as early as what they read allows, in their order: what is re-arranged for a product is
+    /// often there long before it, and would be last in line for the lane-move units.
+    pub fn bring_forward(&mut self, first: usize) {
+        if first == self.prog.chains.len() {
+            return;
+        }
+        let chains: Vec<Chain> = self.prog.chains.values().cloned().collect();
+        // Last chain that writes each temporary buffer.
+        let mut writer: BTreeMap<BufId, usize> = BTreeMap::new();
+        let mut after: Vec<usize> = Vec::new();
+        for (n, chain) in chains.iter().enumerate() {
+            let (reads, writes) = touched(chain);
+            let mut at = n;
+            if n >= first {
+                let temporary =
+                    |b: &BufId| !matches!(self.prog.bufs[*b].kind, BufKind::State(_) | BufKind::NextState(_));
+                let free =
+                    matches!(chain.kind, ChainKind::Compute { .. }) && reads.iter().chain(&writes).all(temporary);
+                let written = reads.iter().filter_map(|b| writer.get(b)).map(|&w| after[w]);
+                at = match (free, written.max()) {
+                    (true, Some(w)) => w,
+                    _ => first.saturating_sub(1),
+                };
+            }
+            after.push(at);
+            writes.into_iter().for_each(|b| {
+                writer.insert(b, n);
+            });
+        }
+        let mut order: Vec<usize> = (0..chains.len()).collect();
+        order.sort_by_key(|&n| (after[n], n));
+        self.prog.chains = order.into_iter().map(|n| chains[n].clone()).collect();
+    }
+}
+
+/// Buffers that a chain reads, and those that it writes.
+fn touched(chain: &Chain) -> (Vec<BufId>, Vec<BufId>) {
+    let (mut reads, mut writes) = (Vec::new(), Vec::new());
+    match &chain.kind {
+        ChainKind::Compute { nodes, .. } => {
+            for node in nodes {
+                match node.op {
+                    NodeOp::Read(buf, _) | NodeOp::Gather { buf, .. } => reads.push(buf),
+                    NodeOp::Write(buf, _) | NodeOp::Scatter { buf, .. } => writes.push(buf),
+                    _ => {}
+                }
+            }
+        }
+        ChainKind::Transfer { from, to, .. } => {
+            reads.push(*from);
+            writes.push(*to);
+        }
+    }
+    (reads, writes)
+}

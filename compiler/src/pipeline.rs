@@ -239,6 +239,7 @@ impl Driver<'_> {
             stop_after: pass(&self.options.stop_after),
             verify: self.options.verify_passes,
             exact: self.options.exact,
+            narrowed: self.options.precision.is_some(),
             keep_states: false,
             lanes: Some(target.lanes as usize),
         };
@@ -273,6 +274,7 @@ impl Driver<'_> {
         }
         let wanted = PassOptions {
             exact: self.options.exact,
+            narrowed: self.options.precision.is_some(),
             keep_states: with.program.keep_states,
             lanes: Some(target.lanes as usize),
             ..PassOptions::default()

@@ -38,7 +38,15 @@ pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileErro
                 let mut at = 0;
                 while at < operands.len() {
                     let (n, stored) = new_users.get(operands[at].index()).copied().unwrap_or((2, true));
-                    match inlined(b, shape, &nodes, &operands, at, (n == 1, stored), cx.exact) {
+                    match inlined(
+                        b,
+                        shape,
+                        &nodes,
+                        &operands,
+                        at,
+                        (n == 1, stored),
+                        cx.narrowed && !cx.exact,
+                    ) {
                         // The producer's own operands take its place and are looked at next.
                         Some((merged, with)) => (nodes, operands) = (merged, with),
                         None => at += 1,
@@ -134,7 +142,7 @@ fn inlined(
     operands: &[ValueId],
     at: usize,
     (single, stored): (bool, bool),
-    exact: bool,
+    narrowed: bool,
 ) -> Option<(Vec<MapNode>, Vec<ValueId>)> {
     let producer = &b.ir().values[operands[at]];
     let Op::Map { nodes: inner } = &producer.op else {
@@ -162,7 +170,7 @@ fn inlined(
     let mut merged: Vec<MapNode> = Vec::with_capacity(inner.len() + nodes.len());
     let dtypes: Vec<DType> = producer.inputs.iter().map(|&v| b.dtype(v)).collect();
     let (kept, result) = match inner.split_last() {
-        Some((last, kept)) if !exact && is_rounding(last, inner, &dtypes) => (kept, last.args[0]),
+        Some((last, kept)) if narrowed && is_rounding(last, inner, &dtypes) => (kept, last.args[0]),
         _ => (inner.as_slice(), Arg::Node(inner.len() as u32 - 1)),
     };
     let result = match result {

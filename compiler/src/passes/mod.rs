@@ -31,6 +31,8 @@ pub struct Changed(pub bool);
 pub struct PassCx {
     /// Keep the rounding of the program as lowered.
     pub exact: bool,
+    /// The roundings are those of a precision chosen by the user, and only what is stored needs them.
+    pub narrowed: bool,
     /// Split no axis of a state.
     pub keep_states: bool,
     /// Lanes of the chip, where they are known.
@@ -136,6 +138,8 @@ pub struct PassOptions {
     pub verify: bool,
     /// Keep the rounding of the program as lowered.
     pub exact: bool,
+    /// The roundings are those of a precision chosen by the user, and only what is stored needs them.
+    pub narrowed: bool,
     /// Split no axis of a state.
     pub keep_states: bool,
     /// Lanes of the chip: what shares vectors is placed by them.
@@ -184,6 +188,7 @@ pub fn run_part(ir: &mut TensorIr, options: &PassOptions, part: Range<usize>) ->
     let end = options.last().map_or(TIR_PASSES.len(), |at| at + 1);
     let cx = PassCx {
         exact: options.exact,
+        narrowed: options.narrowed,
         keep_states: options.keep_states,
         lanes: options.lanes,
     };

@@ -178,9 +178,10 @@ pub fn graph(key: &BlockKey, facts: Facts) -> (Graph, Vec<Id>) {
     (graph, roots)
 }
 
-/// A map as single operations; `None` if it depends on coordinates.
+/// A map as single operations; `None` if it depends on coordinates, or has an operation of immediates alone, which has no shape of its own.
 fn split(graph: &mut Graph, nodes: &[MapNode], args: &[Id]) -> Option<Id> {
-    if nodes.iter().any(|n| n.op == AluOp::Iota) {
+    let shapeless = |n: &MapNode| n.args[..n.op.arity()].iter().all(|a| matches!(a, Arg::Imm(_)));
+    if nodes.iter().any(|n| n.op == AluOp::Iota || shapeless(n)) {
         return None;
     }
     let operands: Vec<DType> = args.iter().map(|&a| graph[a].data.ty.dtype).collect();

@@ -65,6 +65,7 @@ pub fn timed(program: &Program, setting: Setting) -> Result<Option<Timed>, Strin
     let mut ir = program.tir(false).map_err(told("build"))?;
     let options = PassOptions {
         verify: true,
+        exact: program.jumps(),
         ..PassOptions::default()
     };
     run_part(&mut ir, &options, 0..FUSION).map_err(told("passes"))?;

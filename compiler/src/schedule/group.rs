@@ -546,6 +546,10 @@ fn split_directions(target: &Target, chain: ChainId, steps: &mut Vec<Step>) -> R
         };
         let dtype = steps[u].dtype;
         let copy = push_copy(steps, u, 0);
+        if dtype != dtype.widened() {
+            // Narrow results are those of conversions alone.
+            steps[copy].op = StepOp::Node(NodeOp::Alu(AluOp::Cvt));
+        }
         steps[copy].dtype = dtype;
         for (v, a) in moved {
             if let Some(Arg::Step { step, .. }) = steps[v].args.get_mut(a) {

@@ -135,8 +135,9 @@ impl Builder<'_> {
             return;
         }
         let chains: Vec<Chain> = self.prog.chains.values().cloned().collect();
-        // Last chain that writes each temporary buffer.
-        let mut writer: BTreeMap<BufId, usize> = BTreeMap::new();
+        // Where the last of the chains that write a buffer goes, and the last of those that touch it.
+        let mut written: BTreeMap<BufId, usize> = BTreeMap::new();
+        let mut used: BTreeMap<BufId, usize> = BTreeMap::new();
         let mut after: Vec<usize> = Vec::new();
         for (n, chain) in chains.iter().enumerate() {
             let (reads, writes) = touched(chain);
@@ -146,16 +147,20 @@ impl Builder<'_> {
                     |b: &BufId| !matches!(self.prog.bufs[*b].kind, BufKind::State(_) | BufKind::NextState(_));
                 let free =
                     matches!(chain.kind, ChainKind::Compute { .. }) && reads.iter().chain(&writes).all(temporary);
-                let written = reads.iter().filter_map(|b| writer.get(b)).map(|&w| after[w]);
-                at = match (free, written.max()) {
+                let made = reads.iter().filter_map(|b| written.get(b));
+                let last = made.chain(writes.iter().filter_map(|b| used.get(b))).max();
+                at = match (free, last.copied()) {
                     (true, Some(w)) => w,
                     _ => first.saturating_sub(1),
                 };
             }
             after.push(at);
-            writes.into_iter().for_each(|b| {
-                writer.insert(b, n);
-            });
+            let note = |places: &mut BTreeMap<BufId, usize>, b: BufId| {
+                let place = places.entry(b).or_insert(at);
+                *place = at.max(*place);
+            };
+            reads.iter().chain(&writes).for_each(|&b| note(&mut used, b));
+            writes.into_iter().for_each(|b| note(&mut written, b));
         }
         let mut order: Vec<usize> = (0..chains.len()).collect();
         order.sort_by_key(|&n| (after[n], n));

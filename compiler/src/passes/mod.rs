@@ -98,6 +98,11 @@ pub const TIR_PASSES: &[Pass] = &[
         run: defer_scales::run,
     },
     Pass {
+        name: "fuse-maps",
+        about: "merge the scales into what follows",
+        run: fuse_maps::run,
+    },
+    Pass {
         name: "merge-contracts",
         about: "join contracts of one value with constants",
         run: merge_contracts::run,

@@ -107,6 +107,26 @@ impl Layout {
         self.lanes.iter().map(|d| d.extent).product()
     }
 
+    /// The axis along which the lanes from this one run, and how many of those before `hi` do.
+    pub fn lane_run(&self, lane: usize, hi: usize) -> (usize, usize) {
+        match self.lanes.iter().find(|d| d.extent > 1) {
+            Some(LaneDigit {
+                axis: Some(axis),
+                div: 1,
+                extent,
+            }) => (*axis as usize, (extent - lane % extent).min(hi - lane)),
+            _ => (0, 1),
+        }
+    }
+
+    /// How many elements from that in this lane on, one after the other along the last axis, lie in one lane after the other.
+    pub fn run_at(&self, lane: usize) -> usize {
+        match self.lane_run(lane, usize::MAX) {
+            (axis, n) if axis + 1 == self.shape.len() => n,
+            _ => 1,
+        }
+    }
+
     /// All digits of axes in the order in which they take their share of a coordinate: by axis, largest step first.
     fn digits(&self) -> Few<(Slot, u8, usize, usize)> {
         let vecs = self.vecs.iter().enumerate();

@@ -8,6 +8,8 @@ use lockstep_graph::op::{Conv, ConvTranspose};
 
 /// Taps per map of a depthwise convolution: with the weights and the sum so far as many operands as a chain can stream.
 const TAPS_PER_MAP: usize = 5;
+/// Most channels of a convolution in groups that is one product with zeros between the groups.
+const MAX_DENSE: usize = 1024;
 
 impl<'a> Lowering<'a> {
     pub(super) fn conv(&mut self, s: &Site<'a>, attr: &Conv) -> Res<ValueId> {
@@ -125,6 +127,13 @@ impl<'a> Lowering<'a> {
             let product = self.b.contract(columns, w, &[], &contracted)?;
             return self.channels_first(product);
         }
+        if self.b.is_const(w) && channels.max(ws[0]) <= MAX_DENSE {
+            let w = self.b.reshape(w, &[&ws[..2], kernel].concat())?;
+            let w = self.block_diagonal(w, groups)?;
+            let contracted: Vec<_> = (0..=k).map(|i| (spatial + 1 + i, i)).collect();
+            let product = self.b.contract(columns, w, &[], &contracted)?;
+            return self.channels_first(product);
+        }
         // Columns [n, d'.., k.., g, c/g]; weights [g, k.., c/g, o/g]; product [g, n, d'.., o/g].
         cs.pop();
         cs.extend([groups, channels / groups]);
@@ -141,6 +150,24 @@ impl<'a> Lowering<'a> {
         let mut shape = self.b.shape(product).to_vec();
         shape.splice(1..3, [ws[0]]);
         Ok(self.b.reshape(product, &shape)?)
+    }
+
+    /// Weights `[o, c / groups, k..]` of all groups as those of one, `[k.., c, o]`: zero where an output is of another group than an
+    /// input. The groups then lie side by side in one tile, and their channels stay together.
+    fn block_diagonal(&mut self, w: ValueId, groups: usize) -> Res<ValueId> {
+        let ws = self.b.shape(w).to_vec();
+        let (og, cg, k) = (ws[0] / groups, ws[1], ws.len() - 2);
+        // Of [g, g + 1, x] with zeros behind the first of the second axis, the first g * g * x elements are [g, g, x] with the
+        // groups on the diagonal.
+        let x = ws.iter().product::<usize>() / groups;
+        let own = self.b.reshape(w, &[groups, 1, x])?;
+        let padded = self.b.pad(own, &[(0, 0), (0, groups), (0, 0)], 0)?;
+        let flat = self.b.reshape(padded, &[groups * (groups + 1) * x])?;
+        let square = self.b.narrow_axis(flat, 0, 0, groups * groups * x)?;
+        let square = self.b.reshape(square, &[&[groups, groups, og, cg], &ws[2..]].concat())?;
+        let perm: Vec<usize> = (4..4 + k).chain([0, 3, 1, 2]).collect();
+        let dense = self.b.transpose(square, &perm)?;
+        Ok(self.b.reshape(dense, &[&ws[2..], &[groups * cg, ws[0]]].concat())?)
     }
 
     /// Every channel with its own kernel: fma over the taps in kernel order, a few taps per map.

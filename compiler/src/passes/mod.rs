@@ -2,6 +2,7 @@
 //!
 //! A pass rebuilds the program value by value (`rebuild`), which shares equal operations and drops unused ones on the way.
 
+mod absorb_shuffles;
 mod axes;
 mod centre_sums;
 mod compose_moves;
@@ -61,6 +62,11 @@ pub const TIR_PASSES: &[Pass] = &[
         name: "fold-consts",
         about: "materialise tiny constant expressions, make scalars immediates",
         run: fold_consts::run,
+    },
+    Pass {
+        name: "absorb-shuffles",
+        about: "permute the columns of weights instead of what they are multiplied into",
+        run: absorb_shuffles::run,
     },
     Pass {
         name: "compose-moves",
@@ -130,7 +136,7 @@ pub const TIR_PASSES: &[Pass] = &[
 ];
 
 /// Index in [`TIR_PASSES`] at which fusion begins: the passes before it canonicalise, and rewrites come between.
-pub const FUSION: usize = 6;
+pub const FUSION: usize = 7;
 
 /// Options of [`run_all`].
 #[derive(Clone, Debug, Default)]

@@ -6,21 +6,29 @@
 use super::Builder;
 use super::moves::{Kernel, dense};
 use crate::chain::{Affine, Buf, BufId, BufKind, Node, NodeArg, NodeOp};
+use std::collections::BTreeMap;
 
 impl Builder<'_> {
     /// Replaces reads that would meet another access to their buffer by reads of copies.
     pub fn keep_apart(&mut self, chip: u16, mut nodes: Vec<Node>) -> Vec<Node> {
+        // Accesses that may meet: of one group, to one buffer.
+        let mut beside: BTreeMap<(usize, BufId), Vec<usize>> = BTreeMap::new();
         let group = groups(&nodes);
+        for (n, node) in nodes.iter().enumerate() {
+            if let Some(storage) = self.storage(&node.op) {
+                beside.entry((group[n], storage)).or_default().push(n);
+            }
+        }
         let mut copied: Vec<(BufId, (i64, i64), BufId)> = Vec::new();
         for n in (0..nodes.len()).rev() {
             let NodeOp::Read(buf, at) = nodes[n].op else { continue };
             let Some(storage) = self.storage(&nodes[n].op) else {
                 continue;
             };
-            let meets = |m: usize| {
-                m != n && group[m] == group[n] && self.storage(&nodes[m].op) == Some(storage) && nodes[m] != nodes[n]
+            let Some(others) = beside.get_mut(&(group[n], storage)) else {
+                continue;
             };
-            if !(0..nodes.len()).any(meets) {
+            if !others.iter().any(|&m| m != n && nodes[m] != nodes[n]) {
                 continue;
             }
             let range = range(&at, nodes[n].dims);
@@ -30,6 +38,7 @@ impl Builder<'_> {
             copied.push((buf, range, copy));
             let base = (at.base as i64 - range.0) as u32;
             nodes[n].op = NodeOp::Read(copy, Affine { base, ..at });
+            others.retain(|&m| m != n);
         }
         nodes
     }
@@ -91,14 +100,20 @@ fn range(at: &Affine, dims: [u32; 3]) -> (i64, i64) {
 
 /// Per node, the first node of those that it is linked to by streams.
 fn groups(nodes: &[Node]) -> Vec<usize> {
-    let mut group: Vec<usize> = (0..nodes.len()).collect();
+    let mut first: Vec<usize> = (0..nodes.len()).collect();
+    let root = |first: &mut [usize], mut n: usize| {
+        while first[n] != n {
+            first[n] = first[first[n]];
+            n = first[n];
+        }
+        n
+    };
     for (n, node) in nodes.iter().enumerate() {
         for arg in &node.args {
             let NodeArg::Node { node: u, .. } = arg else { continue };
-            let (a, b) = (group[n], group[*u as usize]);
-            let (low, high) = (a.min(b), a.max(b));
-            group.iter_mut().filter(|g| **g == high).for_each(|g| *g = low);
+            let (a, b) = (root(&mut first, n), root(&mut first, *u as usize));
+            first[a.max(b)] = a.min(b);
         }
     }
-    group
+    (0..nodes.len()).map(|n| root(&mut first, n)).collect()
 }

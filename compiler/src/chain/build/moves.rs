@@ -120,19 +120,29 @@ impl Builder<'_> {
     ) -> Result<(Recipe, Vec<At>), CompileError> {
         let mut sources: BTreeMap<At, Vec<u16>> = BTreeMap::new();
         let mut fill = Vec::new();
-        for lane in 0..hi {
+        let mut lane = 0;
+        while lane < hi {
             let mut c = base.to_vec();
             home.layout.add_lane(lane, &mut c);
-            match self.resolve(v, &c)? {
-                Resolved::Fill(bits) => fill.push((lane as u16, bits)),
-                Resolved::Element(u, at) => {
+            let (axis, most) = home.layout.lane_run(lane, hi);
+            match self.resolve_run(v, &c, axis, most)? {
+                (Resolved::Fill(bits), n) => {
+                    fill.extend((lane..lane + n).map(|l| (l as u16, bits)));
+                    lane += n;
+                }
+                (Resolved::Element(u, at), n) => {
                     let from = match (&self.homes[u.index()], self.is_const(u)) {
                         (Some(home), false) => home.clone(),
                         (_, true) => self.any_home(u)?,
                         _ => self.first_home(u, v, &home.layout)?,
                     };
                     let (buf, index, l) = from.at(&at)?;
-                    sources.entry((buf, index)).or_insert_with(|| vec![u16::MAX; hi])[lane] = l;
+                    let n = n.min(from.layout.run_at(l as usize));
+                    let map = sources.entry((buf, index)).or_insert_with(|| vec![u16::MAX; hi]);
+                    for (slot, l) in map[lane..lane + n].iter_mut().zip(l..) {
+                        *slot = l;
+                    }
+                    lane += n;
                 }
             }
         }

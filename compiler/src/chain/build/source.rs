@@ -8,7 +8,7 @@ use crate::error::CompileError;
 use crate::layout::Layout;
 use crate::layout::choose::{default_layout, with_lanes};
 use crate::tir::map::unravel;
-use crate::tir::{Op, ValueId};
+use crate::tir::{Op, ValueId, View};
 use lockstep_graph::EntityId;
 use lockstep_isa::{DType, Dir};
 use std::rc::Rc;
@@ -85,6 +85,41 @@ impl Builder<'_> {
             }
         }
         Ok(Resolved::Element(v, c))
+    }
+
+    /// Follows an element through moves, and with it those after it along an axis: how many of them, at most `most`, are all filled,
+    /// or lie one after the other along the last axis of what the first one lies in.
+    pub fn resolve_run(
+        &self,
+        v: ValueId,
+        c: &[usize],
+        axis: usize,
+        most: usize,
+    ) -> Result<(Resolved, usize), CompileError> {
+        let (mut v, mut c, mut axis, mut n) = (v, c.to_vec(), axis, most);
+        while self.is_lazy(v) {
+            let data = &self.ir.values[v];
+            let Op::Move { parts, fill } = &data.op else { break };
+            let mut found = None;
+            for (&map, &input) in parts.iter().zip(&data.inputs) {
+                let (run, place) = map_run(&self.ir.maps.get(map).views, &c, axis, n);
+                n = run;
+                if let Some(at) = place.and_then(|linear| unravel(linear, self.shape(input))) {
+                    found = Some((input, at));
+                    break;
+                }
+            }
+            let Some((input, at)) = found else {
+                return Ok((Resolved::Fill(*fill), n));
+            };
+            (v, c) = (input, at);
+            axis = c.len().saturating_sub(1);
+            n = n.min(left_along(self.shape(v), &c));
+        }
+        if axis + 1 != c.len() {
+            n = 1;
+        }
+        Ok((Resolved::Element(v, c), n.max(1)))
     }
 
     /// Vectors that hold `v` as `want` says; `side` is the hemisphere that will read constants.
@@ -306,10 +341,12 @@ impl Builder<'_> {
             let mut row = Vec::new();
             for base in want.bases(&part) {
                 let mut found: Option<(BufId, u32)> = None;
-                for lane in 0..part.hi {
+                let mut lane = 0;
+                while lane < part.hi {
                     let mut c = base.clone();
                     want.add_lane(lane, &mut c);
-                    let Resolved::Element(u, at) = self.resolve(v, &c)? else {
+                    let (axis, most) = want.lane_run(lane, part.hi);
+                    let (Resolved::Element(u, at), n) = self.resolve_run(v, &c, axis, most)? else {
                         return Ok(None);
                     };
                     if self.is_const(u) || self.chip(u) != chip {
@@ -324,6 +361,7 @@ impl Builder<'_> {
                         return Ok(None);
                     }
                     found = Some((buf, index));
+                    lane += n.min(home.layout.run_at(l as usize));
                 }
                 let Some((buf, index)) = found else { return Ok(None) };
                 if self.prog.bufs[buf].hi as usize != part.hi && !wider {
@@ -335,4 +373,38 @@ impl Builder<'_> {
         }
         Ok(Some(table))
     }
+}
+
+/// Elements from this one to the end of the last axis.
+fn left_along(shape: &[usize], c: &[usize]) -> usize {
+    match (shape.last(), c.last()) {
+        (Some(n), Some(c)) => n - c,
+        _ => 1,
+    }
+}
+
+/// Where the views of a map lead from `c`, and for how many of `most` elements along an axis the answer is the same: nowhere, or
+/// one element after the other.
+fn map_run(views: &[View], c: &[usize], axis: usize, most: usize) -> (usize, Option<usize>) {
+    let (mut c, mut axis, mut n) = (c.to_vec(), axis, most);
+    for (k, view) in views.iter().enumerate().rev() {
+        let Some(index) = view.at(&c).and_then(|i| usize::try_from(i).ok()) else {
+            let elsewhere = (0..c.len()).any(|d| d != axis && (c[d] < view.lo[d] || c[d] >= view.hi[d]));
+            // Before the box along the axis itself, the box begins at some point.
+            let before = c.get(axis).zip(view.lo.get(axis)).map_or(0, |(c, lo)| lo.saturating_sub(*c));
+            return (if elsewhere || before == 0 { n } else { n.min(before) }, None);
+        };
+        match (view.strides.get(axis), view.hi.get(axis)) {
+            (Some(1), Some(hi)) => n = n.min(hi - c[axis]),
+            _ => n = 1,
+        }
+        let Some(shape) = k.checked_sub(1).map(|k| &views[k].shape) else {
+            return (n, Some(index));
+        };
+        let Some(at) = unravel(index, shape) else { return (1, None) };
+        c = at;
+        axis = shape.len().saturating_sub(1);
+        n = n.min(left_along(shape, &c));
+    }
+    (1, None)
 }

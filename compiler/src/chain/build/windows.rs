@@ -56,8 +56,6 @@ struct Reader {
     homes: BTreeMap<ValueId, Rc<Home>>,
     /// Contracted axes of the left operand, slowest first, with their extents.
     axes: Vec<(usize, usize)>,
-    /// Whether the last of them runs along lanes behind the moves.
-    plain: bool,
     /// A vector of what the moves fill with.
     fill: Option<At>,
     pixels: BTreeMap<Vec<usize>, Rc<Vec<Run>>>,
@@ -146,7 +144,6 @@ impl Builder<'_> {
         let mut reader = Reader {
             lhs,
             homes,
-            plain,
             axes: spec.contracted.iter().map(|p| (p.0, self.shape(lhs)[p.0])).collect(),
             fill: None,
             pixels: BTreeMap::new(),
@@ -348,25 +345,20 @@ impl Builder<'_> {
             while channel < channels {
                 c[last] = channel;
                 let k = position * channels + channel;
-                let (at, lane, n) = match self.resolve(reader.lhs, &c)? {
+                let (found, along) = self.resolve_run(reader.lhs, &c, last, channels - channel)?;
+                let (at, lane, n) = match found {
                     // Zeros change no sum.
                     Resolved::Fill(0) => {
-                        channel += if reader.plain { channels } else { 1 };
+                        channel += along;
                         continue;
                     }
-                    Resolved::Fill(bits) => {
-                        let n = if reader.plain { channels - channel } else { 1 };
-                        (self.filled(reader, bits), 0, n.min(self.lanes()))
-                    }
+                    Resolved::Fill(bits) => (self.filled(reader, bits), 0, along.min(self.lanes())),
                     Resolved::Element(u, e) => {
                         let Some(home) = reader.homes.get(&u) else {
                             return Err(CompileError::internal("chains", format!("{u} has no home")));
                         };
                         let (buf, index, lane) = home.at(&e)?;
-                        let first = home.layout.lanes.first();
-                        let whole = first.filter(|d| reader.plain && d.axis == Some(e.len() as u8 - 1) && d.div == 1);
-                        let n = whole.map_or(1, |d| (d.extent - lane as usize % d.extent).min(channels - channel));
-                        ((buf, index), lane, n)
+                        ((buf, index), lane, along.min(home.layout.run_at(lane as usize)))
                     }
                 };
                 channel += n;

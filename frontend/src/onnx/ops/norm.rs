@@ -3,7 +3,7 @@
 use super::elementwise::with;
 use crate::onnx::cx::{Cx, Fail, Imported, malformed};
 use crate::tensor::Tensor;
-use lockstep_graph::op::{Binary, Pool, PoolKind, Reduce, Unary};
+use lockstep_graph::op::{Binary, Conv, Reduce, Unary};
 use lockstep_graph::{DType, Op, Shape, ValueId};
 
 /// Mean and variance over axes, both with the axes kept.
@@ -133,32 +133,40 @@ pub(super) fn rms(cx: &mut Cx<'_, '_>) -> Imported {
     Ok(vec![cx.b().op(Op::RmsNorm { axis, eps }, &[x, scale])?])
 }
 
-/// x / (bias + alpha/size · Σ x² over neighbouring channels)^beta; the sum is an average pool along the channels.
+/// Most channels over which the sum of an LRN is a product with a banded matrix.
+const MAX_BAND: usize = 2048;
+
+/// x / (bias + alpha/size · Σ x² over neighbouring channels)^beta; the sum is a convolution with a banded matrix, which leaves the
+/// channels where they are.
 pub(super) fn lrn(cx: &mut Cx<'_, '_>) -> Imported {
     let x = cx.x(0)?;
     let shape = cx.shape(x);
     let size = usize::try_from(cx.int("size", 0)).unwrap_or(0);
-    if size == 0 || shape.rank() < 2 {
+    if size == 0 || shape.rank() < 3 || shape[1] > MAX_BAND {
         return malformed(format!(
-            "size is {size} and the rank {}, allowed: positive, and 2 or more",
-            shape.rank()
+            "size is {size}, the rank {} and the channels {}, allowed: a positive size, a rank of 3 or more and {MAX_BAND} channels",
+            shape.rank(),
+            shape[1..].first().unwrap_or(&0)
         ));
     }
     let (alpha, beta, bias) = (cx.float("alpha", 1e-4), cx.float("beta", 0.75), cx.float("bias", 1.0));
     let square = cx.b().binary(Binary::Mul, x, x)?;
-    let rest: usize = shape[2..].iter().product();
-    let flat = cx.b().reshape(square, [shape[0], 1, shape[1], rest])?;
-    let pool = Pool {
-        kind: PoolKind::Avg { count_pads: true },
-        kernel: vec![size, 1],
-        strides: vec![1, 1],
-        dilations: vec![1, 1],
-        pads: vec![((size - 1) / 2, size / 2), (0, 0)],
-        ceil_extra: vec![0, 0],
+    let (channels, spatial) = (shape[1], shape.rank() - 2);
+    let (before, after) = ((size - 1) / 2, size / 2);
+    let share = f64::from(alpha) / size as f64;
+    let near = |o: usize, i: usize| i + before >= o && i <= o.saturating_add(after);
+    let band = (0..channels * channels).map(|at| if near(at / channels, at % channels) { share } else { 0.0 });
+    let mut dims = vec![channels, channels];
+    dims.resize(2 + spatial, 1);
+    let dtype = cx.dtype(x);
+    let band = cx.constant(&Tensor::floats(dtype, dims, band.collect()))?;
+    let conv = Conv {
+        strides: vec![1; spatial],
+        dilations: vec![1; spatial],
+        pads: vec![(0, 0); spatial],
+        groups: 1,
     };
-    let mean = cx.b().op(Op::Pool(pool), &[flat])?;
-    let mean = cx.b().reshape(mean, shape)?;
-    let scaled = with(cx, Binary::Mul, mean, f64::from(alpha))?;
+    let scaled = cx.b().op(Op::Conv(conv), &[square, band])?;
     let shifted = with(cx, Binary::Add, scaled, f64::from(bias))?;
     let power = with(cx, Binary::Pow, shifted, f64::from(beta))?;
     Ok(vec![cx.b().binary(Binary::Div, x, power)?])

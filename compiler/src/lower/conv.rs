@@ -164,7 +164,9 @@ impl<'a> Lowering<'a> {
         let padded = self.b.pad(own, &[(0, 0), (0, groups), (0, 0)], 0)?;
         let flat = self.b.reshape(padded, &[groups * (groups + 1) * x])?;
         let square = self.b.narrow_axis(flat, 0, 0, groups * groups * x)?;
-        let square = self.b.reshape(square, &[&[groups, groups, og, cg], &ws[2..]].concat())?;
+        let square = self
+            .b
+            .reshape(square, &[&[groups, groups, og, cg], &ws[2..]].concat())?;
         let perm: Vec<usize> = (4..4 + k).chain([0, 3, 1, 2]).collect();
         let dense = self.b.transpose(square, &perm)?;
         Ok(self.b.reshape(dense, &[&ws[2..], &[groups * cg, ws[0]]].concat())?)

@@ -92,7 +92,11 @@ impl Shuffle {
             let (outer, rest) = digits.split_at(before);
             let (middle, trailing) = rest.split_at(rest.len() - behind);
             let whole = |digits: &[(usize, usize)], from: usize, to: usize| {
-                digits.iter().rev().try_fold(from, |at, d| (d.1 == at).then_some(at * d.0)) == Some(to)
+                digits
+                    .iter()
+                    .rev()
+                    .try_fold(from, |at, d| (d.1 == at).then_some(at * d.0))
+                    == Some(to)
             };
             let mut sorted = middle.to_vec();
             sorted.sort_unstable_by_key(|d| std::cmp::Reverse(d.1));
@@ -199,6 +203,40 @@ impl Shuffle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::noise;
+    use crate::tir::eval::{Tensor, eval};
+    use crate::tir::{Type, consteval};
+    use lockstep_isa::DType;
+    use lockstep_isa::artifact::HostDType;
+
+    #[test]
+    fn a_shuffle_becomes_one_of_the_weights_and_nothing_else_changes() {
+        let mut b = TirBuilder::new("t");
+        let x = b.input("x", HostDType::F32, &[1, 3, 5], Type::new(DType::F32, &[1, 3, 5]));
+        let w = b.const_f32("w", &[5, 6], &noise(30, 1)).unwrap();
+        let bias = b.const_f32("bias", &[1, 6, 1], &noise(6, 2)).unwrap();
+        let product = b.contract(x, w, &[], &[(2, 0)]).unwrap();
+        let first = b.transpose(product, &[0, 2, 1]).unwrap();
+        let sum = b.map(&[first, bias], |e, x| e.add(x[0], x[1])).unwrap();
+        let split = b.reshape(sum, &[1, 2, 3, 3]).unwrap();
+        let shuffled = b.transpose(split, &[0, 2, 1, 3]).unwrap();
+        let y = b.map(&[shuffled], |e, x| e.neg(x[0])).unwrap();
+        b.output("y", HostDType::F32, &[1, 3, 2, 3], y);
+        let before = b.finish();
+        let mut after = before.clone();
+        assert_eq!(run(&mut after, &PassCx::default()).unwrap(), Changed(true));
+        let constant = consteval::const_values(&after);
+        for value in after.values.values() {
+            if let (Op::Move { parts, .. }, &[x]) = (&value.op, &value.inputs[..])
+                && !constant.contains(x)
+            {
+                assert!(Shuffle::of(after.maps.get(parts[0]), &after.values[x].ty.shape).is_none());
+            }
+        }
+        let input = [Tensor::f32(&[1, 3, 5], noise(15, 3))];
+        let values = |ir: &TensorIr| eval(ir, &input, &mut []).unwrap()[0].to_f32();
+        assert_eq!(values(&before), values(&after));
+    }
 
     #[test]
     fn a_shuffle_permutes_one_axis_and_nothing_else() {

@@ -391,7 +391,10 @@ fn map_run(views: &[View], c: &[usize], axis: usize, most: usize) -> (usize, Opt
         let Some(index) = view.at(&c).and_then(|i| usize::try_from(i).ok()) else {
             let elsewhere = (0..c.len()).any(|d| d != axis && (c[d] < view.lo[d] || c[d] >= view.hi[d]));
             // Before the box along the axis itself, the box begins at some point.
-            let before = c.get(axis).zip(view.lo.get(axis)).map_or(0, |(c, lo)| lo.saturating_sub(*c));
+            let before = c
+                .get(axis)
+                .zip(view.lo.get(axis))
+                .map_or(0, |(c, lo)| lo.saturating_sub(*c));
             return (if elsewhere || before == 0 { n } else { n.min(before) }, None);
         };
         match (view.strides.get(axis), view.hi.get(axis)) {
@@ -401,7 +404,9 @@ fn map_run(views: &[View], c: &[usize], axis: usize, most: usize) -> (usize, Opt
         let Some(shape) = k.checked_sub(1).map(|k| &views[k].shape) else {
             return (n, Some(index));
         };
-        let Some(at) = unravel(index, shape) else { return (1, None) };
+        let Some(at) = unravel(index, shape) else {
+            return (1, None);
+        };
         c = at;
         axis = shape.len().saturating_sub(1);
         n = n.min(left_along(shape, &c));

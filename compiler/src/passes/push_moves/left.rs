@@ -54,6 +54,7 @@ impl Push<'_> {
         let factors = self.factors(id);
         let mut candidates = vec![Self::atoms(&factors)];
         candidates.extend(self.followed(id, &factors)?);
+        candidates.extend(self.by_stride(id, maps, &factors)?);
         type Reordered = (Vec<Slot>, Vec<(ValueId, IndexMap)>);
         let mut best: Option<(usize, Reordered)> = None;
         for slots in candidates {
@@ -134,6 +135,28 @@ impl Push<'_> {
         };
         let shape = slots.iter().map(|&s| extent(s, factors)).collect();
         View::strided(shape, slots.iter().map(stride).collect(), 0).normalised()
+    }
+
+    /// The order in which the axes run through the first operand as it is placed, where one view says so.
+    fn by_stride(
+        &self,
+        id: ValueId,
+        maps: &[IndexMap],
+        factors: &[Vec<usize>],
+    ) -> Result<Option<Vec<Slot>>, CompileError> {
+        let operands = self.old.values[id].inputs.iter().zip(maps);
+        for (&v, map) in operands.filter(|(v, _)| !self.constant.contains(**v)) {
+            let slots = Self::atoms(factors);
+            let mut views = self.operand_views(v)?;
+            views.extend(map.views.iter().cloned());
+            views.push(self.reordered(id, factors, &slots));
+            if let [view] = &(IndexMap { views }).simplified().views[..] {
+                let mut keyed: Vec<(i64, Slot)> = view.strides.iter().copied().zip(slots).collect();
+                keyed.sort_by_key(|(stride, _)| std::cmp::Reverse(*stride));
+                return Ok(Some(keyed.into_iter().map(|(_, slot)| slot).collect()));
+            }
+        }
+        Ok(None)
     }
 
     /// The order of axes of the first operand that has the rank of the result, carried over axis by axis.

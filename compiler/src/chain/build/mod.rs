@@ -112,8 +112,8 @@ pub(crate) struct Builder<'a> {
     origin_ids: BTreeMap<OriginKey, u32>,
     origin: u32,
     states: &'a mut StateLayouts,
-    /// Words per cycle of the load of a weight tile.
-    load_words: u16,
+    /// How weight tiles are stored and loaded.
+    loads: tiles::Loads,
 }
 
 /// Layouts of states by name and chip. The entry that reads a state first chooses, the others follow.
@@ -129,13 +129,13 @@ type VectorKey = (Option<BufId>, u16, Option<Dir>, DType, Vec<u8>);
 /// # Errors
 /// Operations that no chain can carry out, and bugs.
 pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
-    build_beside(input, &mut StateLayouts::new(), load_words(input))
+    build_beside(input, &mut StateLayouts::new(), loads(input))
 }
 
-/// Words per cycle of the load of a weight tile: the same in all entries, which share the tiles.
-fn load_words(input: &Input<'_>) -> u16 {
+/// How weight tiles are loaded: the same in all entries, which share the tiles.
+fn loads(input: &Input<'_>) -> tiles::Loads {
     let consts = consteval::const_values(input.ir);
-    tiles::load_words(input.ir, &|v| consts.contains(v), input.target)
+    tiles::Loads::of(input.ir, &|v| consts.contains(v), input.target, input.n_chips)
 }
 
 /// Builds the chains of several entries over shared constants and states. A state has one layout in all of them, and
@@ -151,10 +151,10 @@ pub fn build_entries(inputs: &[Input<'_>]) -> Result<Vec<ChainProgram>, CompileE
             states.insert(update.key, update.state_layout);
         }
     }
-    let words = inputs.first().map_or(0, load_words);
+    let loads = inputs.first().map(loads).unwrap_or_default();
     let built: Result<Vec<_>, _> = inputs
         .iter()
-        .map(|input| build_beside(input, &mut states, words))
+        .map(|input| build_beside(input, &mut states, loads))
         .collect();
     let mut programs = built?;
     if programs.len() > 1 {
@@ -163,7 +163,11 @@ pub fn build_entries(inputs: &[Input<'_>]) -> Result<Vec<ChainProgram>, CompileE
     Ok(programs)
 }
 
-fn build_beside(input: &Input<'_>, states: &mut StateLayouts, load_words: u16) -> Result<ChainProgram, CompileError> {
+fn build_beside(
+    input: &Input<'_>,
+    states: &mut StateLayouts,
+    loads: tiles::Loads,
+) -> Result<ChainProgram, CompileError> {
     let consts = consteval::const_values(input.ir);
     let expanded = expand::expand(input.ir, input.chip, input.target, states, &|v| consts.contains(v));
     let consts = consteval::const_values(&expanded.ir);
@@ -230,7 +234,7 @@ fn build_beside(input: &Input<'_>, states: &mut StateLayouts, load_words: u16) -
         origin_ids: BTreeMap::new(),
         origin: 0,
         states,
-        load_words,
+        loads,
     };
     b.plan()?;
     b.run()?;

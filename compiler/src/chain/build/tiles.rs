@@ -4,7 +4,7 @@ use super::Builder;
 use super::contract::{Axis, Spec};
 use super::fit::{At, fit};
 use super::source::Resolved;
-use crate::chain::{Affine, BufId, BufKind, Tile};
+use crate::chain::{Affine, Buf, BufId, BufKind, Tile};
 use crate::error::CompileError;
 use crate::layout::choose::{Rows, finish, whole_axis};
 use crate::layout::{LaneDigit, Layout, VecDigit};
@@ -27,29 +27,48 @@ const LOAD_WORDS: u16 = 16;
 /// Words per cycle left to activations where loads take longer than products: one vector of four bytes.
 const LEFT_WORDS: u16 = 4;
 
-/// Words per cycle of the load of one weight tile, for a program: where few rows are multiplied, almost all that a hemisphere takes.
-pub(super) fn load_words(ir: &TensorIr, is_const: &dyn Fn(ValueId) -> bool, target: &Target) -> u16 {
-    let (mut products, mut loads) = (0u64, 0u64);
-    for (_, data) in ir.values.iter() {
-        let (Op::Contract { batch, contracted, .. }, &[left, right]) = (&data.op, &data.inputs[..]) else {
-            continue;
-        };
-        let (left, right) = (&ir.values[left].ty, &ir.values[right].ty);
-        let rate = target.mxm_rate(left.dtype).map(|r| r.cycles_per_vector as u64);
-        let (Some(rate), true) = (rate, is_const(data.inputs[1])) else {
-            continue;
-        };
-        let x = extents(batch, contracted, left, right);
-        let lanes = target.lanes as u64;
-        products += x.batch * x.rows * x.columns * x.depth * rate / (lanes * lanes).max(1);
-        loads += (right.elements() * right.dtype.bytes()) as u64 / (lanes * LOAD_WORDS as u64).max(1);
-    }
-    let most = (target.mxm.load_words_per_cycle as u16).min(target.streams as u16);
-    match loads > products {
-        true => most.saturating_sub(LEFT_WORDS).max(LOAD_WORDS),
-        false => LOAD_WORDS,
+/// How the weight tiles of a program are stored and loaded; entries that share them agree.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Loads {
+    /// Words per cycle of the load of one tile: where few rows are multiplied, almost all that a hemisphere takes.
+    pub words: u16,
+    /// Whether tiles with fewer columns than rows are stored column by column: they take fewer vectors so, which counts where
+    /// the SRAM is short.
+    pub by_column: bool,
+}
+
+impl Loads {
+    /// The loads of a program on so many chips.
+    pub fn of(ir: &TensorIr, is_const: &dyn Fn(ValueId) -> bool, target: &Target, n_chips: u16) -> Loads {
+        let (mut products, mut loads, mut stored) = (0u64, 0u64, 0u64);
+        for (_, data) in ir.values.iter() {
+            let (Op::Contract { batch, contracted, .. }, &[left, right]) = (&data.op, &data.inputs[..]) else {
+                continue;
+            };
+            let (left, right) = (&ir.values[left].ty, &ir.values[right].ty);
+            let rate = target.mxm_rate(left.dtype).map(|r| r.cycles_per_vector as u64);
+            let (Some(rate), true) = (rate, is_const(data.inputs[1])) else {
+                continue;
+            };
+            let x = extents(batch, contracted, left, right);
+            let lanes = (target.lanes as u64).max(1);
+            products += x.batch * x.rows * x.columns * x.depth * rate / (lanes * lanes);
+            loads += (right.elements() * right.dtype.bytes()) as u64 / (lanes * LOAD_WORDS as u64);
+            stored += x.batch * x.depth * x.columns.div_ceil(lanes) * right.dtype.words() as u64 * lanes;
+        }
+        let most = (target.mxm.load_words_per_cycle as u16).min(target.streams as u16);
+        Loads {
+            words: match loads > products {
+                true => most.saturating_sub(LEFT_WORDS).max(LOAD_WORDS),
+                false => LOAD_WORDS,
+            },
+            by_column: stored > target.sram_bytes() * u64::from(n_chips) / 2,
+        }
     }
 }
+
+/// Rows per column from which a tile is stored by columns.
+const LEAST_SAVED: usize = 2;
 
 /// Most belts of a load of vectors computed at run time.
 pub(crate) fn most_belts(dtype: DType) -> usize {
@@ -105,49 +124,20 @@ impl Builder<'_> {
             })
             .collect();
         let dtype = self.dtype(rhs);
+        let by_column = self.loads.by_column && of_column.len() * LEAST_SAVED <= of_row.len();
         let key = (rhs, chip, window, of_row, of_column);
         let belts = match self.tiles.get(&key) {
             Some(belts) => belts.clone(),
             None => {
-                let bytes = self.const_bytes(rhs)?;
-                let size = dtype.bytes();
-                let mut data = Vec::with_capacity(key.3.len() * key.4.len() * size);
-                let stretches = stretches(key.4.iter().map(|&c| c as usize));
-                for &r in &key.3 {
-                    append(&bytes, r as usize, &stretches, size, &mut data);
-                }
-                let n_rows = rows.len() as u16;
-                let tile = self.prog.tiles.push(Tile {
-                    rows: n_rows,
-                    lo: window.n0,
-                    columns: columns.len() as u16,
-                    dtype,
-                    data: Arc::new(data),
-                });
-                let n_belts = (self.load_words / dtype.words())
-                    .min(n_rows)
+                let count = if by_column { columns.len() } else { rows.len() } as u16;
+                let n_belts = (self.loads.words / dtype.words())
+                    .min(count)
                     .min(most_belts.min(u16::MAX as usize) as u16)
                     .max(1);
-                let belts: Vec<(BufId, u32)> = (0..n_belts)
-                    .map(|b| {
-                        let n_vectors = (n_rows - b).div_ceil(n_belts) as u32;
-                        let kind = BufKind::Tile {
-                            tile,
-                            first: b,
-                            step: n_belts,
-                        };
-                        let buf = crate::chain::Buf {
-                            chip,
-                            dtype,
-                            n_vectors,
-                            lo: window.n0,
-                            hi: window.n1,
-                            kind,
-                            side,
-                        };
-                        (self.prog.bufs.push(buf), n_vectors)
-                    })
-                    .collect();
+                let belts = match by_column {
+                    true => self.column_belts(&key, dtype, n_belts, side)?,
+                    false => self.row_belts(&key, dtype, n_belts, side)?,
+                };
                 self.tiles.insert(key, belts.clone());
                 belts
             }
@@ -167,9 +157,91 @@ impl Builder<'_> {
             .collect();
         Ok(vec![BlockLoad {
             window,
-            by_column: false,
+            by_column,
             belts,
         }])
+    }
+
+    /// The buffers of a weight tile, one per belt, whose vectors are rows.
+    fn row_belts(
+        &mut self,
+        key: &TileKey,
+        dtype: DType,
+        n_belts: u16,
+        side: Option<Dir>,
+    ) -> Result<Vec<(BufId, u32)>, CompileError> {
+        let (rhs, chip, window, of_row, of_column) = key;
+        let bytes = self.const_bytes(*rhs)?;
+        let size = dtype.bytes();
+        let mut data = Vec::with_capacity(of_row.len() * of_column.len() * size);
+        let stretches = stretches(of_column.iter().map(|&c| c as usize));
+        for &r in of_row {
+            append(&bytes, r as usize, &stretches, size, &mut data);
+        }
+        let n_rows = of_row.len() as u16;
+        let tile = self.prog.tiles.push(Tile {
+            rows: n_rows,
+            lo: window.n0,
+            columns: of_column.len() as u16,
+            dtype,
+            data: Arc::new(data),
+        });
+        let belt = |b: u16| Buf {
+            chip: *chip,
+            dtype,
+            n_vectors: (n_rows - b).div_ceil(n_belts) as u32,
+            lo: window.n0,
+            hi: window.n1,
+            kind: BufKind::Tile {
+                tile,
+                first: b,
+                step: n_belts,
+            },
+            side,
+        };
+        let belts: Vec<Buf> = (0..n_belts).map(belt).collect();
+        Ok(self.with_lengths(belts))
+    }
+
+    /// The buffers of a weight tile, one per belt, whose vectors are columns.
+    fn column_belts(
+        &mut self,
+        key: &TileKey,
+        dtype: DType,
+        n_belts: u16,
+        side: Option<Dir>,
+    ) -> Result<Vec<(BufId, u32)>, CompileError> {
+        let (rhs, chip, window, of_row, of_column) = key;
+        let bytes = self.const_bytes(*rhs)?;
+        let size = dtype.bytes();
+        let stretches = stretches(of_row.iter().map(|&r| r as usize));
+        let mut belts = Vec::with_capacity(n_belts as usize);
+        for b in 0..n_belts as usize {
+            let columns: Vec<u32> = of_column.iter().skip(b).step_by(n_belts as usize).copied().collect();
+            let mut data = Vec::with_capacity(columns.len() * window.k1 as usize * size);
+            for &c in &columns {
+                data.resize(data.len() + window.k0 as usize * size, 0);
+                append(&bytes, c as usize, &stretches, size, &mut data);
+            }
+            belts.push(Buf {
+                chip: *chip,
+                dtype,
+                n_vectors: columns.len() as u32,
+                lo: 0,
+                hi: window.k1,
+                kind: BufKind::Rows(Arc::new(data)),
+                side,
+            });
+        }
+        Ok(self.with_lengths(belts))
+    }
+
+    fn with_lengths(&mut self, belts: Vec<Buf>) -> Vec<(BufId, u32)> {
+        let push = |b: Buf| {
+            let n = b.n_vectors;
+            (self.prog.bufs.push(b), n)
+        };
+        belts.into_iter().map(push).collect()
     }
 
     /// Loads of a block from a value computed at run time, as rows or as columns, whichever its lanes allow.

@@ -4,7 +4,7 @@ use super::Builder;
 use super::contract::{Axis, Spec};
 use super::source::Resolved;
 use super::tiles::most_belts;
-use crate::chain::{BufId, BufKind, Chain, ChainKind, NodeOp};
+use crate::chain::{BufId, BufKind, Chain, ChainId, ChainKind, NodeOp};
 use crate::error::CompileError;
 use crate::layout::choose::{finish, whole_axis};
 use crate::layout::{LaneDigit, Layout, VecDigit};
@@ -131,40 +131,100 @@ impl Builder<'_> {
     /// Puts the chains from number `first` on as early as what they read allows, in their order: what is re-arranged for a product is
     /// often there long before it, and would be last in line for the lane-move units.
     pub fn bring_forward(&mut self, first: usize) {
-        if first == self.prog.chains.len() {
+        let n = self.prog.chains.len();
+        if first == 0 || first == n {
             return;
         }
-        let chains: Vec<Chain> = self.prog.chains.values().cloned().collect();
-        // Where the last of the chains that write a buffer goes, and the last of those that touch it.
+        let places = &mut self.places;
+        places.written.resize(self.prog.bufs.len(), 0);
+        places.used.resize(self.prog.bufs.len(), 0);
+        for (id, chain) in self.prog.chains.iter().skip(places.noted).take(first - places.noted) {
+            places.note(&touched(chain), id.index());
+        }
+        // The chain after which each goes, and where it is.
+        let mut moved: Vec<(usize, usize)> = Vec::with_capacity(n - first);
         let mut written: BTreeMap<BufId, usize> = BTreeMap::new();
         let mut used: BTreeMap<BufId, usize> = BTreeMap::new();
-        let mut after: Vec<usize> = Vec::new();
-        for (n, chain) in chains.iter().enumerate() {
+        let mut touch = Vec::with_capacity(n - first);
+        for (id, chain) in self.prog.chains.iter().skip(first) {
             let (reads, writes) = touched(chain);
-            let mut at = n;
-            if n >= first {
-                let temporary =
-                    |b: &BufId| !matches!(self.prog.bufs[*b].kind, BufKind::State(_) | BufKind::NextState(_));
-                let free =
-                    matches!(chain.kind, ChainKind::Compute { .. }) && reads.iter().chain(&writes).all(temporary);
-                let made = reads.iter().filter_map(|b| written.get(b));
-                let last = made.chain(writes.iter().filter_map(|b| used.get(b))).max();
-                at = match (free, last.copied()) {
-                    (true, Some(w)) => w,
-                    _ => first.saturating_sub(1),
-                };
-            }
-            after.push(at);
-            let note = |places: &mut BTreeMap<BufId, usize>, b: BufId| {
-                let place = places.entry(b).or_insert(at);
+            let temporary = |b: &BufId| !matches!(self.prog.bufs[*b].kind, BufKind::State(_) | BufKind::NextState(_));
+            let free = matches!(chain.kind, ChainKind::Compute { .. }) && reads.iter().chain(&writes).all(temporary);
+            let made = reads
+                .iter()
+                .filter_map(|b| places.written[b.index()].checked_sub(1).max(written.get(b).copied()));
+            let touched = writes
+                .iter()
+                .filter_map(|b| places.used[b.index()].checked_sub(1).max(used.get(b).copied()));
+            let at = made.chain(touched).max().filter(|_| free).unwrap_or(first - 1);
+            let note = |of: &mut BTreeMap<BufId, usize>, b: BufId| {
+                let place = of.entry(b).or_insert(at);
                 *place = at.max(*place);
             };
             reads.iter().chain(&writes).for_each(|&b| note(&mut used, b));
-            writes.into_iter().for_each(|b| note(&mut written, b));
+            writes.iter().for_each(|&b| note(&mut written, b));
+            moved.push((at, id.index()));
+            touch.push((reads, writes));
         }
-        let mut order: Vec<usize> = (0..chains.len()).collect();
-        order.sort_by_key(|&n| (after[n], n));
-        self.prog.chains = order.into_iter().map(|n| chains[n].clone()).collect();
+        moved.sort_unstable();
+        let Some(&(lowest, _)) = moved.first() else { return };
+        // Where the chains behind `lowest` come to lie.
+        let mut to = vec![0; n - lowest - 1];
+        for (k, &(at, from)) in moved.iter().enumerate() {
+            to[from - lowest - 1] = at + 1 + k;
+        }
+        let mut before = 0;
+        for p in lowest + 1..first {
+            while moved.get(before).is_some_and(|m| m.0 < p) {
+                before += 1;
+            }
+            to[p - lowest - 1] = p + before;
+        }
+        let none = || Chain {
+            kind: ChainKind::Compute {
+                chip: 0,
+                nodes: Vec::new(),
+            },
+            origin: 0,
+        };
+        let behind = self.prog.chains.iter_mut().skip(lowest + 1);
+        let taken: Vec<Chain> = behind.map(|(_, c)| std::mem::replace(c, none())).collect();
+        for (chain, &to) in taken.into_iter().zip(&to) {
+            self.prog.chains[ChainId::from_index(to)] = chain;
+        }
+        // A place is the number of its chain and 1.
+        for place in places.written.iter_mut().chain(&mut places.used) {
+            if let Some(&to) = place.checked_sub(lowest + 2).and_then(|p| to.get(p)) {
+                *place = to + 1;
+            }
+        }
+        for (touch, &to) in touch.iter().zip(&to[first - lowest - 1..]) {
+            places.note(touch, to);
+        }
+        places.noted = n;
+    }
+}
+
+/// Where chains touch each buffer: 0, or 1 and the number of the last that does.
+#[derive(Default)]
+pub(super) struct Places {
+    /// The last that writes it.
+    written: Vec<usize>,
+    /// The last that reads or writes it.
+    used: Vec<usize>,
+    /// Chains that are noted here.
+    noted: usize,
+}
+
+impl Places {
+    /// Notes that the chain with this number touches buffers: those that it reads, and those that it writes.
+    fn note(&mut self, (reads, writes): &(Vec<BufId>, Vec<BufId>), at: usize) {
+        for b in reads.iter().chain(writes) {
+            self.used[b.index()] = self.used[b.index()].max(at + 1);
+        }
+        for b in writes {
+            self.written[b.index()] = self.written[b.index()].max(at + 1);
+        }
     }
 }
 

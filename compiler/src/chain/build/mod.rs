@@ -114,6 +114,8 @@ pub(crate) struct Builder<'a> {
     states: &'a mut StateLayouts,
     /// How weight tiles are stored and loaded.
     loads: tiles::Loads,
+    /// Where chains touch buffers.
+    places: loaded::Places,
 }
 
 /// Layouts of states by name and chip. The entry that reads a state first chooses, the others follow.
@@ -235,6 +237,7 @@ fn build_beside(
         origin: 0,
         states,
         loads,
+        places: loaded::Places::default(),
     };
     b.plan()?;
     b.run()?;

@@ -1,7 +1,7 @@
 //! Normalisations and the softmax family.
 
 use super::elementwise::with;
-use crate::onnx::cx::{Cx, Fail, Imported, malformed};
+use crate::onnx::cx::{Cx, Fail, Imported, malformed, unsupported};
 use crate::tensor::Tensor;
 use lockstep_graph::op::{Binary, Conv, Reduce, Unary};
 use lockstep_graph::{DType, Op, Shape, ValueId};
@@ -142,31 +142,37 @@ pub(super) fn lrn(cx: &mut Cx<'_, '_>) -> Imported {
     let x = cx.x(0)?;
     let shape = cx.shape(x);
     let size = usize::try_from(cx.int("size", 0)).unwrap_or(0);
-    if size == 0 || shape.rank() < 3 || shape[1] > MAX_BAND {
+    if size == 0 || shape.rank() < 2 {
         return malformed(format!(
-            "size is {size}, the rank {} and the channels {}, allowed: a positive size, a rank of 3 or more and {MAX_BAND} channels",
-            shape.rank(),
-            shape[1..].first().unwrap_or(&0)
+            "size is {size} and the rank {}, allowed: positive, and 2 or more",
+            shape.rank()
         ));
+    }
+    if shape[1] > MAX_BAND {
+        return unsupported(format!("{} channels, allowed: at most {MAX_BAND}", shape[1]));
     }
     let (alpha, beta, bias) = (cx.float("alpha", 1e-4), cx.float("beta", 0.75), cx.float("bias", 1.0));
     let square = cx.b().binary(Binary::Mul, x, x)?;
-    let (channels, spatial) = (shape[1], shape.rank() - 2);
+    // A convolution has at least one spatial axis.
+    let (channels, spatial) = (shape[1], (shape.rank() - 2).max(1));
+    let mut long = shape.to_vec();
+    long.resize(2 + spatial, 1);
+    let long = cx.b().reshape(square, long)?;
     let (before, after) = ((size - 1) / 2, size / 2);
     let share = f64::from(alpha) / size as f64;
     let near = |o: usize, i: usize| i + before >= o && i <= o.saturating_add(after);
     let band = (0..channels * channels).map(|at| if near(at / channels, at % channels) { share } else { 0.0 });
     let mut dims = vec![channels, channels];
     dims.resize(2 + spatial, 1);
-    let dtype = cx.dtype(x);
-    let band = cx.constant(&Tensor::floats(dtype, dims, band.collect()))?;
+    let band = cx.constant(&Tensor::floats(cx.dtype(x), dims, band.collect()))?;
     let conv = Conv {
         strides: vec![1; spatial],
         dilations: vec![1; spatial],
         pads: vec![(0, 0); spatial],
         groups: 1,
     };
-    let scaled = cx.b().op(Op::Conv(conv), &[square, band])?;
+    let scaled = cx.b().op(Op::Conv(conv), &[long, band])?;
+    let scaled = cx.b().reshape(scaled, shape)?;
     let shifted = with(cx, Binary::Add, scaled, f64::from(bias))?;
     let power = with(cx, Binary::Pow, shifted, f64::from(beta))?;
     Ok(vec![cx.b().binary(Binary::Div, x, power)?])

@@ -1,7 +1,7 @@
 //! The pipeline: every stage in order, each a pure function of the one before.
 
 use crate::bound::bound;
-use crate::chain::ChainProgram;
+use crate::chain::{Chain, ChainKind, ChainProgram};
 use crate::chain::build::{Input, build_entries};
 use crate::emit::{ArtifactInfo, emit};
 use crate::lower::lower;
@@ -51,6 +51,8 @@ const REFINED: usize = 10_000;
 
 /// Partitions that are scheduled for real before one is chosen.
 const SCHEDULED: usize = 3;
+/// A partition that takes this many times the instructions of the best one found is not scheduled.
+const SPRAWL: usize = 4;
 /// Partitions that the scheduler finds no room for before the program is spread over more chips; the first time, and later.
 const REFUSED: [usize; 2] = [4, 1];
 
@@ -492,6 +494,11 @@ impl Driver<'_> {
             if scheduled < SCHEDULED && best.as_ref().is_none_or(|b| one.bound < b.makespan) {
                 self.observer.stage("chains");
                 let chains = build_entries(&parts.iter().map(|part| input(part, target)).collect::<Vec<_>>())?;
+                if best.as_ref().is_some_and(|b| n_nodes(&chains) > SPRAWL * n_nodes(&b.chains)) {
+                    scheduled += 1;
+                    examined.push(one);
+                    continue;
+                }
                 self.observer.stage("schedule");
                 match schedule_entries(&chains.iter().collect::<Vec<_>>(), target, &options) {
                     Ok(timed) => {
@@ -533,6 +540,15 @@ fn input<'a>(part: &'a Partitioned, target: &'a Target) -> Input<'a> {
         input_copies: &part.input_copies,
         target,
     }
+}
+
+/// Instructions of all entries, about.
+fn n_nodes(entries: &[ChainProgram]) -> usize {
+    let of = |chain: &Chain| match &chain.kind {
+        ChainKind::Compute { nodes, .. } => nodes.len(),
+        ChainKind::Transfer { .. } => 2,
+    };
+    entries.iter().flat_map(|e| e.chains.values()).map(of).sum()
 }
 
 /// Programs one after another.

@@ -3,7 +3,8 @@
 use super::{Builder, Home};
 use crate::chain::{BufKind, Chain, ChainKind};
 use crate::error::CompileError;
-use crate::layout::choose::default_layout;
+use crate::layout::Layout;
+use crate::layout::choose::{default_layout, with_lanes};
 use crate::layout::host::nests;
 use crate::tir::{Op, Port, ValueId};
 use lockstep_graph::EntityId;
@@ -14,6 +15,11 @@ impl Builder<'_> {
     /// The operand on another chip: every buffer over a link.
     pub fn lower_transfer(&mut self, v: ValueId) -> Result<(), CompileError> {
         let from_value = self.ir.values[v].inputs[0];
+        if self.is_lazy(from_value) {
+            let layout = self.layout_in_place(from_value)?;
+            let home = self.relayout(from_value, &layout)?;
+            self.homes[from_value.index()] = Some(home);
+        }
         let from = self.any_home(from_value)?;
         let home = self.new_home(self.chip(v), self.dtype(v), from.layout.clone(), |_| BufKind::Temp);
         for (a, b) in from.bufs.iter().zip(&home.bufs) {
@@ -31,6 +37,31 @@ impl Builder<'_> {
         }
         self.finish(&[v], v, home);
         Ok(())
+    }
+
+    /// A layout of a value behind moves in which no element changes its lane, where one or two axes in the lanes give that and it takes
+    /// at most twice the words of the default one; else that.
+    fn layout_in_place(&self, v: ValueId) -> Result<Layout, CompileError> {
+        let (shape, lanes, rows) = (self.shape(v), self.lanes(), self.rows(v));
+        let default = default_layout(shape, lanes, &rows);
+        if self.keeps_lanes(v, &default)? {
+            return Ok(default);
+        }
+        let words = |layout: &Layout| -> usize {
+            let parts = (0..layout.n_parts()).map(|p| layout.part(p));
+            let of = |part| layout.bases(&part).len() * (part.hi * self.dtype(v).bytes()).div_ceil(lanes);
+            parts.map(of).sum()
+        };
+        let most = 2 * words(&default);
+        let axes: Vec<usize> = (0..shape.len()).rev().filter(|&a| shape[a] > 1).collect();
+        let pairs = axes.iter().flat_map(|&a| axes.iter().filter(move |&&b| b != a).map(move |&b| vec![a, b]));
+        for order in pairs.chain(axes.iter().map(|&a| vec![a])) {
+            let layout = with_lanes(shape, &order, lanes, &rows, |_| order.len() > 1);
+            if words(&layout) <= most && self.keeps_lanes(v, &layout)? {
+                return Ok(layout);
+            }
+        }
+        Ok(default)
     }
 
     /// The signature, and the next contents of states.

@@ -1,8 +1,8 @@
 //! The pipeline: every stage in order, each a pure function of the one before.
 
 use crate::bound::bound;
-use crate::chain::{Chain, ChainKind, ChainProgram};
 use crate::chain::build::{Input, build_entries};
+use crate::chain::{Chain, ChainKind, ChainProgram};
 use crate::emit::{ArtifactInfo, emit};
 use crate::lower::lower;
 use crate::options::Options;
@@ -494,7 +494,10 @@ impl Driver<'_> {
             if scheduled < SCHEDULED && best.as_ref().is_none_or(|b| one.bound < b.makespan) {
                 self.observer.stage("chains");
                 let chains = build_entries(&parts.iter().map(|part| input(part, target)).collect::<Vec<_>>())?;
-                if best.as_ref().is_some_and(|b| n_nodes(&chains) > SPRAWL * n_nodes(&b.chains)) {
+                if best
+                    .as_ref()
+                    .is_some_and(|b| n_nodes(&chains) > SPRAWL * n_nodes(&b.chains))
+                {
                     scheduled += 1;
                     examined.push(one);
                     continue;

@@ -54,7 +54,9 @@ impl Builder<'_> {
         };
         let most = 2 * words(&default);
         let axes: Vec<usize> = (0..shape.len()).rev().filter(|&a| shape[a] > 1).collect();
-        let pairs = axes.iter().flat_map(|&a| axes.iter().filter(move |&&b| b != a).map(move |&b| vec![a, b]));
+        let pairs = axes
+            .iter()
+            .flat_map(|&a| axes.iter().filter(move |&&b| b != a).map(move |&b| vec![a, b]));
         for order in pairs.chain(axes.iter().map(|&a| vec![a])) {
             let layout = with_lanes(shape, &order, lanes, &rows, |_| order.len() > 1);
             if words(&layout) <= most && self.keeps_lanes(v, &layout)? {

@@ -134,10 +134,7 @@ impl Builder<'_> {
                     .min(count)
                     .min(most_belts.min(u16::MAX as usize) as u16)
                     .max(1);
-                let belts = match by_column {
-                    true => self.column_belts(&key, dtype, n_belts, side)?,
-                    false => self.row_belts(&key, dtype, n_belts, side)?,
-                };
+                let belts = self.weight_belts(&key, dtype, n_belts, by_column, side)?;
                 self.tiles.insert(key, belts.clone());
                 belts
             }
@@ -162,86 +159,64 @@ impl Builder<'_> {
         }])
     }
 
-    /// The buffers of a weight tile, one per belt, whose vectors are rows.
-    fn row_belts(
+    /// The buffers of a weight tile, one per belt, with their vectors: columns of the tile or rows of it.
+    fn weight_belts(
         &mut self,
         key: &TileKey,
         dtype: DType,
         n_belts: u16,
+        by_column: bool,
         side: Option<Dir>,
     ) -> Result<Vec<(BufId, u32)>, CompileError> {
         let (rhs, chip, window, of_row, of_column) = key;
         let bytes = self.const_bytes(*rhs)?;
         let size = dtype.bytes();
-        let mut data = Vec::with_capacity(of_row.len() * of_column.len() * size);
-        let stretches = stretches(of_column.iter().map(|&c| c as usize));
-        for &r in of_row {
-            append(&bytes, r as usize, &stretches, size, &mut data);
-        }
-        let n_rows = of_row.len() as u16;
-        let tile = self.prog.tiles.push(Tile {
-            rows: n_rows,
-            lo: window.n0,
-            columns: of_column.len() as u16,
-            dtype,
-            data: Arc::new(data),
-        });
-        let belt = |b: u16| Buf {
-            chip: *chip,
-            dtype,
-            n_vectors: (n_rows - b).div_ceil(n_belts) as u32,
-            lo: window.n0,
-            hi: window.n1,
-            kind: BufKind::Tile {
-                tile,
-                first: b,
-                step: n_belts,
-            },
-            side,
-        };
-        let belts: Vec<Buf> = (0..n_belts).map(belt).collect();
-        Ok(self.with_lengths(belts))
-    }
-
-    /// The buffers of a weight tile, one per belt, whose vectors are columns.
-    fn column_belts(
-        &mut self,
-        key: &TileKey,
-        dtype: DType,
-        n_belts: u16,
-        side: Option<Dir>,
-    ) -> Result<Vec<(BufId, u32)>, CompileError> {
-        let (rhs, chip, window, of_row, of_column) = key;
-        let bytes = self.const_bytes(*rhs)?;
-        let size = dtype.bytes();
-        let stretches = stretches(of_row.iter().map(|&r| r as usize));
-        let mut belts = Vec::with_capacity(n_belts as usize);
-        for b in 0..n_belts as usize {
-            let columns: Vec<u32> = of_column.iter().skip(b).step_by(n_belts as usize).copied().collect();
-            let mut data = Vec::with_capacity(columns.len() * window.k1 as usize * size);
-            for &c in &columns {
-                data.resize(data.len() + window.k0 as usize * size, 0);
-                append(&bytes, c as usize, &stretches, size, &mut data);
+        let (count, lo, hi, kinds): (_, _, _, Vec<BufKind>) = if by_column {
+            let rows = stretches(of_row.iter().map(|&r| r as usize));
+            let kind = |b: u16| {
+                let mut data = Vec::new();
+                for &c in of_column.iter().skip(b as usize).step_by(n_belts as usize) {
+                    data.resize(data.len() + window.k0 as usize * size, 0);
+                    append(&bytes, c as usize, &rows, size, &mut data);
+                }
+                BufKind::Rows(Arc::new(data))
+            };
+            (of_column.len() as u16, 0, window.k1, (0..n_belts).map(kind).collect())
+        } else {
+            let columns = stretches(of_column.iter().map(|&c| c as usize));
+            let mut data = Vec::with_capacity(of_row.len() * of_column.len() * size);
+            for &r in of_row {
+                append(&bytes, r as usize, &columns, size, &mut data);
             }
-            belts.push(Buf {
+            let tile = self.prog.tiles.push(Tile {
+                rows: of_row.len() as u16,
+                lo: window.n0,
+                columns: of_column.len() as u16,
+                dtype,
+                data: Arc::new(data),
+            });
+            let kind = |first: u16| BufKind::Tile {
+                tile,
+                first,
+                step: n_belts,
+            };
+            let kinds = (0..n_belts).map(kind).collect();
+            (of_row.len() as u16, window.n0, window.n1, kinds)
+        };
+        let push = |(b, kind): (u16, BufKind)| {
+            let n_vectors = (count - b).div_ceil(n_belts) as u32;
+            let buf = Buf {
                 chip: *chip,
                 dtype,
-                n_vectors: columns.len() as u32,
-                lo: 0,
-                hi: window.k1,
-                kind: BufKind::Rows(Arc::new(data)),
+                n_vectors,
+                lo,
+                hi,
+                kind,
                 side,
-            });
-        }
-        Ok(self.with_lengths(belts))
-    }
-
-    fn with_lengths(&mut self, belts: Vec<Buf>) -> Vec<(BufId, u32)> {
-        let push = |b: Buf| {
-            let n = b.n_vectors;
-            (self.prog.bufs.push(b), n)
+            };
+            (self.prog.bufs.push(buf), n_vectors)
         };
-        belts.into_iter().map(push).collect()
+        Ok((0..n_belts).zip(kinds).map(push).collect())
     }
 
     /// Loads of a block from a value computed at run time, as rows or as columns, whichever its lanes allow.

@@ -26,6 +26,8 @@ pub enum Verb {
     Report(ReportVerb),
     /// Look into an artifact, or into a stage of compiling a model
     Inspect(InspectVerb),
+    /// Write a schedule as a trace for Perfetto (ui.perfetto.dev) or chrome://tracing
+    Trace(TraceVerb),
     /// Continue a text with a language model
     #[cfg(feature = "generate")]
     Generate(GenerateVerb),
@@ -289,6 +291,35 @@ pub struct InspectVerb {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `lockstep trace`
+#[derive(Args, Debug)]
+pub struct TraceVerb {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub subject: Subject,
+    /// Where the trace goes [default: the subject's name with .pftrace or .json, in the current directory]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// How it is written [default: by the extension of the output, .pftrace and .perfetto-trace or .json]
+    #[arg(long, value_enum)]
+    pub format: Option<TraceFormat>,
+    /// Entry [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub entry: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Values of `--format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TraceFormat {
+    /// Protobuf track events
+    Perfetto,
+    /// Chrome's trace events, JSON
+    Chrome,
 }
 
 /// `lockstep bench`

@@ -4,7 +4,7 @@ use crate::args::Subject;
 use crate::diag::{Failure, Outcome};
 use crate::progress::Progress;
 use lockstep::{Artifact, files};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,20 @@ pub fn open(subject: &Subject, progress: &mut Progress) -> Outcome<Artifact> {
             subject.path
         ))),
     }
+}
+
+/// Where a result goes that has no `--output`: the subject's name with this extension, in the current directory.
+pub fn default_output(path: &Path, extension: &str) -> PathBuf {
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = if full.is_dir() {
+        full.file_name()
+    } else {
+        path.file_stem()
+    };
+    let mut name = name.unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(extension);
+    PathBuf::from(name)
 }
 
 /// Index of an entry by name; the first where no name is given.

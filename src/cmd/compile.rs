@@ -5,12 +5,15 @@ use crate::args::CompileVerb;
 use crate::cmd::report;
 use crate::diag::{Failure, JSON_VERSION, Outcome};
 use crate::progress::Progress;
-use crate::subject::model::{self, Stages};
+use crate::subject::{
+    self,
+    model::{self, Stages},
+};
 use crate::text;
 use lockstep::files::{self, FileError};
 use serde_json::{Value, json};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Runs the verb.
 ///
@@ -18,7 +21,10 @@ use std::path::{Path, PathBuf};
 /// What importing, compiling and writing report.
 pub fn run(verb: &CompileVerb) -> Outcome {
     let mut progress = Progress::new();
-    let output = verb.output.clone().unwrap_or_else(|| default_output(&verb.model));
+    let output = verb
+        .output
+        .clone()
+        .unwrap_or_else(|| subject::default_output(&verb.model, "lks"));
     let dump_after = match (&verb.dump_after, &verb.emit_ir) {
         (_, Some(_)) => Some("all".to_owned()),
         (name, None) => name.clone(),
@@ -166,17 +172,4 @@ fn write_text(path: &Path, text: &str) -> Outcome {
         })
     })?;
     Ok(())
-}
-
-/// STEM.lks in the current directory.
-fn default_output(model: &Path) -> PathBuf {
-    let full = model.canonicalize().unwrap_or_else(|_| model.to_owned());
-    let name = if full.is_dir() {
-        full.file_name()
-    } else {
-        model.file_stem()
-    };
-    let mut name = name.unwrap_or_default().to_owned();
-    name.push(".lks");
-    PathBuf::from(name)
 }

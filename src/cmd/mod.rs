@@ -13,6 +13,7 @@ pub mod ops;
 pub mod report;
 pub mod run;
 pub mod targets;
+pub mod trace;
 pub mod verify;
 
 use serde_json::Value;

@@ -28,6 +28,8 @@ pub enum Verb {
     Inspect(InspectVerb),
     /// Write a schedule as a trace for Perfetto (ui.perfetto.dev) or chrome://tracing
     Trace(TraceVerb),
+    /// What changed between two artifacts, and why
+    Diff(DiffVerb),
     /// Continue a text with a language model
     #[cfg(feature = "generate")]
     Generate(GenerateVerb),
@@ -320,6 +322,48 @@ pub enum TraceFormat {
     Perfetto,
     /// Chrome's trace events, JSON
     Chrome,
+}
+
+/// `lockstep diff`
+#[derive(Args, Debug)]
+pub struct DiffVerb {
+    /// An artifact
+    #[arg(value_name = "A.lks")]
+    pub a: PathBuf,
+    /// Another one
+    #[arg(value_name = "B.lks")]
+    pub b: PathBuf,
+    /// What the changes are grouped by
+    #[arg(long, value_enum, default_value_t = DiffBy::Node)]
+    pub by: DiffBy,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Values of `--by`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DiffBy {
+    /// Nodes of the model
+    Node,
+    /// Chains of the schedule
+    Chain,
+    /// Kinds of units
+    Unit,
+    /// Chips
+    Chip,
+}
+
+impl DiffBy {
+    /// The word in a table's head.
+    pub fn head(self) -> &'static str {
+        match self {
+            DiffBy::Node => "node",
+            DiffBy::Chain => "chain",
+            DiffBy::Unit => "unit",
+            DiffBy::Chip => "chip",
+        }
+    }
 }
 
 /// `lockstep bench`

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Verb::Verify(v) => (v.json, cmd::verify::run(v)),
         Verb::Report(v) => (v.json, cmd::report::run(v)),
         Verb::Inspect(v) => (v.json, cmd::inspect::run(v)),
+        Verb::Diff(v) => (v.json, cmd::diff::run(v)),
         Verb::Trace(v) => (v.json, cmd::trace::run(v)),
         #[cfg(feature = "generate")]
         Verb::Generate(v) => (v.json, cmd::generate::run(v)),

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod check;
 #[cfg(feature = "compile")]
 pub mod compile;
+pub mod diff;
 #[cfg(feature = "generate")]
 pub mod generate;
 pub mod inspect;

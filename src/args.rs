@@ -30,6 +30,8 @@ pub enum Verb {
     Trace(TraceVerb),
     /// What changed between two artifacts, and why
     Diff(DiffVerb),
+    /// The schedule as one html file to look at: timeline, data flow, SRAM, links, critical path
+    View(ViewVerb),
     /// Continue a text with a language model
     #[cfg(feature = "generate")]
     Generate(GenerateVerb),
@@ -364,6 +366,20 @@ impl DiffBy {
             DiffBy::Chip => "chip",
         }
     }
+}
+
+/// `lockstep view`
+#[derive(Args, Debug)]
+pub struct ViewVerb {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub subject: Subject,
+    /// Where the page goes [default: the subject's name with .html, in the current directory]
+    #[arg(short, long, value_name = "FILE.html")]
+    pub output: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `lockstep bench`

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Verb::Inspect(v) => (v.json, cmd::inspect::run(v)),
         Verb::Diff(v) => (v.json, cmd::diff::run(v)),
         Verb::Trace(v) => (v.json, cmd::trace::run(v)),
+        Verb::View(v) => (v.json, cmd::view::run(v)),
         #[cfg(feature = "generate")]
         Verb::Generate(v) => (v.json, cmd::generate::run(v)),
         Verb::Bench(v) => (v.json, cmd::bench::run(v)),

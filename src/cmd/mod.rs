@@ -16,6 +16,7 @@ pub mod run;
 pub mod targets;
 pub mod trace;
 pub mod verify;
+pub mod view;
 
 use serde_json::Value;
 use std::io::Write;

@@ -4,4 +4,5 @@
 
 pub mod diff;
 pub mod flow;
+pub mod page;
 pub mod trace;

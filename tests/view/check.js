@@ -1,0 +1,272 @@
+// Opens the page of `lockstep view` in Chromium and uses it as a person would.
+//
+//   node check.js LOCKSTEP ARTIFACT.lks..         checks each; screenshots go to target/view/
+//   node check.js LOCKSTEP --measure ARTIFACT..   prints size, time to open and frames per second while panning
+//
+// What the page shows is compared with `report --json` and `inspect --json` of the same artifact.
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, statSync } from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import assert from 'node:assert/strict';
+import { chromium } from 'playwright-core';
+
+const root = resolve(dirname(fileURLToPath(import.meta.url)), '../..');
+const shots = join(root, 'target/view');
+const [lockstep, ...rest] = process.argv.slice(2);
+const measuring = rest[0] === '--measure';
+const artifacts = measuring ? rest.slice(1) : rest;
+
+const json = (...args) => JSON.parse(execFileSync(lockstep, [...args, '--json'], { maxBuffer: 1 << 30 }));
+const plain = (text) => text.replace(/[\s\u202f]/g, '');
+
+/** A browser page with the view of an artifact, which must not say anything on its console. */
+async function open(browser, file, options) {
+  const page = await browser.newPage({ viewport: { width: 1440, height: 900 }, colorScheme: 'light', ...options });
+  page.problems = [];
+  page.on('console', (m) => { if (m.type() === 'error' || m.type() === 'warning') page.problems.push(m.text()); });
+  page.on('pageerror', (e) => page.problems.push(e.message));
+  page.on('request', (r) => { if (!/^(file|data|blob):/.test(r.url())) page.problems.push(`asks for ${r.url()}`); });
+  const begun = Date.now();
+  await page.goto(pathToFileURL(file).href);
+  await page.waitForFunction(() => document.documentElement.dataset.ready === 'true', null, { timeout: 120000 });
+  page.opened = Date.now() - begun;
+  return page;
+}
+
+/** The page stands still: no movement under way, the last change drawn. */
+async function still(page) {
+  await page.waitForTimeout(260);
+  await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+}
+
+const figure = async (page, name) => plain(await page.locator(`[data-figure=${name}]`).evaluate((n) => n.firstChild.textContent));
+const fact = (page, name) => page.locator(`#fact-${name}`).innerText();
+
+/** Clicks the run with this number where the timeline draws it. */
+async function clickRun(page, run) {
+  const at = await page.evaluate((r) => {
+    const b = lockstepView.box(r);
+    const c = document.getElementById('timeline').getBoundingClientRect();
+    return b && { x: c.x + b.x + Math.min(b.w / 2, 3), y: c.y + b.y + b.h / 2 };
+  }, run);
+  assert(at, `run ${run} has a row`);
+  await page.mouse.click(at.x, at.y);
+}
+
+async function check(browser, artifact) {
+  const name = basename(artifact, '.lks');
+  const file = join(shots, `${name}.html`);
+  const said = json('view', artifact, '-o', file);
+  assert.equal(said.bytes, statSync(file).size);
+  const { report } = json('report', artifact);
+  const one = report.entries[0];
+  const runs = json('inspect', artifact, '--stage', 'sched').result.runs;
+  const page = await open(browser, file);
+  const shot = (what) => page.screenshot({ path: join(shots, `${name}-${what}.png`) });
+  await still(page);
+  await shot('whole');
+
+  // Figures are those of the report.
+  assert.equal(await figure(page, 'makespan'), String(one.makespan_cycles));
+  assert.equal(await figure(page, 'bound'), String(one.bound_cycles));
+  assert.equal(await figure(page, 'roofline'), String(one.roofline_cycles));
+  assert.equal(await figure(page, 'runs'), String(one.runs));
+  assert.equal(await figure(page, 'chains'), String(one.chains));
+  assert.equal(await figure(page, 'over'), one.makespan_over_bound.toFixed(2));
+  assert.equal(await figure(page, 'energy'), one.energy_microjoules.total.toFixed(1));
+  const shares = (await page.locator('#utilisation b').allInnerTexts()).map(plain);
+  const expected = ['mem', 'mxm_load', 'mxm_mul', 'vxm', 'sxm', 'c2c'].map((u) => `${(100 * one.utilisation[u]).toFixed(1)}%`);
+  assert.deepEqual(shares, expected);
+
+  // Every run says what the disassembler says.
+  const texts = await page.evaluate(() => {
+    const s = lockstepView.state.schedule;
+    return Array.from({ length: s.n }, (_, r) => `${s.queue(r)} @${s.start[r]} ${s.text(r)} h${s.chain[r]} ${s.op(r)}`);
+  });
+  assert.equal(texts.length, runs.length);
+  runs.forEach((r, i) => assert.equal(texts[i], `${r.queue} @${r.cycle} ${r.text} h${r.chain} ${r.op}`));
+
+  // Search for the node of a product, take the result, and click one of its products.
+  const chosen = runs.find((r) => r.text.startsWith('mul') && r.cycle > one.makespan_cycles / 3 && r.nodes.length);
+  assert(chosen, 'there is a product');
+  const node = chosen.nodes[0];
+  await page.keyboard.press('/');
+  await page.keyboard.type(node);
+  await page.locator('#found li').filter({ hasText: 'model node' }).first().click();
+  await still(page);
+  const window = await page.evaluate(() => [lockstepView.state.scale.t0, lockstepView.state.scale.t1]);
+  assert(window[1] - window[0] < one.makespan_cycles, 'the search zooms in');
+  assert(window[0] <= chosen.cycle && chosen.cycle <= window[1], 'to where the node runs');
+  assert.match(await fact(page, 'model-node'), new RegExp(node.slice(-20).replace(/[^\w]/g, '.')));
+  await shot('search');
+  const number = runs.indexOf(chosen);
+  await page.evaluate((r) => {
+    const { state } = lockstepView;
+    state.timeline.show(state.rows.reveal(state.schedule.tracks[state.schedule.track[r]]));
+    state.scale.set(state.schedule.start[r] - 30, state.schedule.start[r] + 90);
+  }, number);
+  await still(page);
+  await clickRun(page, number);
+  await still(page);
+  assert.equal(await page.locator('#instruction').innerText(), chosen.text);
+  assert.equal(await fact(page, 'queue'), chosen.queue);
+  assert.equal(await fact(page, 'ir-operation'), chosen.op);
+  assert((await fact(page, 'model-node')).includes(node));
+  assert((await fact(page, 'chain')).startsWith(`h${chosen.chain},`));
+  assert.equal(await page.locator('#producers [data-via=tile]').count() > 0, true, 'a product has a tile');
+  await shot('run');
+
+  // Follow the first producer with the key, and its consumer back.
+  await page.keyboard.press('[');
+  await still(page);
+  const producer = await page.evaluate(() => lockstepView.state.selected);
+  assert.notEqual(producer, number);
+  assert(runs[producer].cycle <= chosen.cycle, 'a producer issues before');
+  const back = await page.locator(`#consumers [data-run="${number}"]`).count();
+  assert.equal(back, 1, 'the producer names the run among its consumers');
+
+  // Over a link: from the receiving run to the sending one on the other chip, and back by a button.
+  const recv = runs.findIndex((r) => r.text.startsWith('recv'));
+  if (report.chips > 1) {
+    assert(recv >= 0, 'something is received');
+    await page.evaluate((r) => lockstepView.state.select(r, true), recv);
+    await still(page);
+    await page.locator('#producers [data-via=link]').first().click();
+    await still(page);
+    const send = await page.evaluate(() => lockstepView.state.selected);
+    assert(runs[send].text.startsWith('send') && runs[send].chip !== runs[recv].chip, 'the sender is on another chip');
+    assert.equal(await page.locator('#instruction').innerText(), runs[send].text);
+    await shot('link');
+    await page.locator(`#consumers [data-run="${recv}"]`).click();
+    assert.equal(await page.locator('#instruction').innerText(), runs[recv].text);
+
+    // One chip alone, and all again.
+    await page.selectOption('#chip', '1');
+    await still(page);
+    assert.deepEqual(await page.evaluate(() => [...new Set(lockstepView.state.rows.list.map((r) => r.chip))]), [1]);
+    await page.locator('#tab-sram').click();
+    await still(page);
+    assert.match(await page.locator('#lower-note').innerText(), /^chip 1: words up to/);
+    await shot('sram');
+    await page.selectOption('#chip', '-1');
+  }
+
+  // Links, stages, and the critical path step by step.
+  await page.locator('#tab-links').click();
+  await still(page);
+  const words = one.link_words.reduce((a, l) => a + l.words, 0);
+  const note = await page.locator('#lower-note').innerText();
+  if (words) assert(plain(note).includes(String(words)), `${note} has ${words}`);
+  await page.locator('#tab-bands').click();
+  await page.locator('#tab-path').click();
+  assert.equal(await page.locator('#steps li').count(), one.critical_path.length);
+  await page.locator('#step-on').click();
+  await page.locator('#step-on').click();
+  await still(page);
+  assert.equal(await page.locator('#step-at').innerText(), `step 2 of ${one.critical_path.length}`);
+  const stepped = await page.evaluate(() => lockstepView.state.selected);
+  assert.equal(runs[stepped].op, one.critical_path[1].op);
+  assert.equal(runs[stepped].cycle, one.critical_path[1].start);
+  await shot('path');
+
+  // A cycle, colours, theme, help, and away with all of it.
+  await page.keyboard.press('/');
+  await page.keyboard.type('@100');
+  await page.keyboard.press('Enter');
+  await still(page);
+  const [t0, t1] = await page.evaluate(() => [lockstepView.state.scale.t0, lockstepView.state.scale.t1]);
+  assert(t0 < 100 && t1 > 100 && t1 - t0 < 200, `${t0}..${t1} is about cycle 100`);
+  await page.keyboard.press('l');
+  assert.equal(await page.locator('#colour [data-by=layer]').getAttribute('aria-checked'), 'true');
+  await page.keyboard.press('t');
+  assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), 'dark');
+  await page.keyboard.press('f');
+  await still(page);
+  await shot('dark');
+  await page.keyboard.press('?');
+  assert(await page.locator('#help').isVisible());
+  await page.keyboard.press('Escape');
+
+  // The wheel zooms at the pointer, a drag pans.
+  const box = await page.locator('#timeline').boundingBox();
+  await page.mouse.move(box.x + box.width / 2, box.y + 80);
+  const before = await page.evaluate(() => lockstepView.state.scale.per);
+  await page.mouse.wheel(0, -600);
+  await still(page);
+  const after = await page.evaluate(() => [lockstepView.state.scale.per, lockstepView.state.scale.t0]);
+  assert(after[0] < before, 'the wheel zooms in');
+  await page.mouse.down();
+  await page.mouse.move(box.x + box.width / 2 - 200, box.y + 80, { steps: 4 });
+  await page.mouse.up();
+  await still(page);
+  assert(await page.evaluate(() => lockstepView.state.scale.t0) > after[1], 'a drag pans');
+  assert.deepEqual(page.problems, []);
+  await page.close();
+
+  // For reading on a phone: nothing is wider than the screen.
+  const phone = await open(browser, file, { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true });
+  await still(phone);
+  assert(await phone.evaluate(() => document.documentElement.scrollWidth) <= 390, 'the page fits a phone');
+  await phone.screenshot({ path: join(shots, `${name}-phone.png`), fullPage: true });
+  assert.deepEqual(phone.problems, []);
+  await phone.close();
+  console.log(`${name}: ok, ${runs.length} instructions, page of ${said.bytes} bytes`);
+}
+
+/** Frames per second while the timeline is panned and zoomed without pause, in the slowest of several views. */
+async function measure(browser, artifact) {
+  const name = basename(artifact, '.lks');
+  const file = join(shots, `${name}.html`);
+  const said = json('view', artifact, '-o', file);
+  const page = await open(browser, file);
+  const rows = [];
+  const views = { 'whole run': [0, 1], 'a tenth': [0.4, 0.5], 'a hundredth': [0.4, 0.41], 'a thousandth': [0.4, 0.401] };
+  for (const opened of [false, true]) {
+    if (opened) await page.evaluate(() => lockstepView.state.openAll());
+    for (const [what, [a, b]] of Object.entries(views)) {
+      const took = await page.evaluate(async ([from, to]) => {
+        const { state } = lockstepView;
+        const m = state.schedule.makespan;
+        state.scale.set(m * from, m * to);
+        const times = [];
+        await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+        let last = performance.now();
+        for (let i = 0; i < 90; i++) {
+          if (to - from < 1) state.scale.pan(i < 45 ? 12 : -12);
+          else state.scale.zoom(i < 45 ? 0.99 : 1 / 0.99, 500);
+          await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+          const now = performance.now();
+          times.push(now - last);
+          last = now;
+        }
+        times.sort((x, y) => x - y);
+        // Two frames pass for each step: the one that draws and the one that tells.
+        const draws = [];
+        for (let i = 0; i < 30; i++) {
+          const begun = performance.now();
+          state.draw();
+          draws.push(performance.now() - begun);
+        }
+        draws.sort((x, y) => x - y);
+        return { frame: times[45] / 2, slow: times[85] / 2, draw: draws[15] };
+      }, [a, b]);
+      rows.push({ view: `${what}, ${opened ? 'every queue' : 'kinds of units'}`, fps: Math.round(1000 / took.frame), 'fps, slowest 5 %': Math.round(1000 / took.slow), 'ms to draw': Number(took.draw.toFixed(1)) });
+    }
+  }
+  console.log(`${name}: ${said.entries.reduce((n, e) => n + e.runs, 0)} instructions, ${(said.bytes / 1e6).toFixed(2)} MB, opens in ${page.opened} ms`);
+  console.table(rows);
+  assert.deepEqual(page.problems, []);
+  await page.close();
+}
+
+if (!lockstep || !artifacts.length) throw new Error('usage: node check.js LOCKSTEP [--measure] ARTIFACT.lks..');
+mkdirSync(shots, { recursive: true });
+const executablePath = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((p) => p && existsSync(p));
+if (!executablePath) throw new Error('no Chromium found; install it, or name it in CHROMIUM');
+const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+try {
+  for (const artifact of artifacts) await (measuring ? measure : check)(browser, resolve(artifact));
+} finally {
+  await browser.close();
+}

@@ -5,12 +5,14 @@
 //! that several entries share are stored once.
 
 use crate::CompileError;
+use crate::chain::contents::Contents;
 use crate::chain::{BufKind, ChainKind, ChainProgram};
 use crate::schedule::Schedule;
 use lockstep_graph::EntityId;
 use lockstep_isa::artifact::{ChainInfo, ChipProgram, Entry, Program, Value, ValueKind, WeightsBuilder};
 use lockstep_isa::encode::encode_run;
 use lockstep_isa::{Artifact, Place, Target};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -94,6 +96,16 @@ struct Weights {
     tiles: BTreeMap<(usize, [u64; 4]), u32>,
 }
 
+/// The bytes of constant contents, which are as many as expected.
+fn sized(contents: &Contents, expected: usize, whose: impl Fn() -> String) -> Result<Cow<'_, [u8]>, CompileError> {
+    let bytes = contents.bytes()?;
+    if bytes.len() != expected {
+        let message = format!("{} has {} bytes of {expected}", whose(), bytes.len());
+        return Err(CompileError::internal("emit", message));
+    }
+    Ok(bytes)
+}
+
 fn values(program: &ChainProgram, schedule: &Schedule, weights: &mut Weights) -> Result<Vec<Value>, CompileError> {
     let mut out = Vec::with_capacity(program.bufs.len());
     for (id, buf) in program.bufs.iter() {
@@ -106,19 +118,16 @@ fn values(program: &ChainProgram, schedule: &Schedule, weights: &mut Weights) ->
             BufKind::Input => ValueKind::Input,
             BufKind::State(state) => ValueKind::State(*state),
             BufKind::NextState(state) => ValueKind::NextState(state.index() as u32),
-            BufKind::Rows(bytes) => {
+            BufKind::Rows(contents) => {
                 let expected = buf.n_vectors as usize * buf.hi.saturating_sub(buf.lo) as usize * buf.dtype.bytes();
-                if bytes.len() != expected {
-                    return Err(CompileError::internal(
-                        "emit",
-                        format!("buffer {id} has {} bytes of {expected}", bytes.len()),
-                    ));
-                }
                 let shape = [0, buf.n_vectors as u64, lanes, buf.dtype as u64];
-                let key = (bytes.as_ptr() as usize, shape, home.place, home.base);
+                let key = (contents.id(), shape, home.place, home.base);
                 let index = match weights.consts.get(&key) {
                     Some(&index) => index,
-                    None => weights.builder.push_rows(bytes),
+                    None => {
+                        let bytes = sized(contents, expected, || format!("buffer {id}"))?;
+                        weights.builder.push_rows(&bytes)
+                    }
                 };
                 weights.consts.insert(key, index);
                 ValueKind::Const(index)
@@ -132,24 +141,23 @@ fn values(program: &ChainProgram, schedule: &Schedule, weights: &mut Weights) ->
                 };
                 let width = t.columns as usize * t.dtype.bytes();
                 let last = *first as u64 + buf.n_vectors.saturating_sub(1) as u64 * *step as u64;
-                if t.data.len() != t.rows as usize * width || last >= t.rows as u64 {
+                if last >= t.rows as u64 {
                     return Err(CompileError::internal(
                         "emit",
-                        format!(
-                            "tile {tile} has {} bytes and {} rows; buffer {id} takes row {last}",
-                            t.data.len(),
-                            t.rows
-                        ),
+                        format!("tile {tile} has {} rows; buffer {id} takes row {last}", t.rows),
                     ));
                 }
-                let at = t.data.as_ptr() as usize;
+                let at = t.data.id();
                 let shape = (t.rows as u64) << 48 | (t.lo as u64) << 32 | (t.columns as u64) << 16 | t.dtype as u64;
                 let tile_key = (at, [shape, 0, 0, 0]);
                 let index = match weights.tiles.get(&tile_key) {
                     Some(&index) => index,
-                    None => weights.builder.push_tile(t.rows, t.lo, t.columns, t.dtype, |k, out| {
-                        out.copy_from_slice(&t.data[k as usize * width..(k as usize + 1) * width]);
-                    }),
+                    None => {
+                        let bytes = sized(&t.data, t.rows as usize * width, || format!("tile {tile}"))?;
+                        weights.builder.push_tile(t.rows, t.lo, t.columns, t.dtype, |k, out| {
+                            out.copy_from_slice(&bytes[k as usize * width..][..width]);
+                        })
+                    }
                 };
                 weights.tiles.insert(tile_key, index);
                 let key = (

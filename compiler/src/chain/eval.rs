@@ -24,6 +24,7 @@ pub fn run(program: &ChainProgram, lanes: usize, inputs: &[Tensor], states: &mut
         };
         match &buf.kind {
             BufKind::Rows(data) => {
+                let data = data.bytes().expect("constants can be evaluated");
                 assert_eq!(data.len(), width * size * rows.len());
                 for (i, row) in rows.iter_mut().enumerate() {
                     for l in 0..width {
@@ -34,12 +35,13 @@ pub fn run(program: &ChainProgram, lanes: usize, inputs: &[Tensor], states: &mut
             }
             BufKind::Tile { tile, first, step } => {
                 let tile = &program.tiles[*tile];
+                let data = tile.data.bytes().expect("constants can be evaluated");
                 for (i, row) in rows.iter_mut().enumerate() {
                     let r = *first as usize + i * *step as usize;
                     assert!(r < tile.rows as usize);
                     for l in 0..width {
                         let at = (r * width + l) * size;
-                        row[buf.lo as usize + l] = Some(element(&tile.data[at..at + size]));
+                        row[buf.lo as usize + l] = Some(element(&data[at..at + size]));
                     }
                 }
             }

@@ -19,13 +19,14 @@
 //! `acc_rows`; every node's result is used; every
 //! temporary buffer is written once per vector, by chains before those that read it.
 
+use contents::Contents;
 use lockstep_graph::{IdVec, entity_id};
 use lockstep_isa::artifact::{HostTensor, OriginInfo, State};
 use lockstep_isa::run::Window;
 use lockstep_isa::{AluOp, DType, Dir};
-use std::sync::Arc;
 
 pub mod build;
+pub mod contents;
 #[cfg(test)]
 mod eval;
 #[cfg(test)]
@@ -71,7 +72,7 @@ pub enum BufKind {
     /// Placed by the host before cycle 0.
     Input,
     /// Constant rows: the live lanes of each vector, row-major, little-endian.
-    Rows(Arc<Vec<u8>>),
+    Rows(Contents),
     /// Constant rows of a weight tile: vector i is row `first + i * step` of the tile. Read by load.row alone.
     Tile {
         /// The tile.
@@ -99,7 +100,7 @@ pub struct Tile {
     /// Element type.
     pub dtype: DType,
     /// The elements.
-    pub data: Arc<Vec<u8>>,
+    pub data: Contents,
 }
 
 /// Vectors of a buffer: issue with indices i touches vector `base + sum i_d * strides[d]`.

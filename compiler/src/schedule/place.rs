@@ -226,9 +226,9 @@ fn key(program: &ChainProgram, id: BufId, seen: &mut BTreeMap<(u16, usize, [u64;
     let buf = program.bufs.get(id)?;
     let shape = buf.n_vectors as u64 | (buf.lo as u64) << 32 | (buf.hi as u64) << 48;
     let (data, detail) = match &buf.kind {
-        BufKind::Rows(bytes) => (bytes.as_ptr() as usize, [0, shape, buf.dtype as u64, 0, 0]),
+        BufKind::Rows(bytes) => (bytes.id(), [0, shape, buf.dtype as u64, 0, 0]),
         BufKind::Tile { tile, first, step } => {
-            let data = program.tiles.get(*tile)?.data.as_ptr() as usize;
+            let data = program.tiles.get(*tile)?.data.id();
             (data, [1, shape, buf.dtype as u64, *first as u64, *step as u64])
         }
         BufKind::State(index) => (*index as usize, [2, shape, buf.dtype as u64, 0, 0]),

@@ -7,7 +7,6 @@ use lockstep_graph::EntityId;
 use lockstep_isa::artifact::{HostDType, HostDim, HostNest, HostTensor, OriginInfo, State};
 use lockstep_isa::run::Window;
 use lockstep_isa::{AluOp, Artifact, DType, Dir, Target};
-use std::sync::Arc;
 
 fn target(name: &str) -> Target {
     Target::builtin(name).unwrap().unwrap()
@@ -80,7 +79,7 @@ impl Maker {
         let data = (0..n * self.lanes as u32)
             .flat_map(|i| ((i % 13) as f32 / 8.0 - 0.75).to_le_bytes())
             .collect();
-        self.buf(0, DType::F32, n, BufKind::Rows(Arc::new(data)), side)
+        self.buf(0, DType::F32, n, BufKind::Rows(data.into()), side)
     }
 
     fn host(&self, name: &str, value: BufId) -> HostTensor {
@@ -183,7 +182,7 @@ impl Maker {
             lo: 0,
             columns: n,
             dtype: DType::F32,
-            data: Arc::new(data),
+            data: data.into(),
         });
         (0..belts)
             .map(|b| {
@@ -480,7 +479,7 @@ fn folds_permutes_and_transposes() {
     // Reverse the lanes.
     let lanes = t.lanes;
     let map: Vec<u8> = (0..lanes).flat_map(|l| (lanes - 1 - l).to_le_bytes()).collect();
-    let map = m.buf(0, DType::U16, 1, BufKind::Rows(Arc::new(map)), None);
+    let map = m.buf(0, DType::U16, 1, BufKind::Rows(map.into()), None);
     let z = m.temp(6, Dir::West);
     let mut nodes = Nodes::new();
     m.push(&mut nodes, NodeOp::Read(y, rows(0)), 6, &[]);
@@ -790,17 +789,13 @@ fn units_of_several_widths_share_planes() {
     .enumerate()
     {
         let lanes = t.lanes as usize;
-        let data = Arc::new(
-            (0..lanes * lanes * dtype.bytes())
-                .map(|i| if i % 2 == 0 { 0 } else { 3 })
-                .collect(),
-        );
+        let data = (0..lanes * lanes * dtype.bytes()).map(|i| if i % 2 == 0 { 0 } else { 3 });
         let rows_of = Tile {
             rows: t.lanes,
             lo: 0,
             columns: t.lanes,
             dtype,
-            data,
+            data: data.collect::<Vec<u8>>().into(),
         };
         let tile = m.p.tiles.push(rows_of);
         let w = m.buf(

@@ -7,6 +7,7 @@
 use super::fit::{At, fit};
 use super::moves::{Kernel, dense, minus_zero};
 use super::{Builder, Home};
+use crate::chain::contents::{self, Picked};
 use crate::chain::{Affine, BufId, BufKind, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::choose::{Rows, default_layout, with_lanes};
@@ -143,16 +144,16 @@ impl Builder<'_> {
         if !self.is_const(table) {
             return self.run_time_table(table, result, n_index, piece, n, hi);
         }
-        let bytes = self.const_bytes(table)?;
+        let from = self.constant(table);
         let size = dtype.bytes();
         let mut strides = vec![1usize; shape.len()];
         for d in (0..shape.len().saturating_sub(1)).rev() {
             strides[d] = strides[d + 1] * shape[d + 1];
         }
-        let offsets: Vec<usize> = lanes
+        let offsets = lanes
             .iter()
-            .map(|c| c.iter().zip(&strides[1..]).map(|(a, b)| a * b).sum())
-            .collect();
+            .map(|c| c.iter().zip(&strides[1..]).map(|(a, b)| a * b).sum());
+        let offsets: Arc<[contents::Stretch]> = contents::stretches(offsets).into();
         let room = room(self.target, dtype) - 1;
         let count = n.div_ceil(room);
         let per = n.div_ceil(count);
@@ -162,19 +163,17 @@ impl Builder<'_> {
         let mut out = Vec::new();
         for s in 0..count {
             let (first, rows) = (s * per, per.min(n - s * per));
-            let mut data = Vec::with_capacity((rows + 1) * hi * size);
-            for r in first..first + rows {
-                for &o in &offsets {
-                    let at = (r * strides[0] + o) * size;
-                    data.extend_from_slice(&bytes[at..at + size]);
-                }
-            }
-            if count > 1 {
-                data.extend_from_slice(&zero);
-            }
+            let picked = Picked {
+                from: from.clone(),
+                size,
+                lead: 0,
+                vectors: (first..first + rows).map(|r| r * strides[0]).collect(),
+                stretches: offsets.clone(),
+                tail: if count > 1 { zero.clone() } else { Vec::new() },
+            };
             let limit = rows + (count > 1) as usize;
             let side = if s % 2 == 0 { Dir::East } else { Dir::West };
-            let kind = BufKind::Rows(Arc::new(data));
+            let kind = BufKind::Rows(picked.into());
             let buf = crate::chain::Buf {
                 chip,
                 dtype,

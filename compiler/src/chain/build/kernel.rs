@@ -4,6 +4,7 @@ use super::fit::{At, fit_by_buffers};
 use super::moves::Kernel;
 use super::source::Source;
 use super::{Builder, Home};
+use crate::chain::contents::Constant;
 use crate::chain::{Affine, BufId, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::Layout;
@@ -14,6 +15,7 @@ use crate::tir::{Arg, Op, ValueId};
 use lockstep_graph::EntityId;
 use lockstep_isa::{AluOp, DType, Dir};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Most steps of one elementwise chain.
 const MOST: usize = 2048;
@@ -171,7 +173,8 @@ impl Builder<'_> {
                     let n = layout.shape[axis as usize];
                     shape[axis as usize] = n;
                     let bytes: Vec<u8> = (0..n as i32).flat_map(i32::to_le_bytes).collect();
-                    let home = self.const_from(&bytes, DType::I32, chip, side, &layout.restrict(&shape));
+                    let iota = Arc::new(Constant::given(bytes));
+                    let home = self.const_from(iota, DType::I32, chip, side, &layout.restrict(&shape));
                     (shape, Source::Home(home))
                 }
             };

@@ -26,6 +26,7 @@ mod tiles;
 mod transpose;
 mod windows;
 
+use super::contents::Constant;
 use super::{Affine, Buf, BufId, BufKind, Chain, ChainKind, ChainProgram, Node, NodeArg};
 use crate::error::CompileError;
 use crate::layout::choose::Rows;
@@ -77,7 +78,7 @@ impl Home {
 }
 
 pub(crate) struct Builder<'a> {
-    pub ir: &'a TensorIr,
+    pub ir: &'a Arc<TensorIr>,
     pub target: &'a Target,
     chip: &'a SideTable<ValueId, u16>,
     input_copies: &'a [(usize, ValueId)],
@@ -106,7 +107,7 @@ pub(crate) struct Builder<'a> {
     updates: Vec<scatter::Update>,
     next_homes: scatter::NextHomes,
     const_homes: BTreeMap<(ValueId, u16, Option<Dir>, Layout), Rc<Home>>,
-    const_data: BTreeMap<ValueId, Arc<Vec<u8>>>,
+    constants: BTreeMap<ValueId, Arc<Constant>>,
     vectors: BTreeMap<VectorKey, BufId>,
     tiles: BTreeMap<tiles::TileKey, Vec<(BufId, u32)>>,
     origin_ids: BTreeMap<OriginKey, u32>,
@@ -180,7 +181,7 @@ fn build_beside(
         &|v| consts.contains(v),
         input.target,
     );
-    let ir = &split.ir;
+    let ir = &Arc::new(split.ir);
     let consts = consteval::const_values(ir);
     let input_copies: Vec<(usize, ValueId)> = input
         .input_copies
@@ -230,7 +231,7 @@ fn build_beside(
         updates: scatter::updates(ir, &split.chip, input.target, states),
         next_homes: BTreeMap::new(),
         const_homes: BTreeMap::new(),
-        const_data: BTreeMap::new(),
+        constants: BTreeMap::new(),
         vectors: BTreeMap::new(),
         tiles: BTreeMap::new(),
         origin_ids: BTreeMap::new(),
@@ -393,14 +394,10 @@ impl Builder<'_> {
         }
     }
 
-    /// Elements of a constant value, row-major, little-endian.
-    pub fn const_bytes(&mut self, v: ValueId) -> Result<Arc<Vec<u8>>, CompileError> {
-        if let Some(data) = self.const_data.get(&v) {
-            return Ok(data.clone());
-        }
-        let data = Arc::new(consteval::materialise(self.ir, v)?);
-        self.const_data.insert(v, data.clone());
-        Ok(data)
+    /// A constant value, to pick contents from.
+    pub fn constant(&mut self, v: ValueId) -> Arc<Constant> {
+        let new = || Arc::new(Constant::new(self.ir.clone(), v));
+        self.constants.entry(v).or_insert_with(new).clone()
     }
 
     /// A constant vector (or `u16` lane map), stored once per chip, side and buffer that is read beside it: one for all would
@@ -418,7 +415,7 @@ impl Builder<'_> {
         if let Some(&buf) = self.vectors.get(&key) {
             return buf;
         }
-        let kind = BufKind::Rows(Arc::new(bytes));
+        let kind = BufKind::Rows(bytes.into());
         let buf = self.prog.bufs.push(Buf {
             chip,
             dtype,

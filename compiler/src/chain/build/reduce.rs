@@ -397,7 +397,7 @@ impl Builder<'_> {
             n_vectors: n as u32,
             lo: 0,
             hi,
-            kind: BufKind::Rows(std::sync::Arc::new(maps.collect())),
+            kind: BufKind::Rows(maps.collect::<Vec<u8>>().into()),
             side,
         });
         let mut kernel = Kernel::new([n as u32, dims[0], dims[1]]);

@@ -4,41 +4,36 @@
 //! same where name and chip are: all programs number them alike.
 
 use crate::CompileError;
+use crate::chain::contents::Contents;
 use crate::chain::{BufKind, ChainProgram};
 use lockstep_isa::artifact::State;
 use std::collections::BTreeMap;
-use std::hash::Hasher;
-use std::sync::Arc;
 
-/// Contents by a hash of them; equal hashes are told apart by the bytes.
+/// Contents by a hash of them that nothing else has.
 #[derive(Default)]
-struct Pool(BTreeMap<u64, Vec<Arc<Vec<u8>>>>);
+struct Pool(BTreeMap<[u8; 32], Contents>);
 
 impl Pool {
-    fn take(&mut self, bytes: &mut Arc<Vec<u8>>) {
-        let mut hasher = std::hash::DefaultHasher::new();
-        hasher.write(bytes);
-        let same = self.0.entry(hasher.finish()).or_default();
-        match same.iter().find(|known| *known == bytes) {
-            Some(known) => *bytes = known.clone(),
-            None => same.push(bytes.clone()),
-        }
+    fn take(&mut self, contents: &mut Contents) -> Result<(), CompileError> {
+        let hash = blake3::hash(&contents.bytes()?);
+        *contents = self.0.entry(*hash.as_bytes()).or_insert(contents.clone()).clone();
+        Ok(())
     }
 }
 
 /// Makes equal constants and states of the programs one.
 ///
 /// # Errors
-/// A state with buffers on several chips (a bug).
+/// Constants that cannot be evaluated; a state with buffers on several chips (a bug).
 pub(super) fn share(programs: &mut [ChainProgram]) -> Result<(), CompileError> {
     let mut pool = Pool::default();
     for program in programs.iter_mut() {
         for (_, tile) in program.tiles.iter_mut() {
-            pool.take(&mut tile.data);
+            pool.take(&mut tile.data)?;
         }
         for (_, buf) in program.bufs.iter_mut() {
             if let BufKind::Rows(bytes) = &mut buf.kind {
-                pool.take(bytes);
+                pool.take(bytes)?;
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Where a kernel reads an operand: homes, constants made to order, and moves read in place.
 
 use super::fit::At;
-use super::tiles::{append, stretches};
 use super::{Builder, Home};
+use crate::chain::contents::{Constant, Contents, Picked, stretches};
 use crate::chain::{BufId, BufKind};
 use crate::error::CompileError;
 use crate::layout::Layout;
@@ -275,22 +275,21 @@ impl Builder<'_> {
         if let Some(home) = self.const_homes.get(&key) {
             return Ok(home.clone());
         }
-        let bytes = self.const_bytes(v)?;
-        let home = self.const_from(&bytes, self.dtype(v), chip, side, want);
+        let from = self.constant(v);
+        let home = self.const_from(from, self.dtype(v), chip, side, want);
         self.const_homes.insert(key, home.clone());
         Ok(home)
     }
 
-    /// Buffers with constant contents: `bytes` is a row-major tensor of the layout's shape.
+    /// Buffers with constant contents: `from` is a tensor of the layout's shape.
     pub fn const_from(
         &mut self,
-        bytes: &[u8],
+        from: Arc<Constant>,
         dtype: DType,
         chip: u16,
         side: Option<Dir>,
         layout: &Layout,
     ) -> Rc<Home> {
-        let size = dtype.bytes();
         let mut strides = vec![1usize; layout.shape.len()];
         for d in (0..layout.shape.len().saturating_sub(1)).rev() {
             strides[d] = strides[d + 1] * layout.shape[d + 1];
@@ -306,12 +305,14 @@ impl Builder<'_> {
         let mut contents = Vec::new();
         for p in 0..layout.n_parts() {
             let part = layout.part(p);
-            let mut rows = Vec::with_capacity(part.n_vectors() * part.hi * size);
-            let stretches = stretches(lane_offsets.iter().copied().take(part.hi));
-            for base in layout.bases(&part) {
-                append(bytes, linear(&base), &stretches, size, &mut rows);
-            }
-            contents.push(Arc::new(rows));
+            contents.push(Contents::from(Picked {
+                from: from.clone(),
+                size: dtype.bytes(),
+                lead: 0,
+                vectors: layout.bases(&part).iter().map(|base| linear(base)).collect(),
+                stretches: stretches(lane_offsets.iter().copied().take(part.hi)).into(),
+                tail: Vec::new(),
+            }));
         }
         let home = self.new_home(chip, dtype, layout.clone(), |p| BufKind::Rows(contents[p].clone()));
         if side.is_some() {

@@ -4,6 +4,7 @@ use super::Builder;
 use super::contract::{Axis, Spec};
 use super::fit::{At, fit};
 use super::source::Resolved;
+use crate::chain::contents::{Picked, Stretch, stretches};
 use crate::chain::{Affine, Buf, BufId, BufKind, Tile};
 use crate::error::CompileError;
 use crate::layout::choose::{Rows, finish, whole_axis};
@@ -169,31 +170,32 @@ impl Builder<'_> {
         side: Option<Dir>,
     ) -> Result<Vec<(BufId, u32)>, CompileError> {
         let (rhs, chip, window, of_row, of_column) = key;
-        let bytes = self.const_bytes(*rhs)?;
-        let size = dtype.bytes();
+        let from = self.constant(*rhs);
+        let picked = |lead: u16, vectors: Vec<usize>, stretches: Arc<[Stretch]>| Picked {
+            from: from.clone(),
+            size: dtype.bytes(),
+            lead: lead as usize,
+            vectors,
+            stretches,
+            tail: Vec::new(),
+        };
         let (count, lo, hi, kinds): (_, _, _, Vec<BufKind>) = if by_column {
-            let rows = stretches(of_row.iter().map(|&r| r as usize));
+            let rows: Arc<[Stretch]> = stretches(of_row.iter().map(|&r| r as usize)).into();
             let kind = |b: u16| {
-                let mut data = Vec::new();
-                for &c in of_column.iter().skip(b as usize).step_by(n_belts as usize) {
-                    data.resize(data.len() + window.k0 as usize * size, 0);
-                    append(&bytes, c as usize, &rows, size, &mut data);
-                }
-                BufKind::Rows(Arc::new(data))
+                let columns = of_column.iter().skip(b as usize).step_by(n_belts as usize);
+                let columns = columns.map(|&c| c as usize).collect();
+                BufKind::Rows(picked(window.k0, columns, rows.clone()).into())
             };
             (of_column.len() as u16, 0, window.k1, (0..n_belts).map(kind).collect())
         } else {
             let columns = stretches(of_column.iter().map(|&c| c as usize));
-            let mut data = Vec::with_capacity(of_row.len() * of_column.len() * size);
-            for &r in of_row {
-                append(&bytes, r as usize, &columns, size, &mut data);
-            }
+            let rows = of_row.iter().map(|&r| r as usize).collect();
             let tile = self.prog.tiles.push(Tile {
                 rows: of_row.len() as u16,
                 lo: window.n0,
                 columns: of_column.len() as u16,
                 dtype,
-                data: Arc::new(data),
+                data: picked(0, rows, columns.into()).into(),
             });
             let kind = |first: u16| BufKind::Tile {
                 tile,
@@ -342,33 +344,6 @@ impl Builder<'_> {
             return Ok(Some(loads));
         }
         Ok(None)
-    }
-}
-
-/// Elements that follow each other: the first of them and how many.
-type Stretch = (usize, usize);
-
-/// Elements as stretches, in order.
-pub(super) fn stretches(elements: impl Iterator<Item = usize>) -> Vec<Stretch> {
-    let mut all: Vec<Stretch> = Vec::new();
-    for at in elements {
-        match all.last_mut() {
-            Some((first, n)) if *first + *n == at => *n += 1,
-            _ => all.push((at, 1)),
-        }
-    }
-    all
-}
-
-/// Appends stretches of elements of `size` bytes that count from element `from`.
-pub(super) fn append(bytes: &[u8], from: usize, stretches: &[Stretch], size: usize, out: &mut Vec<u8>) {
-    for &(first, n) in stretches {
-        let at = (from + first) * size;
-        match (n, size) {
-            (1, 4) => out.extend(bytes[at..].first_chunk::<4>().into_iter().flatten()),
-            (1, 2) => out.extend(bytes[at..].first_chunk::<2>().into_iter().flatten()),
-            _ => out.extend_from_slice(&bytes[at..at + n * size]),
-        }
     }
 }
 

@@ -1,0 +1,150 @@
+//! What constant buffers and weight tiles hold: a recipe that is followed when an artifact is written, so that partitions which
+//! are looked at and not chosen cost no bytes.
+
+use crate::error::CompileError;
+use crate::tir::consteval::{convert, materialise};
+use crate::tir::{Op, TensorIr, ValueId};
+use lockstep_graph::Weights;
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
+
+/// A constant value of the tensor IR, evaluated when its elements are first wanted and kept from then on.
+#[derive(Debug)]
+pub struct Constant {
+    /// What it is computed from; `None` where the elements were given.
+    value: Option<(Arc<TensorIr>, ValueId)>,
+    elements: OnceLock<Weights>,
+}
+
+impl Constant {
+    /// A value all of whose ancestors are constants.
+    pub fn new(ir: Arc<TensorIr>, value: ValueId) -> Constant {
+        Constant {
+            value: Some((ir, value)),
+            elements: OnceLock::new(),
+        }
+    }
+
+    /// Given elements, row-major, little-endian.
+    pub fn given(elements: Vec<u8>) -> Constant {
+        Constant {
+            value: None,
+            elements: Weights::from(elements).into(),
+        }
+    }
+
+    /// Element bytes, row-major, little-endian.
+    fn bytes(&self) -> Result<&[u8], CompileError> {
+        if let Some(known) = self.elements.get() {
+            return Ok(known.bytes());
+        }
+        let Some((ir, value)) = &self.value else {
+            return Ok(&[]);
+        };
+        let found = match &ir.values[*value].op {
+            Op::Const(k) => {
+                let stored = &ir.consts[*k];
+                match convert(stored)? {
+                    Cow::Borrowed(_) => stored.bytes.clone(),
+                    Cow::Owned(made) => made.into(),
+                }
+            }
+            _ => materialise(ir, *value)?.into(),
+        };
+        Ok(self.elements.get_or_init(|| found).bytes())
+    }
+}
+
+/// Elements that follow each other: the first of them and how many.
+pub type Stretch = (usize, usize);
+
+/// Elements as stretches, in order.
+pub fn stretches(elements: impl Iterator<Item = usize>) -> Vec<Stretch> {
+    let mut all: Vec<Stretch> = Vec::new();
+    for at in elements {
+        match all.last_mut() {
+            Some((first, n)) if *first + *n == at => *n += 1,
+            _ => all.push((at, 1)),
+        }
+    }
+    all
+}
+
+/// Vectors picked from a constant: the elements `stretches`, counted from the vector's first.
+#[derive(Debug)]
+pub struct Picked {
+    /// Where they come from.
+    pub from: Arc<Constant>,
+    /// Bytes of an element.
+    pub size: usize,
+    /// Zero elements before those of each vector.
+    pub lead: usize,
+    /// The element that each vector counts from.
+    pub vectors: Vec<usize>,
+    /// Elements of a vector.
+    pub stretches: Arc<[Stretch]>,
+    /// Bytes after the last vector.
+    pub tail: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Recipe {
+    Given(Vec<u8>),
+    Picked(Picked),
+}
+
+/// The bytes of a constant buffer or tile. Clones are the same contents.
+#[derive(Clone, Debug)]
+pub struct Contents(Arc<Recipe>);
+
+impl From<Vec<u8>> for Contents {
+    fn from(bytes: Vec<u8>) -> Contents {
+        Contents(Arc::new(Recipe::Given(bytes)))
+    }
+}
+
+impl From<Picked> for Contents {
+    fn from(picked: Picked) -> Contents {
+        Contents(Arc::new(Recipe::Picked(picked)))
+    }
+}
+
+impl Contents {
+    /// Tells contents apart: equal for clones, and for nothing else that is alive at the time.
+    pub fn id(&self) -> usize {
+        Arc::as_ptr(&self.0) as usize
+    }
+
+    /// The bytes.
+    ///
+    /// # Errors
+    /// Constants that cannot be evaluated, see [`materialise`]; elements outside their constant (a bug).
+    pub fn bytes(&self) -> Result<Cow<'_, [u8]>, CompileError> {
+        let picked = match &*self.0 {
+            Recipe::Given(bytes) => return Ok(bytes.into()),
+            Recipe::Picked(picked) => picked,
+        };
+        let (from, size) = (picked.from.bytes()?, picked.size);
+        let width = picked.lead + picked.stretches.iter().map(|s| s.1).sum::<usize>();
+        let mut out = Vec::with_capacity(picked.vectors.len() * width * size + picked.tail.len());
+        for &vector in &picked.vectors {
+            out.resize(out.len() + picked.lead * size, 0);
+            for &(first, n) in &*picked.stretches {
+                let at = (vector + first) * size;
+                let Some(elements) = from.get(at..at + n * size) else {
+                    return Err(CompileError::internal(
+                        "emit",
+                        format!("elements {}..{} of a constant of {} bytes", vector + first, vector + first + n, from.len()),
+                    ));
+                };
+                match (elements.first_chunk::<4>(), elements.first_chunk::<2>(), elements.len()) {
+                    (Some(four), _, 4) => out.extend(four),
+                    (_, Some(two), 2) => out.extend(two),
+                    _ => out.extend_from_slice(elements),
+                }
+            }
+        }
+        out.extend_from_slice(&picked.tail);
+        Ok(out.into())
+    }
+}

@@ -87,7 +87,7 @@ pub struct Location {
 }
 
 /// Room for the digits or axes of a layout, without a heap where there are few: elements are located by the million.
-type Few<T> = SmallVec<[T; 12]>;
+pub(crate) type Few<T> = SmallVec<[T; 12]>;
 
 /// Where a digit lies: index into `vecs` or `lanes`.
 #[derive(Clone, Copy)]

@@ -75,6 +75,16 @@ impl Home {
             )),
         }
     }
+
+    /// The same, and how many of the elements from this one on along an axis, at most `most`, lie one lane after the other.
+    pub fn run_at(&self, c: &[usize], axis: usize, most: usize) -> Result<(BufId, u32, u16, usize), CompileError> {
+        let (buf, index, lane) = self.at(c)?;
+        let n = match self.layout.lane_run(lane as usize, usize::MAX) {
+            (along, n) if along == axis => n.min(most),
+            _ => 1,
+        };
+        Ok((buf, index, lane, n))
+    }
 }
 
 pub(crate) struct Builder<'a> {

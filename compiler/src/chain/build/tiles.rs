@@ -8,20 +8,21 @@ use crate::chain::contents::{Picked, Stretch, stretches};
 use crate::chain::{Affine, Buf, BufId, BufKind, Tile};
 use crate::error::CompileError;
 use crate::layout::choose::{Rows, finish, whole_axis};
-use crate::layout::{LaneDigit, Layout, VecDigit};
+use crate::layout::{Few, LaneDigit, Layout, VecDigit};
 use crate::partition::cost::extents;
 use crate::tir::{Op, TensorIr, ValueId};
 use lockstep_graph::EntityId;
 use lockstep_isa::run::Window;
 use lockstep_isa::{DType, Dir, Target};
-use std::collections::BTreeSet;
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// What makes two weight tiles the same: the constant, the chip, the window, and the elements of rows and columns.
 pub(crate) type TileKey = (ValueId, u16, Window, Vec<u32>, Vec<u32>);
 
-/// Finds an element of a value: buffer, vector, lane.
-type Find<'a> = dyn Fn(&Builder<'_>, &[usize]) -> Result<Option<(BufId, u32, u16)>, CompileError> + 'a;
+/// Finds an element of a value: buffer, vector, lane, and how many elements from it on, one after the other along an axis, lie one
+/// lane after the other. Takes the builder, the element's coordinates, the axis, and the most that are of interest.
+type Find<'a> = dyn Fn(&Builder<'_>, &[usize], usize, usize) -> Result<Option<(BufId, u32, u16, usize)>, CompileError> + 'a;
 
 /// Words per cycle that the load of one tile takes where products take longer than loads.
 const LOAD_WORDS: u16 = 16;
@@ -232,17 +233,17 @@ impl Builder<'_> {
         layout: &Layout,
     ) -> Result<Vec<BlockLoad>, CompileError> {
         if self.is_lazy(rhs)
-            && let Some(loads) = self.loads_from(spec, rhs, rows, columns, window, &|b, c| b.behind(rhs, c))?
+            && let Some(loads) = self.loads_from(spec, rhs, rows, columns, window, &|b, c, axis, most| b.run_behind(rhs, c, axis, most))?
         {
             return Ok(loads);
         }
         let home = self.any_home(rhs)?;
-        if let Some(loads) = self.loads_from(spec, rhs, rows, columns, window, &|_, c| home.at(c).map(Some))? {
+        if let Some(loads) = self.loads_from(spec, rhs, rows, columns, window, &|_, c, axis, most| home.run_at(c, axis, most).map(Some))? {
             return Ok(loads);
         }
         let want = rhs_layout(spec, self.shape(rhs), layout, &self.rows(rhs));
         let home = self.relayout(rhs, &want)?;
-        match self.loads_from(spec, rhs, rows, columns, window, &|_, c| home.at(c).map(Some))? {
+        match self.loads_from(spec, rhs, rows, columns, window, &|_, c, axis, most| home.run_at(c, axis, most).map(Some))? {
             Some(loads) => Ok(loads),
             None => Err(CompileError::internal(
                 "chains",
@@ -262,6 +263,25 @@ impl Builder<'_> {
         }
     }
 
+    /// The same for the elements from `c` on along an axis, of which at most `most` are of interest.
+    fn run_behind(
+        &self,
+        v: ValueId,
+        c: &[usize],
+        axis: usize,
+        most: usize,
+    ) -> Result<Option<(BufId, u32, u16, usize)>, CompileError> {
+        let (Resolved::Element(u, at), n) = self.resolve_run(v, c, axis, most)? else {
+            return Ok(None);
+        };
+        match &self.homes[u.index()] {
+            Some(home) if !self.is_const(u) && self.chip(u) == self.chip(v) => {
+                home.run_at(&at, at.len().saturating_sub(1), n).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// The loads of a block of `rhs`, whose elements lie where `find` says; `None` where their lanes allow neither kind.
     fn loads_from(
         &self,
@@ -272,8 +292,8 @@ impl Builder<'_> {
         window: Window,
         find: &Find<'_>,
     ) -> Result<Option<Vec<BlockLoad>>, CompileError> {
-        let element = |row: &[usize], column: &[usize]| {
-            let mut c = vec![0; self.shape(rhs).len()];
+        let coordinates = |row: &[usize], column: &[usize]| {
+            let mut c: Few<usize> = SmallVec::from_elem(0, self.shape(rhs).len());
             for &(l, r) in &spec.contracted {
                 c[r] = row[l];
             }
@@ -283,30 +303,33 @@ impl Builder<'_> {
                     Axis::Row { .. } => {}
                 }
             }
-            find(self, &c)
+            c
         };
         for by_column in [true, false] {
             let outer = if by_column { columns.len() } else { rows.len() };
             let inner = if by_column { rows.len() } else { columns.len() };
             let first = if by_column { window.k0 } else { window.n0 };
+            let at = |o: usize, i: usize| match by_column {
+                true => coordinates(&rows[i], columns[o]),
+                false => coordinates(&rows[o], columns[i]),
+            };
+            let runs = runs(inner, |i| at(0, i));
             let mut track: Vec<At> = Vec::with_capacity(outer);
             let mut fits = true;
             'vectors: for o in 0..outer {
-                let mut vector = BTreeSet::new();
-                for i in 0..inner {
-                    let (row, column) = if by_column {
-                        (&rows[i], columns[o])
-                    } else {
-                        (&rows[o], columns[i])
-                    };
-                    let Some((buf, index, lane)) = element(row, column)? else {
+                let mut vector: Option<At> = None;
+                let mut i = 0;
+                while i < inner {
+                    let (axis, most) = runs[i];
+                    let Some((buf, index, lane, n)) = find(self, &at(o, i), axis, most)? else {
                         return Ok(None);
                     };
-                    vector.insert((buf, index));
-                    if lane != first + i as u16 || vector.len() > 1 {
+                    if lane != first + i as u16 || vector.is_some_and(|v| v != (buf, index)) {
                         fits = false;
                         break 'vectors;
                     }
+                    vector = Some((buf, index));
+                    i += n.clamp(1, most);
                 }
                 track.extend(vector);
             }
@@ -345,6 +368,24 @@ impl Builder<'_> {
         }
         Ok(None)
     }
+}
+
+/// For each of `n` elements: an axis along which those after it follow one by one, and how many do, itself included.
+fn runs(n: usize, at: impl Fn(usize) -> Few<usize>) -> Vec<(usize, usize)> {
+    let mut all = vec![(0, 1); n];
+    let mut after = n.checked_sub(1).map(&at).unwrap_or_default();
+    for i in (0..n.saturating_sub(1)).rev() {
+        let c = at(i);
+        let mut moved = (0..c.len()).filter(|&a| c[a] != after[a]);
+        if let (Some(axis), None) = (moved.next(), moved.next())
+            && after[axis] == c[axis] + 1
+        {
+            let (next, count) = all[i + 1];
+            all[i] = (axis, if next == axis || count == 1 { count + 1 } else { 2 });
+        }
+        after = c;
+    }
+    all
 }
 
 /// Whether `n` neighbouring vectors always lie in different buffers, those `n` apart mostly in one.

@@ -53,8 +53,8 @@ const REFINED: usize = 10_000;
 const SCHEDULED: usize = 3;
 /// A partition that takes this many times the instructions of the best one found is not scheduled.
 const SPRAWL: usize = 4;
-/// Partitions that the scheduler finds no room for before the program is spread over more chips; the first time, and later.
-const REFUSED: [usize; 2] = [4, 1];
+/// Partitions that the scheduler finds no room for before the program is spread over more chips.
+const REFUSED: usize = 4;
 
 /// Compiles a graph: an artifact with one entry, under the name that the graph gives it.
 ///
@@ -476,7 +476,7 @@ impl Driver<'_> {
         let mut scheduled = 0;
         for parts in candidates {
             let free = self.options.chips == Chips::Auto;
-            if free && best.is_none() && n_refused == REFUSED[usize::from(self.spread > 0)] {
+            if free && best.is_none() && n_refused == REFUSED {
                 break;
             }
             let bounds = program

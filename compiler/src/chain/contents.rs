@@ -134,7 +134,12 @@ impl Contents {
                 let Some(elements) = from.get(at..at + n * size) else {
                     return Err(CompileError::internal(
                         "emit",
-                        format!("elements {}..{} of a constant of {} bytes", vector + first, vector + first + n, from.len()),
+                        format!(
+                            "elements {}..{} of a constant of {} bytes",
+                            vector + first,
+                            vector + first + n,
+                            from.len()
+                        ),
                     ));
                 };
                 match (elements.first_chunk::<4>(), elements.first_chunk::<2>(), elements.len()) {

@@ -1,12 +1,12 @@
 //! SRAM of each chip, term by term, and the report of what does not fit.
 
-use super::cuts::held_bytes;
+use super::cuts::Holdings;
 use super::search::Sharding;
 use super::{Context, Partitioned, constants, cost};
 use crate::tir::{Op, TensorIr, ValueId};
 use lockstep_graph::{EntityId, IdSet, SideTable};
 use lockstep_isa::Target;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Bytes of SRAM that one chip needs; the terms add up to [`ChipUsage::total`].
@@ -153,9 +153,9 @@ fn peaks(part: &Partitioned, target: &Target, constant: &SideTable<ValueId, bool
 
 /// Fewest stages of a sharding whose constants and states fit their chips.
 pub(super) fn least_stages(cx: &Context<'_>, sharding: &Sharding) -> u64 {
-    let mut held = BTreeSet::new();
-    let bytes: u64 = cx.order.iter().map(|&v| held_bytes(cx, sharding, v, &mut held).0).sum();
-    bytes.div_ceil(cx.target.sram_bytes().max(1))
+    Holdings::new(cx, sharding)
+        .weights()
+        .div_ceil(cx.target.sram_bytes().max(1))
 }
 
 /// Number of operations that use a constant of more than one row.

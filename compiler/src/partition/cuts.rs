@@ -11,7 +11,7 @@ use super::fabric::Fabric;
 use super::search::Sharding;
 use crate::tir::{Op, ValueId};
 use lockstep_graph::SideTable;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Most positions considered as cuts.
@@ -49,11 +49,13 @@ pub(super) struct Demand {
     crossing_at: Vec<u64>,
     /// Per operation, bytes of computed values alive while it runs.
     live: Vec<u64>,
+    /// Per sharding, what operations add to a stage.
+    holdings: Vec<Holdings>,
 }
 
 impl Demand {
-    /// Liveness and cuts of a program.
-    pub(super) fn new(cx: &Context<'_>) -> Demand {
+    /// Liveness and cuts of a program, and what it holds under these shardings.
+    pub(super) fn new(cx: &Context<'_>, shardings: &[Sharding]) -> Demand {
         let n = cx.order.len();
         let place: BTreeMap<ValueId, usize> = cx.order.iter().enumerate().map(|(i, &v)| (v, i)).collect();
         let mut last: Vec<usize> = (0..n).collect();
@@ -100,6 +102,7 @@ impl Demand {
             cuts,
             crossing_at: crossing,
             live,
+            holdings: shardings.iter().map(|s| Holdings::new(cx, s)).collect(),
         }
     }
 
@@ -122,37 +125,75 @@ impl Demand {
     }
 }
 
-/// SRAM bytes that constants, states and text of an operation add to a stage that does not hold them yet.
-pub(super) fn held_bytes(
-    cx: &Context<'_>,
-    s: &Sharding,
-    v: ValueId,
-    held: &mut BTreeSet<(ValueId, Dist)>,
-) -> (u64, u64) {
-    let data = &cx.ir.values[v];
-    let (mut weights, mut other) = (0, 0);
-    for (j, &u) in data.inputs.iter().enumerate() {
-        let need = s.need(v, j);
-        let ty = need.largest(&cx.ir.values[u].ty);
-        if cx.constant[u] {
-            if held.insert((u, need)) {
-                weights += cost::row_bytes(cx.target, &ty);
+/// SRAM bytes that constants, states and text of the operations add to a stage, by position in the order.
+pub(super) struct Holdings {
+    /// What each operation adds in any case: states; text.
+    always: Vec<(u64, u64)>,
+    /// What it adds to a stage that does not hold it yet: its number, constants, inputs.
+    once: Vec<Vec<(usize, u64, u64)>>,
+    /// Numbers in use.
+    n_once: usize,
+}
+
+impl Holdings {
+    /// The holdings of a program under a sharding.
+    pub(super) fn new(cx: &Context<'_>, s: &Sharding) -> Holdings {
+        let mut numbers: BTreeMap<(ValueId, Dist), usize> = BTreeMap::new();
+        let (mut always, mut once) = (Vec::new(), Vec::new());
+        for &v in &cx.order {
+            let data = &cx.ir.values[v];
+            let mut ins = Vec::with_capacity(data.inputs.len());
+            let mut of = Vec::new();
+            for (j, &u) in data.inputs.iter().enumerate() {
+                let need = s.need(v, j);
+                let whole = &cx.ir.values[u].ty;
+                let ty = need.largest(whole);
+                let held = if cx.constant[u] {
+                    Some((need, cost::row_bytes(cx.target, &ty), 0))
+                } else if cx.ir.values[u].op == Op::Input {
+                    Some((Dist::Whole, 0, cost::value_bytes(cx.target, whole)))
+                } else {
+                    None
+                };
+                if let Some((dist, constant, input)) = held {
+                    let next = numbers.len();
+                    of.push((*numbers.entry((u, dist)).or_insert(next), constant, input));
+                }
+                ins.push(ty);
             }
-        } else if cx.ir.values[u].op == Op::Input && held.insert((u, Dist::Whole)) {
-            other += cost::value_bytes(cx.target, &cx.ir.values[u].ty);
+            let out = s.dist(v).largest(&data.ty);
+            let state = match data.op {
+                Op::State(_) => cost::row_bytes(cx.target, &out),
+                _ => 0,
+            };
+            always.push((state, cost::text_bytes(cx.target, &data.op, &ins, &out)));
+            once.push(of);
+        }
+        Holdings {
+            always,
+            once,
+            n_once: numbers.len(),
         }
     }
-    let out = s.dist(v).largest(&data.ty);
-    if let Op::State(_) = data.op {
-        weights += cost::row_bytes(cx.target, &out);
+
+    /// Bytes of constants and states, and of inputs and text, that the operation at a position adds to a stage; `held` says what
+    /// the stage holds already.
+    fn add(&self, at: usize, held: &mut [bool]) -> (u64, u64) {
+        let (mut weights, mut other) = self.always[at];
+        for &(number, constant, input) in &self.once[at] {
+            if !std::mem::replace(&mut held[number], true) {
+                weights += constant;
+                other += input;
+            }
+        }
+        (weights, other)
     }
-    let ins: Vec<_> = data
-        .inputs
-        .iter()
-        .enumerate()
-        .map(|(j, &u)| s.need(v, j).largest(&cx.ir.values[u].ty))
-        .collect();
-    (weights, other + cost::text_bytes(cx.target, &data.op, &ins, &out))
+
+    /// Bytes of constants and states of the whole program.
+    pub(super) fn weights(&self) -> u64 {
+        let mut held = vec![false; self.n_once];
+        (0..self.always.len()).map(|at| self.add(at, &mut held).0).sum()
+    }
 }
 
 /// A way to reach a cut: cycles, evenness, and where it came from.
@@ -205,12 +246,13 @@ pub(super) fn cut(
         let reached: Vec<(u16, Reached)> = best[a].iter().map(|(&c, &r)| (c, r)).collect();
         for &k in offer {
             let s = &shardings[k];
-            let mut held = BTreeSet::new();
+            let holdings = &demand.holdings[k];
+            let mut held = vec![false; holdings.n_once];
             let (mut weights, mut other, mut live, mut cycles) = (0u64, 0u64, 0u64, 0u64);
             let mut at = position(a);
             for (b, found) in best.iter_mut().enumerate().skip(a + 1) {
                 while at < position(b) {
-                    let (w, o) = held_bytes(cx, s, cx.order[at], &mut held);
+                    let (w, o) = holdings.add(at, &mut held);
                     weights += w;
                     other += o;
                     live = live.max(demand.live[at]);

@@ -86,12 +86,12 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
             target.name
         )));
     }
-    let demand = Demand::new(cx);
     let limit = match options.chips {
         Chips::Auto => most,
         Chips::Exactly(n) => n,
     };
     let shardings = shardings(cx, limit);
+    let demand = Demand::new(cx, &shardings);
     let mut found: Vec<Planned> = Vec::new();
     let mut tried: Vec<Vec<StagePlan>> = Vec::new();
     let mut too_large: Option<Partitioned> = None;
@@ -220,7 +220,10 @@ fn attempts(cx: &Context<'_>, shardings: &[Sharding], chips: Chips, limit: u16) 
         Chips::Auto if spread > 0 => {
             let most = capacity::weight_operations(cx).min(limit as usize).max(1) as u16;
             let chips = most >> (MOST_SPREAD - spread.min(MOST_SPREAD));
-            attempts.push((chips.max(1), vec![0], false));
+            for k in all {
+                let degree = shardings[k].degree;
+                attempts.push((chips.max(degree) / degree * degree, vec![k], false));
+            }
         }
         Chips::Exactly(n) => {
             for k in all.iter().copied().filter(|&k| n % shardings[k].degree == 0) {

@@ -76,7 +76,7 @@ impl Maker {
     }
 
     fn floats(&mut self, n: u32, side: Option<Dir>) -> BufId {
-        let data = (0..n * self.lanes as u32)
+        let data: Vec<u8> = (0..n * self.lanes as u32)
             .flat_map(|i| ((i % 13) as f32 / 8.0 - 0.75).to_le_bytes())
             .collect();
         self.buf(0, DType::F32, n, BufKind::Rows(data.into()), side)

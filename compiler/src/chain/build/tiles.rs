@@ -22,7 +22,8 @@ pub(crate) type TileKey = (ValueId, u16, Window, Vec<u32>, Vec<u32>);
 
 /// Finds an element of a value: buffer, vector, lane, and how many elements from it on, one after the other along an axis, lie one
 /// lane after the other. Takes the builder, the element's coordinates, the axis, and the most that are of interest.
-type Find<'a> = dyn Fn(&Builder<'_>, &[usize], usize, usize) -> Result<Option<(BufId, u32, u16, usize)>, CompileError> + 'a;
+type Find<'a> =
+    dyn Fn(&Builder<'_>, &[usize], usize, usize) -> Result<Option<(BufId, u32, u16, usize)>, CompileError> + 'a;
 
 /// Words per cycle that the load of one tile takes where products take longer than loads.
 const LOAD_WORDS: u16 = 16;
@@ -233,17 +234,23 @@ impl Builder<'_> {
         layout: &Layout,
     ) -> Result<Vec<BlockLoad>, CompileError> {
         if self.is_lazy(rhs)
-            && let Some(loads) = self.loads_from(spec, rhs, rows, columns, window, &|b, c, axis, most| b.run_behind(rhs, c, axis, most))?
+            && let Some(loads) = self.loads_from(spec, rhs, rows, columns, window, &|b, c, axis, most| {
+                b.run_behind(rhs, c, axis, most)
+            })?
         {
             return Ok(loads);
         }
         let home = self.any_home(rhs)?;
-        if let Some(loads) = self.loads_from(spec, rhs, rows, columns, window, &|_, c, axis, most| home.run_at(c, axis, most).map(Some))? {
+        if let Some(loads) = self.loads_from(spec, rhs, rows, columns, window, &|_, c, axis, most| {
+            home.run_at(c, axis, most).map(Some)
+        })? {
             return Ok(loads);
         }
         let want = rhs_layout(spec, self.shape(rhs), layout, &self.rows(rhs));
         let home = self.relayout(rhs, &want)?;
-        match self.loads_from(spec, rhs, rows, columns, window, &|_, c, axis, most| home.run_at(c, axis, most).map(Some))? {
+        match self.loads_from(spec, rhs, rows, columns, window, &|_, c, axis, most| {
+            home.run_at(c, axis, most).map(Some)
+        })? {
             Some(loads) => Ok(loads),
             None => Err(CompileError::internal(
                 "chains",

@@ -32,6 +32,9 @@ pub enum Verb {
     Diff(DiffVerb),
     /// The schedule as one html file to look at: timeline, data flow, SRAM, links, critical path
     View(ViewVerb),
+    /// Compile a model for every combination of some figures: chips, precision, sizes of the machine
+    #[cfg(feature = "compile")]
+    Sweep(SweepVerb),
     /// Continue a text with a language model
     #[cfg(feature = "generate")]
     Generate(GenerateVerb),
@@ -382,6 +385,36 @@ pub struct ViewVerb {
     pub json: bool,
 }
 
+/// `lockstep sweep`
+#[cfg(feature = "compile")]
+#[derive(Args, Debug)]
+pub struct SweepVerb {
+    /// An .onnx file or a directory with a model
+    pub model: PathBuf,
+    /// A key and its values: chips, precision, target, sram_mib, link_gbps, or a figure of the target file (`lockstep targets
+    /// show`); may be repeated
+    #[arg(long, value_name = "KEY=V1,V2..", value_parser = vary, required = true)]
+    pub vary: Vec<(String, Vec<String>)>,
+    /// What is weighed against each other: two or more of latency, cycles, energy, chips, sram
+    #[arg(long, value_name = "A,B..", value_delimiter = ',', default_value = "latency,energy")]
+    pub pareto: Vec<String>,
+    /// Where the rows go: a .csv file, or a directory for sweep.csv and sweep.svg
+    #[arg(short, long, value_name = "DIR|FILE.csv")]
+    pub output: Option<PathBuf>,
+    /// Plot the first two of --pareto with their front
+    #[arg(long, value_name = "FILE.svg")]
+    pub svg: Option<PathBuf>,
+    /// Compiles at a time; each takes the memory of a compile [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub jobs: Option<u16>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub options: CompileArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `lockstep bench`
 #[derive(Args, Debug)]
 pub struct BenchVerb {
@@ -542,8 +575,9 @@ pub enum Stage {
     Sched,
 }
 
+/// `auto`, or how many.
 #[cfg(feature = "compile")]
-fn chips(text: &str) -> Result<lockstep::Chips, String> {
+pub fn chips(text: &str) -> Result<lockstep::Chips, String> {
     if text == "auto" {
         return Ok(lockstep::Chips::Auto);
     }
@@ -558,6 +592,20 @@ fn pair(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected two parts with = between them".into()),
     }
+}
+
+#[cfg(feature = "compile")]
+fn vary(text: &str) -> Result<(String, Vec<String>), String> {
+    let (key, list) = pair(text)?;
+    let mut values: Vec<String> = Vec::new();
+    for value in list.split(',') {
+        match value {
+            "" => return Err("a value is empty".into()),
+            _ if values.iter().any(|v| v == value) => return Err(format!("{value} is listed twice")),
+            _ => values.push(value.to_owned()),
+        }
+    }
+    Ok((key, values))
 }
 
 #[cfg(feature = "compile")]

@@ -29,6 +29,8 @@ fn main() -> ExitCode {
         Verb::Report(v) => (v.json, cmd::report::run(v)),
         Verb::Inspect(v) => (v.json, cmd::inspect::run(v)),
         Verb::Diff(v) => (v.json, cmd::diff::run(v)),
+        #[cfg(feature = "compile")]
+        Verb::Sweep(v) => (v.json, cmd::sweep::run(v)),
         Verb::Trace(v) => (v.json, cmd::trace::run(v)),
         Verb::View(v) => (v.json, cmd::view::run(v)),
         #[cfg(feature = "generate")]

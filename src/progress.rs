@@ -74,6 +74,40 @@ impl Progress {
     }
 }
 
+/// A bar on stderr for work of which the amount is known: shown on a terminal.
+#[cfg(feature = "compile")]
+pub struct Bar(ProgressBar);
+
+#[cfg(feature = "compile")]
+impl Bar {
+    /// Nothing of `n` is done.
+    pub fn new(n: usize) -> Bar {
+        let bar = ProgressBar::new(n as u64);
+        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos} of {len}, {elapsed} so far, {eta} to go") {
+            bar.set_style(style);
+        }
+        if std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
+            bar.enable_steady_tick(Duration::from_millis(250));
+        } else {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        Bar(bar)
+    }
+
+    /// One more is done.
+    pub fn step(&self) {
+        self.0.inc(1);
+    }
+}
+
+#[cfg(feature = "compile")]
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();

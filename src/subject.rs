@@ -292,14 +292,34 @@ pub mod model {
         sink: Sink<'_>,
     ) -> Outcome<Compiled> {
         let target = files::target(&args.target)?;
-        let mut graphs = Vec::new();
         let imported = import(path, args, progress)?;
-        for (name, graph) in imported.entries {
-            let graph = Verified::new(graph, &())
-                .map_err(|errors| Failure::new(crate::diag::Code::Check, format!("import: {errors}; this is a bug")))?;
-            graphs.push((name, graph));
-        }
-        let options = Options {
+        let graphs = verified(imported.entries)?;
+        let options = options(args, stages, imported.tokenizer.unwrap_or_default());
+        let mut watch = Watch { progress, sink };
+        let entries: Vec<_> = graphs.iter().map(|(name, graph)| (name.clone(), graph)).collect();
+        let compiled = lockstep::compile_entries(&entries, &target, &options, &mut watch)?;
+        progress.end();
+        Ok(compiled)
+    }
+
+    /// Proves imported graphs.
+    ///
+    /// # Errors
+    /// A graph that breaks an invariant, which is a bug of the importer.
+    pub fn verified(entries: Vec<(String, Graph)>) -> Outcome<Vec<(String, Verified<Graph>)>> {
+        let prove = |(name, graph)| match Verified::new(graph, &()) {
+            Ok(graph) => Ok((name, graph)),
+            Err(errors) => Err(Failure::new(
+                crate::diag::Code::Check,
+                format!("import: {errors}; this is a bug"),
+            )),
+        };
+        entries.into_iter().map(prove).collect()
+    }
+
+    /// What the command line says about a compile, for the compiler.
+    pub fn options(args: &CompileArgs, stages: Stages, tokenizer: String) -> Options {
+        Options {
             chips: args.chips,
             precision: args.precision.map(|p| match p {
                 Precision::F16 => DType::F16,
@@ -312,13 +332,8 @@ pub mod model {
             stop_after: stages.stop_after,
             stop_after_rewrite: args.stop_after_rewrite,
             serial: args.serial,
-            tokenizer: imported.tokenizer.unwrap_or_default(),
-        };
-        let mut watch = Watch { progress, sink };
-        let entries: Vec<_> = graphs.iter().map(|(name, graph)| (name.clone(), graph)).collect();
-        let compiled = lockstep::compile_entries(&entries, &target, &options, &mut watch)?;
-        progress.end();
-        Ok(compiled)
+            tokenizer,
+        }
     }
 
     /// The value of a `--const-input`.

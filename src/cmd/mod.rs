@@ -13,6 +13,8 @@ pub mod inspect;
 pub mod ops;
 pub mod report;
 pub mod run;
+#[cfg(feature = "compile")]
+pub mod sweep;
 pub mod targets;
 pub mod trace;
 pub mod verify;

@@ -16,12 +16,7 @@ pub fn run(verb: &ReportVerb) -> Outcome {
     let mut progress = Progress::new();
     let artifact = subject::open(&verb.subject, &mut progress)?;
     drop(progress);
-    let value: Value = serde_json::from_str(&artifact.report).map_err(|e| {
-        Failure::new(
-            crate::diag::Code::Artifact,
-            format!("the artifact's report is no json: {e}"),
-        )
-    })?;
+    let value = of(&artifact)?;
     if verb.json {
         print_json(&json!({ "version": JSON_VERSION, "model": artifact.name, "report": value }));
         return Ok(());
@@ -30,6 +25,19 @@ pub fn run(verb: &ReportVerb) -> Outcome {
     out.extend(body(&value));
     lines(out);
     Ok(())
+}
+
+/// The report of an artifact.
+///
+/// # Errors
+/// A report that is no JSON.
+pub fn of(artifact: &Artifact) -> Outcome<Value> {
+    serde_json::from_str(&artifact.report).map_err(|e| {
+        Failure::new(
+            crate::diag::Code::Artifact,
+            format!("the artifact's report is no json: {e}"),
+        )
+    })
 }
 
 /// A number of the report; 0 where it has none.

@@ -2,6 +2,7 @@
 //!
 //! Like the runtime, this crate knows neither graph nor compiler, so an artifact that something else wrote can be looked at too.
 
+pub mod chart;
 pub mod diff;
 pub mod flow;
 pub mod page;

@@ -266,6 +266,9 @@ pub struct ReportVerb {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub subject: Subject,
+    /// Write a page with the same figures and plots of them, and print only the first lines
+    #[arg(long, value_name = "FILE.html")]
+    pub html: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

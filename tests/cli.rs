@@ -374,3 +374,47 @@ fn a_printed_target_is_a_target_file() {
     }
     assert_eq!(cycles[0], cycles[1]);
 }
+
+#[test]
+fn the_report_as_a_page_has_the_figures_of_the_text() {
+    let dir = Scratch::new("report-html");
+    let model = silero();
+    let model = model.to_str().expect("a path in UTF-8");
+    let compile = ["compile", model, "--target", "toy", "--chips", "2", "-o", "vad.lks"];
+    assert!(lockstep(&dir.0, &compile).status.success());
+    let text = lockstep(&dir.0, &["report", "vad.lks"]);
+    let out = lockstep(&dir.0, &["report", "vad.lks", "--html", "r.html"]);
+    assert!(out.status.success(), "{}", told(&out));
+    let page = std::fs::read_to_string(dir.0.join("r.html")).expect("the page");
+    // Tags and entities gone, every word of the text stands in the page, in the same order.
+    let mut words = String::new();
+    let mut inside = false;
+    for c in page.split("<h1>").nth(1).expect("a head").chars() {
+        match c {
+            '<' => inside = true,
+            '>' => {
+                inside = false;
+                words.push(' ');
+            }
+            c if !inside => words.push(c),
+            _ => {}
+        }
+    }
+    let words = words.replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&");
+    let mut words = words.split_whitespace();
+    for word in String::from_utf8_lossy(&text.stdout).split_whitespace() {
+        assert!(
+            words.any(|w| w == word),
+            "{word:?} is not in the page, or not in its place"
+        );
+    }
+    assert_eq!(page.matches("<svg").count(), 4);
+    assert!(
+        page.matches("<circle").count() > 20,
+        "every operation is on the roofline"
+    );
+    for outside in ["http:", "https:", "<script", "<link", "@import", "url("] {
+        let found = page.replace("http://www.w3.org/2000/svg", "");
+        assert!(!found.contains(outside), "{outside}");
+    }
+}

@@ -6,4 +6,5 @@ pub mod chart;
 pub mod diff;
 pub mod flow;
 pub mod page;
+pub mod roofline;
 pub mod trace;

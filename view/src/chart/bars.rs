@@ -1,6 +1,6 @@
 //! Stacked bars, one below the other.
 
-use super::{at, class, escape, frame, legend, ticks, width_of};
+use super::{at, class, escape, frame, legend, short, ticks, width_of};
 use std::fmt::Write;
 
 /// One bar.
@@ -25,6 +25,8 @@ pub struct Bars {
     pub bars: Vec<Bar>,
     /// End of the axis; the largest sum or limit where there is none.
     pub most: Option<f64>,
+    /// What one unit of the axis is worth: ticks count in it.
+    pub unit: f64,
     /// A value as text.
     pub show: fn(f64) -> String,
 }
@@ -50,7 +52,8 @@ impl Bars {
             .map(|b| sum(b).max(b.limit.unwrap_or(0.0)))
             .fold(0.0, f64::max);
         let most = self.most.unwrap_or(largest * 1.02).max(f64::MIN_POSITIVE);
-        let labels = self.bars.iter().map(|b| width_of(&b.label)).fold(24.0, f64::max);
+        // Labels are set larger than what `width_of` counts for.
+        let labels = self.bars.iter().map(|b| 1.25 * width_of(&b.label)).fold(24.0, f64::max);
         let left = labels.min(220.0) + 18.0;
         let right = 96.0;
         let px = |v: f64| left + (v / most).clamp(0.0, 1.0) * (WIDTH - left - right);
@@ -62,13 +65,13 @@ impl Bars {
                 x += legend(&mut out, x, 42.0, i, name);
             }
         }
-        for t in ticks(0.0, most, 5, false) {
+        for t in ticks(0.0, most / self.unit, 5, false) {
             let _ = writeln!(
                 out,
                 "<line class=\"rule\" x1=\"{0}\" x2=\"{0}\" y1=\"{TOP}\" y2=\"{end}\"/><text class=\"tick mid\" x=\"{0}\" y=\"{1}\">{2}</text>",
-                at(px(t)),
+                at(px(t * self.unit)),
                 end + 16.0,
-                escape(&(self.show)(t))
+                short(t)
             );
         }
         for (row, bar) in self.bars.iter().enumerate() {

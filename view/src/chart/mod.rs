@@ -191,4 +191,31 @@ mod tests {
         );
         assert!(!text.contains("NaN"), "{text}");
     }
+
+    #[test]
+    fn bars_end_at_their_sums() {
+        let bars = Bars {
+            title: "t".into(),
+            series: vec!["a".into(), "b".into()],
+            bars: vec![Bar {
+                label: "c0".into(),
+                parts: vec![25.0, 50.0, f64::NAN],
+                limit: Some(100.0),
+            }],
+            most: Some(100.0),
+            unit: 1.0,
+            show: short,
+        };
+        let text = bars.svg(false);
+        let width = |class: &str| -> f64 {
+            let rest = text.split(&format!("mark {class}\"")).nth(1).expect("a part");
+            let rest = rest.split("width=\"").nth(1).expect("a width");
+            rest.split('"').next().and_then(|w| w.parse().ok()).expect("a number")
+        };
+        assert!((width("s1") - 2.0 * width("s0")).abs() <= 0.2, "{text}");
+        assert!(
+            text.contains(">75<") && text.contains("class=\"limit\"") && !text.contains("NaN"),
+            "{text}"
+        );
+    }
 }

@@ -1,12 +1,16 @@
 //! `lockstep report`: what the compiler found out about a schedule, as stored in the artifact.
 
-use super::{lines, print_json};
+mod html;
+
+use super::{line, lines, print_json};
 use crate::args::ReportVerb;
 use crate::diag::{Failure, JSON_VERSION, Outcome};
 use crate::progress::Progress;
 use crate::{subject, text};
 use lockstep::Artifact;
+use lockstep::files::{self, FileError};
 use serde_json::{Value, json};
+use std::io::Write;
 
 /// Runs the verb.
 ///
@@ -17,14 +21,56 @@ pub fn run(verb: &ReportVerb) -> Outcome {
     let artifact = subject::open(&verb.subject, &mut progress)?;
     drop(progress);
     let value = of(&artifact)?;
+    if let Some(path) = &verb.html {
+        let page = html::page(&artifact, &value);
+        files::write_renamed(path, |out| {
+            out.write_all(page.as_bytes()).map_err(|source| FileError::Io {
+                path: path.clone(),
+                what: "write",
+                source,
+            })
+        })?;
+    }
     if verb.json {
         print_json(&json!({ "version": JSON_VERSION, "model": artifact.name, "report": value }));
         return Ok(());
     }
+    if let Some(path) = &verb.html {
+        lines(headline(&artifact, &value));
+        line(format!("-> {}", path.display()));
+        return Ok(());
+    }
     let mut out = headline(&artifact, &value);
-    out.extend(body(&value));
+    out.extend(body(&value).into_iter().flat_map(Part::text));
+    for one in entries(&value) {
+        out.extend(one.parts.into_iter().flat_map(Part::text));
+    }
     lines(out);
     Ok(())
+}
+
+/// A part of the report, as text or as HTML.
+enum Part {
+    Line(String),
+    /// The first row is the head.
+    Table(Vec<Vec<String>>),
+    Gap,
+}
+
+impl Part {
+    fn text(self) -> Vec<String> {
+        match self {
+            Part::Line(line) => vec![line],
+            Part::Table(rows) => text::table(&rows),
+            Part::Gap => vec![String::new()],
+        }
+    }
+}
+
+/// What there is to say about one entry.
+struct EntryParts<'a> {
+    value: &'a Value,
+    parts: Vec<Part>,
 }
 
 /// The report of an artifact.
@@ -95,10 +141,10 @@ pub fn headline(artifact: &Artifact, report: &Value) -> Vec<String> {
     out
 }
 
-/// Everything below the first lines.
-fn body(report: &Value) -> Vec<String> {
-    let mut out = vec![format!("partition: {}", word(report, "partition"))];
-    out.push(format!("why so many chips: {}", word(report, "why")));
+/// What there is to say about all entries together.
+fn body(report: &Value) -> Vec<Part> {
+    let mut out = vec![Part::Line(format!("partition: {}", word(report, "partition")))];
+    out.push(Part::Line(format!("why so many chips: {}", word(report, "why"))));
     let mut rows = vec![text::row(["partition examined", "modelled", "bound", "makespan"])];
     for one in list(report, "examined") {
         let makespan = one.get("makespan_cycles").and_then(Value::as_u64);
@@ -109,70 +155,78 @@ fn body(report: &Value) -> Vec<String> {
             makespan.map_or("not scheduled".into(), text::count),
         ]);
     }
-    out.extend(text::table(&rows));
+    out.push(Part::Table(rows));
     if let Some(trial) = report.get("rewrites").filter(|t| t.is_object()) {
         let kept = number(trial, "with_cycles") <= number(trial, "without_cycles");
-        out.push(format!(
+        out.push(Part::Line(format!(
             "rewrites: {} cycles with them, {} without; {}",
             cycles(trial, "with_cycles"),
             cycles(trial, "without_cycles"),
             if kept { "kept" } else { "left out" }
-        ));
+        )));
     }
-    out.push(String::new());
-    let entries = list(report, "entries");
-    for one in entries {
-        if entries.len() > 1 {
-            out.push(String::new());
-            out.push(format!(
-                "entry {}: {} cycles, {}",
-                word(one, "entry"),
-                cycles(one, "makespan_cycles"),
-                word(one, "partition")
-            ));
-        }
-        out.extend(entry(one));
-    }
+    out.push(Part::Gap);
     out
 }
 
+fn entries(report: &Value) -> Vec<EntryParts<'_>> {
+    let entries = list(report, "entries");
+    let one = |value| {
+        let mut parts = Vec::new();
+        if entries.len() > 1 {
+            parts.push(Part::Gap);
+            parts.push(Part::Line(format!(
+                "entry {}: {} cycles, {}",
+                word(value, "entry"),
+                cycles(value, "makespan_cycles"),
+                word(value, "partition")
+            )));
+        }
+        parts.extend(entry(value));
+        EntryParts { value, parts }
+    };
+    entries.iter().map(one).collect()
+}
+
+/// Kinds of bytes in SRAM: key in the report, and in words.
+const BYTES: [(&str, &str); 5] = [
+    ("const", "const"),
+    ("state", "state"),
+    ("scratch", "scratch"),
+    ("lane_padding", "lane padding"),
+    ("text", "text"),
+];
+
 /// What there is to say about one entry.
-fn entry(report: &Value) -> Vec<String> {
-    let mut out = vec![format!(
+fn entry(report: &Value) -> Vec<Part> {
+    let mut out = vec![Part::Line(format!(
         "bound: resources {} cycles, critical path {} cycles",
         cycles(report, "bound_resource_cycles"),
         cycles(report, "bound_critical_path_cycles")
-    )];
-    out.push(format!(
+    ))];
+    out.push(Part::Line(format!(
         "program: {} chains, {} runs",
         cycles(report, "chains"),
         cycles(report, "runs")
-    ));
-    out.extend(gains(report));
+    )));
+    out.extend(gains(report).into_iter().map(Part::Line));
 
-    out.push(String::new());
-    let kinds = ["const", "state", "scratch", "lane_padding", "text"];
-    let mut rows = vec![text::row([
-        "chip",
-        "const",
-        "state",
-        "scratch",
-        "lane padding",
-        "text",
-        "sum",
-        "SRAM",
-    ])];
+    out.push(Part::Gap);
+    let mut head = vec!["chip".to_owned()];
+    head.extend(BYTES.iter().map(|(_, name)| (*name).to_owned()));
+    head.extend(text::row(["sum", "SRAM"]));
+    let mut rows = vec![head];
     for (c, chip) in list(report, "sram_bytes_per_chip").iter().enumerate() {
         let of = |key: &str| chip.get(key).and_then(Value::as_u64).unwrap_or(0);
         let mut row = vec![format!("c{c}")];
-        row.extend(kinds.iter().map(|k| text::bytes(of(k))));
-        row.push(text::bytes(kinds.iter().map(|k| of(k)).sum()));
+        row.extend(BYTES.iter().map(|(k, _)| text::bytes(of(k))));
+        row.push(text::bytes(BYTES.iter().map(|(k, _)| of(k)).sum()));
         row.push(text::bytes(of("capacity")));
         rows.push(row);
     }
-    out.extend(text::table(&rows));
+    out.push(Part::Table(rows));
 
-    out.push(String::new());
+    out.push(Part::Gap);
     let mut rows = vec![text::row(["unit", "busy"])];
     if let Some(units) = report.get("utilisation").and_then(Value::as_object) {
         for (unit, share) in units {
@@ -182,11 +236,11 @@ fn entry(report: &Value) -> Vec<String> {
             ]);
         }
     }
-    out.extend(text::table(&rows));
+    out.push(Part::Table(rows));
 
     let links = list(report, "link_words");
     if !links.is_empty() {
-        out.push(String::new());
+        out.push(Part::Gap);
         let mut rows = vec![text::row(["link", "words"])];
         rows.extend(links.iter().map(|l| {
             vec![
@@ -194,19 +248,19 @@ fn entry(report: &Value) -> Vec<String> {
                 cycles(l, "words"),
             ]
         }));
-        out.extend(text::table(&rows));
+        out.push(Part::Table(rows));
     }
 
-    out.push(String::new());
+    out.push(Part::Gap);
     let mut rows = vec![text::row(["energy per run", "microjoules"])];
     if let Some(kinds) = report.get("energy_microjoules").and_then(Value::as_object) {
         for (kind, value) in kinds {
             rows.push(vec![kind.clone(), format!("{:.3}", value.as_f64().unwrap_or(0.0))]);
         }
     }
-    out.extend(text::table(&rows));
+    out.push(Part::Table(rows));
 
-    out.push(String::new());
+    out.push(Part::Gap);
     let mut rows = vec![text::row(["critical path", "from", "to", "waited for", "nodes"])];
     const SHOWN: usize = 40;
     let steps = list(report, "critical_path");
@@ -220,9 +274,10 @@ fn entry(report: &Value) -> Vec<String> {
             nodes.join(", "),
         ]);
     }
-    out.extend(text::table(&rows));
+    out.push(Part::Table(rows));
     if steps.len() > SHOWN {
-        out.push(format!("and {} more steps (all with --json)", steps.len() - SHOWN));
+        let more = steps.len() - SHOWN;
+        out.push(Part::Line(format!("and {more} more steps (all with --json)")));
     }
     out
 }

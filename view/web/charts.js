@@ -1,7 +1,7 @@
 // The charts below the timeline, over the same time: utilisation, SRAM, links, stages.
 import { Memory } from './memory.js';
-import { KIND_NAMES } from './theme.js';
-import { count, percent } from './names.js';
+import { contrast, KIND_NAMES, SHADES } from './theme.js';
+import { count, el, percent } from './names.js';
 
 export class Charts {
   constructor(canvas, note, state) {
@@ -30,10 +30,20 @@ export class Charts {
   draw() {
     if (!this.width) return;
     const rows = { use: this.useRows(), links: this.linkRows(), bands: this.bandRows() }[this.tab];
-    this.fit(rows ? Math.max(this.view, rows.length * this.each(rows) + 6) : this.view);
+    this.fit(Math.max(this.view, rows ? rows.length * this.each(rows) + 6 : this.memory.tall()));
     this.ctx.clearRect(0, 0, this.width, this.height);
     this.said = this.tab === 'sram' ? this.memory.draw(this.ctx, this.width, this.height) : this.curves(rows);
-    this.note.textContent = this.hover || this.said || '';
+    this.tell();
+  }
+
+  /** What is under the pointer, or else what the chart shows and, of SRAM, the colours. */
+  tell() {
+    const text = this.hover || this.said || '';
+    const legend = this.tab === 'sram' && !this.hover && this.width > 700 ? this.memory.legend() : [];
+    const key = `${text}${legend.length}`;
+    if (key === this.told) return;
+    this.told = key;
+    this.note.replaceChildren(...legend.map(([colour, name]) => el('span', { class: 'key' }, el('i', { class: 'swatch', style: `background:${colour}` }), name)), text);
   }
 
   each(rows) {
@@ -133,7 +143,7 @@ export class Charts {
       const name = layers.names[last];
       if (x1 - x0 > 40 && name) {
         ctx.font = `11px ${theme.sans}`;
-        ctx.fillStyle = '#14181d';
+        ctx.fillStyle = contrast(theme.cycleShades[(last % theme.cycle.length) * SHADES + SHADES - 1]);
         const text = name.slice(0, Math.floor((x1 - x0 - 8) / 6.2));
         ctx.fillText(text, Math.max(x0, scale.left) + 4, y + h / 2 + 0.5);
       }
@@ -175,7 +185,7 @@ export class Charts {
         }
       }
     }
-    this.note.textContent = this.hover || this.said || '';
+    this.tell();
     return run;
   }
 }

@@ -13,7 +13,7 @@ export function keyTable(state) {
     [['n', 'p'], 'Next, previous run of the queue', { n: () => state.along(1), p: () => state.along(-1) }],
     [['[', ']'], 'To the first producer, to the first consumer', { '[': () => state.follow('producers'), ']': () => state.follow('consumers') }],
     [[',', '.'], 'Critical path: step back, step on', { ',': () => state.goStep(state.step - 1), '.': () => state.goStep(state.step + 1) }],
-    [['/'], 'Search', { '/': () => document.getElementById('search').focus() }],
+    [['/'], 'Search', { '/': () => document.getElementById('search').select() }],
     [['u', 'l', 'h'], 'Colour by unit, layer, chain', { u: () => state.colour('unit'), l: () => state.colour('layer'), h: () => state.colour('chain') }],
     [['1\u20269', '0'], 'Show one chip, all chips', Object.fromEntries([...'0123456789'].map((k) => [k, () => state.showChip(Number(k) - 1)]))],
     [['o'], 'Open or close all kinds of units', { o: () => state.openAll() }],

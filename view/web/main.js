@@ -155,6 +155,7 @@ class State {
   goStep(i) {
     const steps = this.schedule.report.critical_path || [];
     if (!steps[i]) return;
+    this.filter(undefined);
     this.step = i;
     this.pathShown = true;
     const run = this.schedule.about.critical[i];

@@ -51,12 +51,20 @@ export class Memory {
     this.bank = -1;
   }
 
-  /** Banks of the chip that hold something, with the words that they use. */
+  /** Of every bank of the chip the words that are in use. */
   banks(chip) {
-    const { values: v, meta } = this.state.schedule;
+    const { values: v, meta, index } = this.state.schedule;
+    const key = `${index}:${chip}`;
+    if (this.banksKey === key) return this.used;
     const used = new Array(meta.target.places.length).fill(0);
     for (let i = 0; i < v.chip.length; i++) if (v.chip[i] === chip) used[v.bank[i]] = Math.max(used[v.bank[i]], v.base[i] + v.words[i]);
+    [this.banksKey, this.used] = [key, used];
     return used;
+  }
+
+  /** Height that makes every bank readable. */
+  tall() {
+    return this.bank < 0 ? 18 * this.banks(this.state.chipShown).filter(Boolean).length : 0;
   }
 
   draw(ctx, width, height) {
@@ -74,14 +82,15 @@ export class Memory {
     ctx.beginPath();
     ctx.rect(scale.left, 0, width - scale.left, height);
     ctx.clip();
-    for (let i = 0; i < v.chip.length; i++) {
-      if (v.chip[i] !== chipShown || slot[v.bank[i]] < 0 || lives.to[i] < scale.t0 || lives.from[i] > scale.t1) continue;
+    // Constants first, so that what lives shortly lies on top of them.
+    for (const i of this.order(chipShown)) {
+      if (slot[v.bank[i]] < 0 || lives.to[i] < scale.t0 || lives.from[i] > scale.t1) continue;
       const x = scale.x(lives.from[i]);
       const y = 2 + slot[v.bank[i]] * each + (v.base[i] / most) * (each - 1);
-      const h = Math.max(0.6, (v.words[i] / most) * (each - 1) - (each > 60 ? 0.4 : 0));
+      const h = Math.max(v.kind[i] === 0 ? 0.4 : 1, (v.words[i] / most) * (each - 1) - (each > 60 ? 0.4 : 0));
       const w = Math.max(1, scale.x(lives.to[i]) - x);
       ctx.fillStyle = KIND_COLOURS[v.kind[i]];
-      ctx.globalAlpha = v.kind[i] === 0 ? 0.55 : 0.9;
+      ctx.globalAlpha = v.kind[i] === 0 ? 0.4 : 1;
       ctx.fillRect(x, y, w, h);
       this.boxes.push([x, y, w, h, i]);
       const selected = this.state.selected >= 0 && s.value[this.state.selected] === i;
@@ -99,11 +108,23 @@ export class Memory {
     ctx.fillStyle = theme.quiet;
     const skip = Math.max(1, Math.ceil(13 / each));
     shown.forEach((bank, i) => {
-      if (i % skip === 0) ctx.fillText(meta.target.places[bank], 12, 2 + (i + 0.5 * Math.min(1, skip)) * each);
+      if (i % skip === 0) ctx.fillText(meta.target.places[bank], 12, Math.max(7, 2 + (i + 0.5) * each));
     });
     ctx.fillStyle = theme.line;
     for (let i = 1; each > 6 && i < shown.length; i++) ctx.fillRect(scale.left, 2 + i * each - 0.5, width, 0.5);
     return `chip ${chipShown}: words up to ${count(most)} of ${count(meta.target.bank_words)} a bank`;
+  }
+
+  /** Values of a chip, constants first. */
+  order(chip) {
+    const { schedule: s } = this.state;
+    const key = `${s.index}:${chip}`;
+    if (this.orderKey !== key) {
+      const all = [...s.values.chip.keys()].filter((i) => s.values.chip[i] === chip);
+      this.sorted = [...all.filter((i) => s.values.kind[i] === 0), ...all.filter((i) => s.values.kind[i] !== 0)];
+      this.orderKey = key;
+    }
+    return this.sorted;
   }
 
   /** What lies at a point. */

@@ -86,7 +86,7 @@ export class Panel {
         el('span', { class: 'quiet', id: 'step-at' }, step >= 0 ? `step ${step + 1} of ${steps.length}` : `${steps.length} steps`)),
       el('ol', { class: 'steps', id: 'steps' }, steps.map((one, i) => el('li', null, el('button', { type: 'button', 'aria-current': i === step ? 'true' : undefined, onclick: () => this.state.goStep(i) },
         el('span', { class: 'i' }, String(i + 1)), el('span', { class: 'mono' }, one.op), el('span', null, count(one.cycles)),
-        el('span', { class: 'why' }, [one.waited_for, ...one.nodes.slice(0, 1).map((n) => tail(n, 44))].join(' \u00b7 ')))))),
+        el('span', { class: 'why' }, [one.waited_for, ...one.nodes.slice(0, 1).map((n) => tail(n, 26))].join(' \u00b7 ')))))),
     ];
   }
 
@@ -110,6 +110,7 @@ export class Panel {
       r.bound_limit ? el('p', { style: 'margin-top:8px' }, `The bound is ${r.bound_limit === 'critical path' ? 'the critical path' : `what ${r.bound_limit} needs`}: resources ${count(number(r.bound_resource_cycles))} cycles, path ${count(number(r.bound_critical_path_cycles))}.`) : null,
       most.length ? el('h2', null, 'What the critical path waited for') : null,
       most.length ? el('div', { class: 'bars' }, most.map(([name, v]) => bar(tail(name, 28), v, most[0][1], count(v), theme.mark))) : null,
+      most.length && r.critical_path[0].start > 0 ? el('p', { style: 'margin-top:8px' }, `The path begins at @${count(r.critical_path[0].start)}: the report does not say what decided the cycles before.`) : null,
       r.utilisation ? el('h2', null, 'Utilisation') : null,
       r.utilisation ? el('div', { class: 'bars', id: 'utilisation' }, Object.entries(units).filter(([k]) => k in r.utilisation).map(([k, kind]) => bar(k === 'c2c' ? 'Links' : KIND_NAMES[kind], r.utilisation[k], 1, percent(r.utilisation[k]), theme.kinds[kind]))) : null,
       el('h2', null, 'SRAM per chip'),

@@ -26,6 +26,12 @@ function mix(over, under, share) {
   return over.map((c, i) => Math.round(c * share + under[i] * (1 - share)));
 }
 
+/** Black or white, whichever reads better on a pixel's colour. */
+export function contrast(pixel) {
+  const light = 0.3 * (pixel & 255) + 0.59 * ((pixel >> 8) & 255) + 0.11 * ((pixel >> 16) & 255);
+  return light > 118 ? '#0d1218' : '#ffffff';
+}
+
 export class Theme {
   constructor() {
     const asked = matchMedia('(prefers-color-scheme: dark)');

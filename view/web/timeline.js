@@ -1,15 +1,9 @@
 // The timeline: rows of chips, kinds and queues over time. Bars are written into the canvas' pixels, text and lines drawn over them.
-import { SHADES } from './theme.js';
+import { contrast, SHADES } from './theme.js';
 import { count, tail } from './names.js';
 
 const RULER = 26;
 const LANE_FROM = 9; // pixels of a row from which the queues of a kind are told apart when near
-
-/** Black or white, whichever reads better on a pixel's colour. */
-function contrast(pixel) {
-  const light = 0.3 * (pixel & 255) + 0.59 * ((pixel >> 8) & 255) + 0.11 * ((pixel >> 16) & 255);
-  return light > 118 ? '#0d1218' : '#ffffff';
-}
 
 export class Timeline {
   constructor(canvas, state) {
@@ -22,7 +16,7 @@ export class Timeline {
     this.dpr = Math.min(2, devicePixelRatio || 1);
     this.width = Math.max(200, Math.floor(box.width));
     this.height = Math.max(80, Math.floor(box.height));
-    this.gutter = this.width < 600 ? 86 : 138;
+    this.gutter = this.width < 600 ? 98 : 138;
     const [w, h] = [Math.round(this.width * this.dpr), Math.round(this.height * this.dpr)];
     if (this.canvas.width !== w || this.canvas.height !== h || !this.image) {
       Object.assign(this.canvas, { width: w, height: h });
@@ -388,7 +382,7 @@ export class Timeline {
       ctx.fillStyle = row.type === 'chip' ? theme.ink : row.type === 'group' ? theme.soft : theme.quiet;
       ctx.font = row.type === 'chip' ? `600 12.5px ${theme.sans}` : row.type === 'group' ? `12px ${theme.sans}` : `11px ${theme.mono}`;
       const twin = row.type === 'track' && row.kind >= 5 ? (row.kind === 5 ? ' out' : ' in') : '';
-      ctx.fillText(tail(row.name + twin, Math.floor((this.gutter - indent - 8) / 6.2)), indent, y);
+      ctx.fillText(tail(row.name + twin, Math.floor((this.gutter - indent - 6) / (row.type === 'track' ? 6.7 : 6))), indent, y);
       if (row.type === 'group' && this.gutter > 100) {
         ctx.fillStyle = theme.quiet;
         ctx.font = `11px ${theme.sans}`;

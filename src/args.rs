@@ -380,6 +380,9 @@ pub struct ViewVerb {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub subject: Subject,
+    /// Another artifact to show below the first, over the same time
+    #[arg(value_name = "OTHER.lks")]
+    pub other: Option<PathBuf>,
     /// Where the page goes [default: the subject's name with .html, in the current directory]
     #[arg(short, long, value_name = "FILE.html")]
     pub output: Option<PathBuf>,

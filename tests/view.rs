@@ -81,8 +81,11 @@ fn the_page_is_written_and_the_same_each_time() {
     let page = std::fs::read(dir.0.join("vad.html")).expect("the page, in the current directory");
     assert_eq!(said["bytes"], page.len());
     assert_eq!(said["view"], "vad.html");
-    assert_eq!(said["entries"][0]["makespan_cycles"], a.entries[0].makespan);
-    assert_eq!(said["entries"][0]["runs"], disasm::lines(&a, 0).count());
+    assert_eq!(
+        said["artifacts"][0]["entries"][0]["makespan_cycles"],
+        a.entries[0].makespan
+    );
+    assert_eq!(said["artifacts"][0]["entries"][0]["runs"], disasm::lines(&a, 0).count());
     let again = lockstep(&dir.0, &["view", "vad.lks", "-o", "again.html"]);
     assert!(again.status.success());
     assert!(page == std::fs::read(dir.0.join("again.html")).expect("the second page"));

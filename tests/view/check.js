@@ -1,6 +1,6 @@
 // Opens the page of `lockstep view` in Chromium and uses it as a person would.
 //
-//   node check.js LOCKSTEP ARTIFACT.lks..         checks each; screenshots go to target/view/
+//   node check.js LOCKSTEP ARTIFACT.lks..         checks each, and the first two together; screenshots go to target/view/
 //   node check.js LOCKSTEP --measure ARTIFACT..   prints size, time to open and frames per second while panning
 //
 // What the page shows is compared with `report --json` and `inspect --json` of the same artifact.
@@ -214,6 +214,43 @@ async function check(browser, artifact) {
   console.log(`${name}: ok, ${runs.length} instructions, page of ${said.bytes} bytes`);
 }
 
+/** Two artifacts in one page: the rows of both, each with its own figures, runs and data flow. */
+async function pair(browser, a, b) {
+  const file = join(shots, 'pair.html');
+  const said = json('view', a, b, '-o', file);
+  const page = await open(browser, file);
+  await still(page);
+  await page.screenshot({ path: join(shots, 'pair-whole.png') });
+  const reports = [a, b].map((x) => json('report', x).report.entries[0]);
+  const shown = async (name) => plain(await page.locator(`[data-figure=${name}]`).innerText());
+  assert.equal(await shown('makespan'), `${reports.map((r) => r.makespan_cycles).join('/')}cycles`);
+  assert.equal(await shown('runs'), reports.map((r) => r.runs).join('/'));
+  assert.equal(await shown('chains'), reports.map((r) => r.chains).join('/'));
+  const runs = [a, b].flatMap((x, i) => json('inspect', x, '--stage', 'sched').result.runs.map((r) => ({ ...r, part: 'AB'[i] })));
+  const told = await page.evaluate(() => {
+    const s = lockstepView.state.schedule;
+    return Array.from({ length: s.n }, (_, r) => ({ line: `${s.queue(r)} @${s.start[r]} ${s.text(r)} ${s.op(r)}`, nodes: s.nodes(r), chain: s.chain[r] - s.part(s.chip[r]).firstChain, near: [...s.producers(r), ...s.consumers(r)].every((e) => s.part(s.chip[e.run]) === s.part(s.chip[r])) }));
+  });
+  assert.equal(told.length, runs.length);
+  runs.forEach((r, i) => {
+    assert.equal(told[i].line, `${r.part}.${r.queue} @${r.cycle} ${r.text} ${r.op}`);
+    assert.deepEqual(told[i].nodes, r.nodes);
+    assert.equal(told[i].chain, r.chain);
+    assert(told[i].near, 'no run takes anything from the other artifact');
+  });
+  const steps = await page.evaluate(() => lockstepView.state.schedule.path.map((step) => [step.part, step.run]));
+  const expected = reports.flatMap((r, i) => r.critical_path.map((step) => [i, step]));
+  assert.equal(steps.length, expected.length);
+  steps.forEach(([part, run], i) => {
+    assert.equal(part, expected[i][0]);
+    assert.equal(runs[run].part, 'AB'[part]);
+    assert.equal(runs[run].op, expected[i][1].op);
+  });
+  assert.deepEqual(page.problems, []);
+  await page.close();
+  console.log(`${basename(a)} and ${basename(b)}: ok, page of ${said.bytes} bytes`);
+}
+
 /** Frames per second while the timeline is panned in every frame (the whole run: zoomed), for a second and a half in each of several views. */
 async function measure(browser, artifact) {
   const name = basename(artifact, '.lks');
@@ -254,7 +291,7 @@ async function measure(browser, artifact) {
       rows.push({ view: `${what}, ${opened ? 'every queue' : 'kinds of units'}${tab === 'sram' ? ', SRAM' : ''}`, fps: Math.round(took.fps), 'ms, slowest 1 % of frames': Math.round(took.worst) });
     }
   }
-  console.log(`${name}: ${said.entries.reduce((n, e) => n + e.runs, 0)} instructions, ${(said.bytes / 1e6).toFixed(2)} MB, opens in ${page.opened} ms`);
+  console.log(`${name}: ${said.artifacts[0].entries.reduce((n, e) => n + e.runs, 0)} instructions, ${(said.bytes / 1e6).toFixed(2)} MB, opens in ${page.opened} ms`);
   console.table(rows);
   assert.deepEqual(page.problems, []);
   await page.close();
@@ -267,6 +304,7 @@ if (!executablePath) throw new Error('no Chromium found; install it, or name it 
 const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
 try {
   for (const artifact of artifacts) await (measuring ? measure : check)(browser, resolve(artifact));
+  if (!measuring && artifacts.length > 1) await pair(browser, resolve(artifacts[0]), resolve(artifacts[1]));
 } finally {
   await browser.close();
 }

@@ -53,26 +53,28 @@ export class Charts {
   useRows() {
     const { schedule: s, chipOnly, theme } = this.state;
     return KIND_NAMES.map((name, kind) => ({
-      key: `use:${chipOnly}:${kind}`, name, colour: theme.kinds[kind], units: s.meta.units[kind] * (chipOnly < 0 ? s.about.chips.length : 1),
+      key: `use:${chipOnly}:${kind}`, name, colour: theme.kinds[kind], units: s.about.chips.reduce((n, _, chip) => n + (chipOnly < 0 || chip === chipOnly ? s.part(chip).artifact.units[kind] : 0), 0),
       tracks: s.tracks.filter((t) => t.kind === kind && (chipOnly < 0 || t.chip === chipOnly)),
     })).filter((r) => r.tracks.length);
   }
 
   linkRows() {
     const { schedule: s, chipOnly, theme } = this.state;
-    const far = new Map(s.meta.wires.map(([c, l, to]) => [`${c}.${l}`, to]));
+    const far = new Map(s.wires.map(([c, l, to]) => [`${c}.${l}`, to]));
     return s.tracks.filter((t) => t.kind === 5 && (chipOnly < 0 || t.chip === chipOnly)).map((t) => {
       const link = Number(t.name.replace('c2c', ''));
-      const words = (s.report.link_words || []).find((w) => w.chip === t.chip && w.link === link);
-      const load = words ? (words.words * s.meta.target.link_cycles_per_word) / s.makespan : 0;
-      return { key: `link:${t.id}`, name: `c${t.chip} \u2192 c${far.get(`${t.chip}.${link}`) ?? '?'}`, colour: theme.kinds[5], tracks: [t], load, words: words ? words.words : 0 };
+      const part = s.part(t.chip);
+      const words = (part.report.link_words || []).find((w) => w.chip === t.chip - part.firstChip && w.link === link);
+      const load = words ? (words.words * part.artifact.target.link_cycles_per_word) / part.makespan : 0;
+      const to = far.get(`${t.chip}.${link}`);
+      return { key: `link:${t.id}`, name: `${s.chipLabel(t.chip)} \u2192 ${to === undefined ? '?' : s.chipLabel(to)}`, colour: theme.kinds[5], tracks: [t], load, words: words ? words.words : 0 };
     });
   }
 
   bandRows() {
     const { schedule: s, chipOnly } = this.state;
     return s.about.chips.map((_, chip) => chip).filter((c) => chipOnly < 0 || c === chipOnly).map((chip) => ({
-      key: `band:${chip}`, name: `Chip ${chip}`, chip, band: true,
+      key: `band:${chip}`, name: s.chipName(chip), chip, band: true,
       tracks: s.tracks.filter((t) => t.chip === chip && t.kind >= 2 && t.kind <= 4),
       moves: s.tracks.filter((t) => t.chip === chip && t.kind >= 5),
     }));

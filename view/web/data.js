@@ -49,7 +49,7 @@ export async function loadMeta() {
 
 const programs = new Map();
 
-/** Columns of a program, with the place of each run's numbers. */
+/** Columns of a program (`0-3`: of the first artifact, the fourth), with the place of each run's numbers. */
 async function loadProgram(meta, id) {
   if (!programs.has(id)) {
     const p = await columns(`program-${id}`);
@@ -73,20 +73,89 @@ async function loadProgram(meta, id) {
   return programs.get(id);
 }
 
-/** One entry of the artifact. */
+/** Distances from runs to their sources, which are stored as sums. */
+function distances(source) {
+  let before = 0;
+  for (let i = 0; i < source.length; i++) {
+    const sum = source[i];
+    source[i] = (sum - before) | 0;
+    before = sum;
+  }
+}
+
+/** Columns of several entries as those of one: chips, chains, origins and values of each follow those of the one before. */
+function join(all, parts) {
+  const out = {};
+  for (const name of Object.keys(all[0])) {
+    out[name] = new Int32Array(all.reduce((n, c) => n + c[name].length, 0));
+    let at = 0;
+    all.forEach((c, i) => {
+      const { firstChip, firstOrigin, firstChain, firstValue } = parts[i];
+      const shift = { chain: firstChain, origin: firstOrigin, chain_origin: firstOrigin, value: firstValue, v_chip: firstChip, chain_chip: firstChip, chain_to: firstChip }[name] || 0;
+      // -1 stands for none.
+      for (const n of c[name]) out[name][at++] = n < 0 ? n : n + shift;
+    });
+  }
+  return out;
+}
+
+/** One entry of an artifact, or of each of several, whose chips then follow each other. */
 export class Schedule {
   static async load(meta, index) {
-    const about = meta.entries[index];
     const s = new Schedule();
-    const [columnsOfEntry, ...progs] = await Promise.all([
-      columns(`entry-${index}`),
-      ...about.chips.map(([id]) => loadProgram(meta, id)),
-    ]);
-    Object.assign(s, { meta, about, index, programs: progs, makespan: Math.max(1, about.makespan) });
-    s.report = (meta.report && meta.report.entries && meta.report.entries[index]) || {};
-    s.place(columnsOfEntry);
-    s.connect(columnsOfEntry);
+    const wanted = meta.artifacts[0].entries[index].name;
+    const first = { firstChip: 0, firstOrigin: 0, firstChain: 0, firstValue: 0 };
+    const about = { chips: [], nodes: [], origins: [], inputs: [], outputs: [] };
+    const loaded = [];
+    const parts = [];
+    s.path = [];
+    s.wires = [];
+    let runs = 0;
+    for (const [i, artifact] of meta.artifacts.entries()) {
+      const named = artifact.entries.findIndex((e) => e.name === wanted);
+      const at = named >= 0 ? named : Math.min(index, artifact.entries.length - 1);
+      const entry = artifact.entries[at];
+      const report = (artifact.report && artifact.report.entries && artifact.report.entries[at]) || {};
+      const c = await columns(`entry-${i}-${at}`);
+      distances(c.source);
+      parts.push({ ...first, artifact, report, makespan: entry.makespan, inputs: entry.inputs, outputs: entry.outputs, letter: meta.artifacts.length > 1 ? String.fromCharCode(65 + i) : '' });
+      const [chips, nodes, values, firstRun] = [about.chips.length, about.nodes.length, first.firstValue, runs];
+      about.chips.push(...entry.chips.map(([program, begin]) => [`${i}-${program}`, begin, i]));
+      for (const node of entry.nodes) about.nodes.push(node);
+      for (const [op, of] of entry.origins) about.origins.push([op, of.map((n) => n + nodes)]);
+      for (const way of ['inputs', 'outputs']) about[way].push(...entry[way].map((t) => ({ ...t, values: t.values.map((v) => v + values) })));
+      (report.critical_path || []).forEach((step, n) => s.path.push({ ...step, part: i, run: entry.critical[n] >= 0 ? entry.critical[n] + firstRun : -1 }));
+      s.wires.push(...artifact.wires.map(([a, l, b, far]) => [a + chips, l, b + chips, far]));
+      runs += c.chain.length;
+      first.firstChip += entry.chips.length;
+      first.firstOrigin += entry.origins.length;
+      first.firstChain += c.chain_chip.length;
+      first.firstValue += c.v_chip.length;
+      loaded.push(c);
+    }
+    const progs = await Promise.all(about.chips.map(([id]) => loadProgram(meta, id)));
+    Object.assign(s, { meta, about, index, parts, programs: progs, makespan: Math.max(1, ...parts.map((p) => p.makespan)) });
+    const all = loaded.length > 1 ? join(loaded, parts) : loaded[0];
+    s.place(all);
+    s.connect(all);
     return s;
+  }
+
+  /** The artifact's part that a chip belongs to. */
+  part(chip) {
+    return this.parts[this.about.chips[chip][2]];
+  }
+
+  /** `Chip 0`, or `A chip 0` where there are several artifacts. */
+  chipName(chip) {
+    const { letter, firstChip } = this.part(chip);
+    return letter ? `${letter} chip ${chip - firstChip}` : `Chip ${chip}`;
+  }
+
+  /** `c0`, or `A.c0`. */
+  chipLabel(chip) {
+    const { letter, firstChip } = this.part(chip);
+    return letter ? `${letter}.c${chip - firstChip}` : `c${chip}`;
   }
 
   /** Time, track and provenance of every run. */
@@ -106,7 +175,7 @@ export class Schedule {
       for (let i = 0; i < p.queue.length; i++, run++) {
         let track = this.tracks[this.tracks.length - 1];
         if (!track || track.chip !== chip || track.queue !== p.queue[i]) {
-          const q = this.meta.queues[p.queue[i]];
+          const q = this.part(chip).artifact.queues[p.queue[i]];
           track = { id: this.tracks.length, chip, queue: p.queue[i], kind: q.kind, name: q.name, from: run, to: run };
           this.tracks.push(track);
         }
@@ -129,11 +198,9 @@ export class Schedule {
     const sourceAt = new Uint32Array(n + 1);
     const takerAt = new Uint32Array(n + 1);
     const source = new Uint32Array(c.source.length);
-    let before = 0;
     for (let run = 0, at = 0; run < n; run++) {
       for (const end = at + c.n_sources[run]; at < end; at++) {
-        source[at] = run - ((c.source[at] - before) | 0);
-        before = c.source[at];
+        source[at] = run - c.source[at];
         takerAt[source[at] + 1]++;
       }
       sourceAt[run + 1] = at;
@@ -175,7 +242,7 @@ export class Schedule {
 
   /** Queue with its chip: `c0.mem3.b1`. */
   queue(run) {
-    return `c${this.chip[run]}.${this.tracks[this.track[run]].name}`;
+    return `${this.chipLabel(this.chip[run])}.${this.tracks[this.track[run]].name}`;
   }
 
   /** Counts and cycle strides of its dimensions, innermost first. */

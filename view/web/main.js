@@ -153,12 +153,12 @@ class State {
   }
 
   goStep(i) {
-    const steps = this.schedule.report.critical_path || [];
+    const steps = this.schedule.path;
     if (!steps[i]) return;
     this.filter(undefined);
     this.step = i;
     this.pathShown = true;
-    const run = this.schedule.about.critical[i];
+    const { run } = steps[i];
     const length = Math.max(40, steps[i].end - steps[i].start);
     if (run >= 0) {
       this.select(run);
@@ -255,14 +255,14 @@ class State {
 
   fillChips() {
     const n = this.schedule.about.chips.length;
-    $('chip').replaceChildren(el('option', { value: '-1' }, n > 1 ? `All ${n}` : 'All'), ...this.schedule.about.chips.map((_, c) => el('option', { value: String(c) }, `Chip ${c}`)));
+    $('chip').replaceChildren(el('option', { value: '-1' }, n > 1 ? `All ${n}` : 'All'), ...this.schedule.about.chips.map((_, c) => el('option', { value: String(c) }, this.schedule.chipName(c))));
     this.fillBanks();
   }
 
   fillBanks() {
     const used = this.charts.memory.banks(this.chipShown);
     this.charts.memory.bank = -1;
-    $('bank').replaceChildren(el('option', { value: '-1' }, 'All used'), ...used.flatMap((u, i) => (u ? [el('option', { value: String(i) }, this.meta.target.places[i])] : [])));
+    $('bank').replaceChildren(el('option', { value: '-1' }, 'All used'), ...used.flatMap((u, i) => (u ? [el('option', { value: String(i) }, this.schedule.part(this.chipShown).artifact.target.places[i])] : [])));
   }
 }
 
@@ -382,11 +382,14 @@ async function begin() {
   state.minimap = new Minimap($('minimap'), state);
   state.charts = new Charts($('lower-canvas'), $('lower-note'), state);
   state.panel = new Panel($('side'), state);
-  $('model').textContent = meta.model;
-  $('model').title = meta.model;
-  $('on').textContent = `${meta.target.name}, ${meta.chips} ${meta.chips === 1 ? 'chip' : 'chips'}`;
-  $('entry-field').hidden = meta.entries.length < 2;
-  $('entry').replaceChildren(...meta.entries.map((e, i) => el('option', { value: String(i) }, e.name)));
+  const on = (a) => `${a.target.name}, ${a.chips} ${a.chips === 1 ? 'chip' : 'chips'}`;
+  const names = [...new Set(meta.artifacts.map((a) => a.model))].join(', ');
+  $('model').textContent = names;
+  $('model').title = names;
+  $('on').textContent = meta.artifacts.map((a, i) => (meta.artifacts.length > 1 ? `${String.fromCharCode(65 + i)}: ${on(a)}` : on(a))).join(' \u00b7 ');
+  const [{ entries }] = meta.artifacts;
+  $('entry-field').hidden = entries.length < 2;
+  $('entry').replaceChildren(...entries.map((e, i) => el('option', { value: String(i) }, e.name)));
   $('entry').addEventListener('change', (e) => state.open(Number(e.target.value)));
   $('chip').addEventListener('change', (e) => state.showChip(Number(e.target.value)));
   $('bank').addEventListener('change', (e) => { state.charts.memory.bank = Number(e.target.value); state.dirty(); });

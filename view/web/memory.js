@@ -29,7 +29,7 @@ export function lifetimes(schedule) {
   const kept = new Set(schedule.about.outputs.flatMap((o) => o.values));
   for (let i = 0; i < count; i++) {
     if (v.kind[i] < 3) from[i] = 0;
-    if (v.kind[i] === 0 || v.kind[i] === 4 || kept.has(i)) to[i] = schedule.makespan;
+    if (v.kind[i] === 0 || v.kind[i] === 4 || kept.has(i)) to[i] = schedule.part(v.chip[i]).makespan;
     if (from[i] === Infinity) from[i] = to[i];
   }
   schedule.lives = { from, to, writer, reader };
@@ -39,10 +39,11 @@ export function lifetimes(schedule) {
 /** A value in words: `scratch, f32 x 12, words 0x0040 .. 0x0070 of mem3.b1`. */
 export function describeValue(schedule, i) {
   const { values: v, meta, about } = schedule;
+  const { target, states } = schedule.part(v.chip[i]).artifact;
   const hex = (n) => `0x${n.toString(16).padStart(4, '0')}`;
   const tensor = [...about.inputs, ...about.outputs].find((t) => t.values.includes(i));
-  const name = tensor ? ` "${tensor.name}"` : v.kind[i] === 2 && meta.states[v.of[i]] ? ` "${meta.states[v.of[i]][0]}"` : '';
-  return `${VALUE_KINDS[v.kind[i]]}${name}, ${meta.dtypes[v.dtype[i]]}, ${bytes(v.words[i] * meta.target.word_bytes)} at ${hex(v.base[i])}\u2013${hex(v.base[i] + v.words[i] - 1)} of c${v.chip[i]}.${meta.target.places[v.bank[i]]}`;
+  const name = tensor ? ` "${tensor.name}"` : v.kind[i] === 2 && states[v.of[i]] ? ` "${states[v.of[i]][0]}"` : '';
+  return `${VALUE_KINDS[v.kind[i]]}${name}, ${meta.dtypes[v.dtype[i]]}, ${bytes(v.words[i] * target.word_bytes)} at ${hex(v.base[i])}\u2013${hex(v.base[i] + v.words[i] - 1)} of ${schedule.chipLabel(v.chip[i])}.${target.places[v.bank[i]]}`;
 }
 
 export class Memory {
@@ -53,10 +54,10 @@ export class Memory {
 
   /** Of every bank of the chip the words that are in use. */
   banks(chip) {
-    const { values: v, meta, index } = this.state.schedule;
+    const { values: v, index } = this.state.schedule;
     const key = `${index}:${chip}`;
     if (this.banksKey === key) return this.used;
-    const used = new Array(meta.target.places.length).fill(0);
+    const used = new Array(this.state.schedule.part(chip).artifact.target.places.length).fill(0);
     for (let i = 0; i < v.chip.length; i++) if (v.chip[i] === chip) used[v.bank[i]] = Math.max(used[v.bank[i]], v.base[i] + v.words[i]);
     [this.banksKey, this.used] = [key, used];
     return used;
@@ -69,7 +70,8 @@ export class Memory {
 
   draw(ctx, width, height) {
     const { schedule: s, scale, theme, chipShown } = this.state;
-    const { values: v, meta } = s;
+    const { values: v } = s;
+    const { target } = s.part(chipShown).artifact;
     const lives = lifetimes(s);
     const used = this.banks(chipShown);
     const shown = used.map((u, i) => (u && (this.bank < 0 || this.bank === i) ? i : -1)).filter((i) => i >= 0);
@@ -108,11 +110,11 @@ export class Memory {
     ctx.fillStyle = theme.quiet;
     const skip = Math.max(1, Math.ceil(13 / each));
     shown.forEach((bank, i) => {
-      if (i % skip === 0) ctx.fillText(meta.target.places[bank], 12, Math.max(7, 2 + (i + 0.5) * each));
+      if (i % skip === 0) ctx.fillText(target.places[bank], 12, Math.max(7, 2 + (i + 0.5) * each));
     });
     ctx.fillStyle = theme.line;
     for (let i = 1; each > 6 && i < shown.length; i++) ctx.fillRect(scale.left, 2 + i * each - 0.5, width, 0.5);
-    return `chip ${chipShown}: words up to ${count(most)} of ${count(meta.target.bank_words)} a bank`;
+    return `${s.chipName(chipShown).replace('Chip', 'chip')}: words up to ${count(most)} of ${count(target.bank_words)} a bank`;
   }
 
   /** Values of a chip, constants first. */

@@ -58,8 +58,9 @@ export class Minimap {
       ctx.stroke();
       ctx.globalAlpha = 1;
     }
-    const bound = s.report.bound_cycles;
-    if (bound > 0) {
+    s.parts.forEach(({ report, letter }, i) => {
+      const bound = report.bound_cycles;
+      if (!(bound > 0)) return;
       const x = this.x(bound);
       ctx.strokeStyle = theme.mark;
       ctx.setLineDash([3, 3]);
@@ -69,8 +70,8 @@ export class Minimap {
       ctx.stroke();
       ctx.font = `11px ${theme.sans}`;
       ctx.fillStyle = theme.mark;
-      ctx.fillText(`bound ${count(bound)}`, x + 5, 13);
-    }
+      ctx.fillText(`${letter ? `${letter}: ` : ''}bound ${count(bound)}`, x + 5, 13 + 13 * i);
+    });
     ctx.font = `11px ${theme.sans}`;
     ctx.fillStyle = theme.quiet;
     ctx.fillText('whole run', 11, this.height / 2 + 4);

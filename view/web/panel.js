@@ -76,7 +76,7 @@ export class Panel {
 
   path() {
     const { schedule: s, step } = this.state;
-    const steps = s.report.critical_path || [];
+    const steps = s.path;
     if (!steps.length) return [el('p', { class: 'empty' }, 'The report of this artifact has no critical path.')];
     return [
       el('p', null, 'The chains that decide the makespan, each with what it waited for. Cycles count from its start to the start of the next.'),
@@ -85,16 +85,21 @@ export class Panel {
         el('button', { type: 'button', class: 'push', id: 'step-on', disabled: step >= steps.length - 1, onclick: () => this.state.goStep(step + 1) }, 'Next \u2192'),
         el('span', { class: 'quiet', id: 'step-at' }, step >= 0 ? `step ${step + 1} of ${steps.length}` : `${steps.length} steps`)),
       el('ol', { class: 'steps', id: 'steps' }, steps.map((one, i) => el('li', null, el('button', { type: 'button', 'aria-current': i === step ? 'true' : undefined, onclick: () => this.state.goStep(i) },
-        el('span', { class: 'i' }, String(i + 1)), el('span', { class: 'mono' }, one.op), el('span', null, count(one.cycles)),
+        el('span', { class: 'i' }, String(i + 1)), el('span', { class: 'mono' }, `${s.parts[one.part].letter ? `${s.parts[one.part].letter}: ` : ''}${one.op}`), el('span', null, count(one.cycles)),
         el('span', { class: 'why' }, [one.waited_for, ...one.nodes.slice(0, 1).map((n) => tail(n, 26))].join(' \u00b7 ')))))),
     ];
   }
 
   report() {
-    const { schedule: s, theme } = this.state;
-    const r = s.report;
+    return [...this.state.schedule.parts.map((part) => this.reportOf(part)), this.legend()];
+  }
+
+  /** The report of an artifact's entry. */
+  reportOf(part) {
+    const { theme, schedule: s } = this.state;
+    const { report: r, makespan, letter, artifact } = part;
     const number = (v) => (typeof v === 'number' ? v : 0);
-    const spans = [['Roofline', number(r.roofline_cycles), theme.quiet], ['Bound', number(r.bound_cycles), theme.kinds[4]], ['Makespan', s.makespan, theme.accent]];
+    const spans = [['Roofline', number(r.roofline_cycles), theme.quiet], ['Bound', number(r.bound_cycles), theme.kinds[4]], ['Makespan', makespan, theme.accent]];
     const waits = new Map();
     for (const step of r.critical_path || []) {
       const why = step.waited_for.replace(/\bc\d+\.\S+/g, 'a queue').replace(/\bh?\d+\b/g, '').trim();
@@ -105,6 +110,7 @@ export class Panel {
     const units = { mem: 0, mxm_load: 1, mxm_mul: 2, vxm: 3, sxm: 4, c2c: 5 };
     const kinds = ['const', 'state', 'scratch', 'lane_padding', 'text'];
     return [
+      letter ? el('p', { class: 'part' }, `${letter}: ${artifact.model} on ${artifact.target.name}, ${artifact.chips} ${artifact.chips === 1 ? 'chip' : 'chips'}`) : null,
       el('h2', null, 'From bound to makespan'),
       el('div', { class: 'bars' }, spans.map(([name, v, colour]) => bar(name, v, s.makespan, count(v), colour))),
       r.bound_limit ? el('p', { style: 'margin-top:8px' }, `The bound is ${r.bound_limit === 'critical path' ? 'the critical path' : `what ${r.bound_limit} needs`}: resources ${count(number(r.bound_resource_cycles))} cycles, path ${count(number(r.bound_critical_path_cycles))}.`) : null,
@@ -120,10 +126,9 @@ export class Panel {
       r.energy_microjoules ? el('h2', null, 'Energy per run') : null,
       r.energy_microjoules ? el('div', { class: 'bars' }, Object.entries(r.energy_microjoules).filter(([k]) => k !== 'total').sort((a, b) => b[1] - a[1]).map(([k, v]) => bar(k, v, r.energy_microjoules.total, `${v.toFixed(3)} \u00b5J`, theme.kinds[0]))) : null,
       el('h2', null, 'Signature'),
-      el('table', null, [['in', s.about.inputs], ['out', s.about.outputs]].flatMap(([way, list]) => list.map((t) => el('tr', null, el('td', { class: 'quiet' }, way), el('td', null, t.name), el('td', { class: 'n mono' }, `${t.dtype}[${t.shape.join(',')}]`))))),
+      el('table', null, [['in', part.inputs], ['out', part.outputs]].flatMap(([way, list]) => list.map((t) => el('tr', null, el('td', { class: 'quiet' }, way), el('td', null, t.name), el('td', { class: 'n mono' }, `${t.dtype}[${t.shape.join(',')}]`))))),
       el('h2', null, 'Partition'),
-      el('p', null, `${r.partition || ''}${this.state.meta.report.why ? `. Chips: ${this.state.meta.report.why}.` : ''}`),
-      this.legend(),
+      el('p', null, `${r.partition || ''}${artifact.report && artifact.report.why ? `. Chips: ${artifact.report.why}.` : ''}`),
     ].filter(Boolean);
   }
 
@@ -138,18 +143,21 @@ export class Panel {
 
 /** The figures below the title; the same as `lockstep report --json` has. */
 export function figures(box, state) {
-  const { schedule: s, meta } = state;
-  const r = s.report;
+  const { schedule: s } = state;
+  const per = (f) => s.parts.map((p) => f(p, p.report, p.artifact.target));
+  const runs = (p, i) => s.firstRun[i + 1 < s.parts.length ? s.parts[i + 1].firstChip : s.about.chips.length] - s.firstRun[p.firstChip];
+  const chains = (p, i) => (i + 1 < s.parts.length ? s.parts[i + 1].firstChain : s.chains.chip.length) - p.firstChain;
+  const one = s.parts.length === 1;
   const items = [
-    ['makespan', 'Makespan', count(s.makespan), 'cycles'],
-    ['time', 'At the clock', time(s.makespan, meta.target.clock_hz), `${(meta.target.clock_hz / 1e6).toFixed(0)} MHz`],
-    ['bound', 'Bound', count(r.bound_cycles || 0), r.bound_limit || ''],
-    ['over', 'Makespan \u00f7 bound', (r.makespan_over_bound || 0).toFixed(2), ''],
-    ['roofline', 'Roofline', count(r.roofline_cycles || 0), 'cycles'],
-    ['runs', 'Instructions', count(s.n), ''],
-    ['chains', 'Chains', count(s.chains.chip.length), ''],
-    ['energy', 'Energy', r.energy_microjoules ? r.energy_microjoules.total.toFixed(1) : '\u2013', '\u00b5J a run'],
+    ['makespan', 'Makespan', per((p) => count(p.makespan)), 'cycles'],
+    ['time', 'At the clock', per((p, _, t) => time(p.makespan, t.clock_hz)), one ? per((p, _, t) => `${(t.clock_hz / 1e6).toFixed(0)} MHz`)[0] : ''],
+    ['bound', 'Bound', per((_, r) => count(r.bound_cycles || 0)), one ? s.parts[0].report.bound_limit || '' : ''],
+    ['over', 'Makespan \u00f7 bound', per((_, r) => (r.makespan_over_bound || 0).toFixed(2)), ''],
+    ['roofline', 'Roofline', per((_, r) => count(r.roofline_cycles || 0)), one ? 'cycles' : ''],
+    ['runs', 'Instructions', s.parts.map((p, i) => count(runs(p, i))), ''],
+    ['chains', 'Chains', s.parts.map((p, i) => count(chains(p, i))), ''],
+    ['energy', 'Energy', per((_, r) => (r.energy_microjoules ? r.energy_microjoules.total.toFixed(1) : '\u2013')), '\u00b5J a run'],
   ];
-  box.replaceChildren(...items.map(([id, name, value, unit]) => el('div', null, el('dt', null, name), el('dd', { 'data-figure': id }, value, unit ? el('small', null, ` ${unit}`) : null))));
+  const values = (list) => list.flatMap((v, i) => (i ? [el('small', null, ' / '), v] : [v]));
+  box.replaceChildren(...items.map(([id, name, list, unit]) => el('div', null, el('dt', null, name), el('dd', { 'data-figure': id }, ...values(list), unit ? el('small', null, ` ${unit}`) : null))));
 }
-

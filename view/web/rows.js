@@ -30,7 +30,7 @@ export class Rows {
       if (this.only >= 0 && this.only !== chip) return;
       const all = groups.flat();
       const working = all.filter((t) => t.kind >= 2 && t.kind <= 4);
-      const band = push({ type: 'chip', chip, key: `band:${chip}`, name: `Chip ${chip}`, tracks: working.length ? working : all, open: !this.closed.has(chip) });
+      const band = push({ type: 'chip', chip, key: `band:${chip}`, name: this.schedule.chipName(chip), tracks: working.length ? working : all, open: !this.closed.has(chip) });
       for (const t of all) this.rowOfTrack[t.id] = band;
       if (!band.open) return;
       groups.forEach((tracks, kind) => {

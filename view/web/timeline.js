@@ -205,12 +205,15 @@ export class Timeline {
     }
     ctx.stroke();
     ctx.globalAlpha = 1;
-    const end = scale.x(scale.makespan);
-    if (end < this.width) {
+    for (const row of rows) {
+      const end = scale.x(this.state.schedule.part(row.chip).makespan);
+      if (end >= this.width) continue;
+      const y = Math.max(RULER, this.top(row));
+      const h = this.top(row) + row.h - y;
       ctx.fillStyle = theme.bg;
-      ctx.fillRect(Math.ceil(end), RULER, this.width - end, this.height);
+      ctx.fillRect(Math.ceil(Math.max(end, this.gutter)), y, this.width, h);
       ctx.fillStyle = theme.quiet;
-      ctx.fillRect(Math.round(end), RULER, 1, this.height);
+      if (end > this.gutter) ctx.fillRect(Math.round(end), y, 1, h);
     }
   }
 
@@ -347,13 +350,13 @@ export class Timeline {
     ctx.strokeStyle = theme.mark;
     ctx.lineWidth = 1.5;
     ctx.beginPath();
-    let begun = false;
-    for (const run of s.about.critical) {
+    let last = -1;
+    for (const { run, part } of s.path) {
       const b = run >= 0 ? this.box(run) : undefined;
       if (!b) continue;
-      if (begun) ctx.lineTo(b.x, b.y + b.h / 2);
+      if (part === last) ctx.lineTo(b.x, b.y + b.h / 2);
       else ctx.moveTo(b.x, b.y + b.h / 2);
-      begun = true;
+      last = part;
     }
     ctx.stroke();
   }

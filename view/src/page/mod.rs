@@ -9,7 +9,7 @@ mod queues;
 mod schedule;
 mod text;
 
-use lockstep_isa::Artifact;
+use lockstep_isa::{Artifact, DType, Queue};
 use queues::Queues;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -41,55 +41,69 @@ modules!(
 const SHELL: &str = include_str!("../../web/page.html");
 const STYLE: &str = include_str!("../../web/style.css");
 
-/// The page of an artifact. The same artifact gives the same bytes.
+/// The page of an artifact, or of several over the same time, the first at the top. The same artifacts give the same bytes.
 ///
 /// Nothing is proved here: what the page shows of data flow are the artifact's claims, which `lockstep verify` proves.
-pub fn html(artifact: &Artifact) -> String {
-    let report: Value = serde_json::from_str(&artifact.report).unwrap_or(Value::Null);
-    let of_entry = |i: usize| report.get("entries").and_then(|e| e.get(i)).unwrap_or(&Value::Null);
-    let queues = Queues::of(artifact.programs.iter().flat_map(|p| p.runs.iter().map(|r| r.queue)));
+pub fn html(artifacts: &[&Artifact]) -> String {
     let mut texts = Templates::default();
     let mut data = String::new();
-    let mut blob = |id: String, packed: String| {
-        // Writing into a string cannot fail.
-        let _ = writeln!(data, "<script type=\"text/plain\" id=\"{id}\">{packed}</script>");
-    };
-    for (i, program) in artifact.programs.iter().enumerate() {
-        let packed = schedule::program(artifact, program, &queues, &mut texts);
-        blob(format!("program-{i}"), packed);
-    }
-    let mut entries = Vec::new();
-    for (i, entry) in artifact.entries.iter().enumerate() {
-        blob(format!("entry-{i}"), schedule::entry(artifact, i, entry));
-        entries.push(schedule::describe(artifact, i, entry, of_entry(i)));
-    }
-    let t = &artifact.target;
+    let parts: Vec<Value> = artifacts
+        .iter()
+        .enumerate()
+        .map(|(part, artifact)| pack(part, artifact, &mut texts, &mut data))
+        .collect();
     let meta = json!({
-        "model": artifact.name,
-        "chips": artifact.n_chips,
-        "target": {
-            "name": t.name, "clock_hz": t.clock_hz, "lanes": t.lanes, "groups": t.groups, "banks": t.banks, "slices": t.slices,
-            "bank_words": t.bank_words(), "word_bytes": t.word_bytes(), "link_cycles_per_word": t.c2c.cycles_per_word,
-            "link_latency": t.c2c.latency, "sram_bytes": t.sram_bytes(),
-            "places": t.places().map(|p| lockstep_isa::disasm::queue_name(t, 0, lockstep_isa::Queue::Mem(p)).replacen("c0.", "", 1)).collect::<Vec<_>>(),
-        },
         "kinds": queues::KINDS,
-        "units": queues::units(t),
-        "queues": queues.describe(t),
         "ways": schedule::ways(),
-        "wires": schedule::wires(artifact),
-        "dtypes": lockstep_isa::DType::ALL.map(|d| d.name()),
-        "states": artifact.states.iter().map(|s| json!([s.name, s.from])).collect::<Vec<_>>(),
+        "dtypes": DType::ALL.map(|d| d.name()),
         "texts": texts.list(),
-        "entries": entries,
-        "report": report,
+        "artifacts": parts,
     });
-    blob("meta".into(), columns::compressed(meta.to_string().as_bytes()));
+    blob(&mut data, "meta", &columns::compressed(meta.to_string().as_bytes()));
+    let names: Vec<&str> = artifacts.iter().map(|a| a.name.as_str()).collect();
     SHELL
         .replacen("{{style}}", STYLE, 1)
         .replacen("{{modules}}", &script(), 1)
         .replacen("{{data}}", &data, 1)
-        .replacen("{{title}}", &escaped(&artifact.name), 1)
+        .replacen("{{title}}", &escaped(&names.join(", ")), 1)
+}
+
+/// Writes the programs and entries of an artifact as blobs, and returns what the page needs of it beside them.
+fn pack(part: usize, artifact: &Artifact, texts: &mut Templates, data: &mut String) -> Value {
+    let report: Value = serde_json::from_str(&artifact.report).unwrap_or(Value::Null);
+    let of_entry = |i: usize| report.get("entries").and_then(|e| e.get(i)).unwrap_or(&Value::Null);
+    let queues = Queues::of(artifact.programs.iter().flat_map(|p| p.runs.iter().map(|r| r.queue)));
+    for (i, program) in artifact.programs.iter().enumerate() {
+        let packed = schedule::program(artifact, program, &queues, texts);
+        blob(data, &format!("program-{part}-{i}"), &packed);
+    }
+    let mut entries = Vec::new();
+    for (i, entry) in artifact.entries.iter().enumerate() {
+        blob(data, &format!("entry-{part}-{i}"), &schedule::entry(artifact, i, entry));
+        entries.push(schedule::describe(artifact, i, entry, of_entry(i)));
+    }
+    let t = &artifact.target;
+    let places = t.places().map(|p| queues::name(t, Queue::Mem(p)));
+    json!({
+        "model": artifact.name,
+        "chips": artifact.n_chips,
+        "target": {
+            "name": t.name, "clock_hz": t.clock_hz, "bank_words": t.bank_words(), "word_bytes": t.word_bytes(),
+            "link_cycles_per_word": t.c2c.cycles_per_word, "places": places.collect::<Vec<_>>(),
+        },
+        "units": queues::units(t),
+        "queues": queues.describe(t),
+        "wires": schedule::wires(artifact),
+        "states": artifact.states.iter().map(|s| json!([s.name, s.from])).collect::<Vec<_>>(),
+        "entries": entries,
+        "report": report,
+    })
+}
+
+/// Adds packed data to the page.
+fn blob(data: &mut String, id: &str, packed: &str) {
+    // Writing into a string cannot fail.
+    let _ = writeln!(data, "<script type=\"text/plain\" id=\"{id}\">{packed}</script>");
 }
 
 /// The modules as one: without import lines, with exports as plain declarations.
@@ -120,7 +134,7 @@ mod tests {
             .into_iter()
             .find(|(n, _)| n.contains(name))
             .expect("the case");
-        html(&assemble(&text, &toy()).unwrap_or_else(|e| panic!("{name}: {e}")))
+        html(&[&assemble(&text, &toy()).unwrap_or_else(|e| panic!("{name}: {e}"))])
     }
 
     fn blob<'a>(page: &'a str, id: &str) -> &'a str {
@@ -134,11 +148,11 @@ mod tests {
     fn the_page_holds_every_run() {
         let page = page("transfer.");
         let (a, b) = (
-            columns::tests::read(blob(&page, "program-0")),
-            columns::tests::read(blob(&page, "program-1")),
+            columns::tests::read(blob(&page, "program-0-0")),
+            columns::tests::read(blob(&page, "program-0-1")),
         );
         assert_eq!(a["cycle"].len() + b["cycle"].len(), 7);
-        let entry = columns::tests::read(blob(&page, "entry-0"));
+        let entry = columns::tests::read(blob(&page, "entry-0-0"));
         assert_eq!(entry["chain"].len(), 7);
         assert_eq!(entry["n_sources"].iter().sum::<i64>(), entry["source"].len() as i64);
         assert_eq!(entry["v_kind"], [1, 3, 3]);

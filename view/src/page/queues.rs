@@ -30,12 +30,14 @@ impl Queues {
 
     /// What the page needs of each queue: its name without the chip and its kind.
     pub fn describe(&self, target: &Target) -> Value {
-        let one = |queue: &Queue| {
-            let name = disasm::queue_name(target, 0, *queue);
-            json!({ "name": name.trim_start_matches("c0."), "kind": kind(*queue) })
-        };
+        let one = |queue: &Queue| json!({ "name": name(target, *queue), "kind": kind(*queue) });
         self.numbers.keys().map(one).collect()
     }
+}
+
+/// Name of a queue without its chip (`mem3.b1`).
+pub(super) fn name(target: &Target, queue: Queue) -> String {
+    disasm::queue_name(target, 0, queue).replacen("c0.", "", 1)
 }
 
 /// Units of each kind on a chip, as the report counts them: matrix units are those of f32.

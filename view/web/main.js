@@ -403,6 +403,8 @@ async function begin() {
   tabs($('lower-tabs'), (tab) => state.lower(tab));
   $('lower-canvas').addEventListener('pointermove', (e) => state.charts.point(e.offsetX, e.offsetY));
   $('lower-canvas').addEventListener('click', (e) => { const run = state.charts.point(e.offsetX, e.offsetY); if (run >= 0) state.select(run, true); });
+  // The theme has become light by now; what is printed is what is drawn here.
+  addEventListener('beforeprint', () => state.draw());
   pointers(state);
   listen(state);
   state.search = new Search($('search'), $('found'), state);

@@ -1,7 +1,12 @@
 //! The command line as types: verbs, flags, and what each value may be.
 
+mod values;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+pub use values::Address;
+#[cfg(feature = "compile")]
+pub use values::chips;
 
 /// Compile neural networks into cycle-exact schedules for chips with small SRAM, and run them.
 #[derive(Debug, Parser)]
@@ -59,34 +64,34 @@ pub struct CompileArgs {
     #[arg(long, value_name = "NAME|FILE.toml", default_value = "tsp-2020")]
     pub target: String,
     /// Chips that hold the weights, or auto for the least makespan
-    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = chips)]
+    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = values::chips)]
     pub chips: lockstep::Chips,
     /// Size of a symbolic dimension, or several (NAME=1,4), one entry each; may be repeated
-    #[arg(long = "dim", value_name = "NAME=VALUE[,VALUE..]", value_parser = dim)]
+    #[arg(long = "dim", value_name = "NAME=VALUE[,VALUE..]", value_parser = values::dim)]
     pub dims: Vec<(String, Vec<usize>)>,
     /// Whole shape of an input; may be repeated
-    #[arg(long = "shape", value_name = "INPUT=1x3x48x192", value_parser = shape)]
+    #[arg(long = "shape", value_name = "INPUT=1x3x48x192", value_parser = values::shape)]
     pub shapes: Vec<(String, Vec<usize>)>,
     /// Input that becomes a constant: numbers or a file; may be repeated
-    #[arg(long = "const-input", value_name = "NAME=VALUE|NAME=@FILE.npy", value_parser = pair)]
+    #[arg(long = "const-input", value_name = "NAME=VALUE|NAME=@FILE.npy", value_parser = values::pair)]
     pub const_inputs: Vec<(String, String)>,
     /// Output that feeds an input of the next run; may be repeated
-    #[arg(long = "state", value_name = "OUT=IN", value_parser = pair)]
+    #[arg(long = "state", value_name = "OUT=IN", value_parser = values::pair)]
     pub states: Vec<(String, String)>,
     /// Dtype of activations and weights; as in the model where absent
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
     /// Language models: positions that the states hold [default: 512, or what the model was made for]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = values::at_least_one)]
     pub context: Option<usize>,
     /// Language models: sequences at a time [default: 1]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = values::at_least_one)]
     pub batch: Option<usize>,
     /// Language models: tokens per run of each prefill entry
-    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = at_least_one)]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = values::at_least_one)]
     pub prefill_chunks: Vec<usize>,
     /// Language models: positions that the decode entries attend to; the whole context is always one of them
-    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = at_least_one)]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = values::at_least_one)]
     pub buckets: Vec<usize>,
     /// Language models: how matrices are stored on the chips; as in the model where absent
     #[arg(long, value_enum)]
@@ -176,7 +181,7 @@ pub struct RunVerb {
     #[allow(missing_docs)]
     pub exec: ExecArgs,
     /// An input from a .npy file, or as numbers; may be repeated
-    #[arg(long = "input", value_name = "NAME=@FILE.npy|NAME=VALUES", value_parser = pair)]
+    #[arg(long = "input", value_name = "NAME=@FILE.npy|NAME=VALUES", value_parser = values::pair)]
     pub inputs: Vec<(String, String)>,
     /// Inputs from a .npz file whose keys are tensor names
     #[arg(long = "inputs", value_name = "FILE.npz")]
@@ -227,7 +232,7 @@ pub struct GenerateVerb {
     #[arg(long)]
     pub chat: bool,
     /// Most tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = values::at_least_one)]
     pub max_tokens: usize,
     /// Randomness: 0 takes the most likely token
     #[arg(long, value_name = "T", default_value_t = 0.0)]
@@ -292,12 +297,18 @@ pub struct InspectVerb {
     /// Only this chip
     #[arg(long, value_name = "N")]
     pub chip: Option<u16>,
-    /// Only runs that issue in these cycles, the last one excluded
-    #[arg(long, value_name = "A..B", value_parser = cycles)]
+    /// What runs in this cycle or in these, the last one excluded; with --stage or --section, only runs that issue in them
+    #[arg(long, value_name = "A..B", value_parser = values::cycles)]
     pub cycle: Option<(u64, u64)>,
-    /// Only what comes from model nodes whose name contains this
+    /// Where the model nodes whose name contains this live; with --stage, --section or --cycle, only what comes from them
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
+    /// Who writes and reads a word of SRAM, and when: chip, slice group, bank and word as printed (c2:mem5:b1:0x05c4)
+    #[arg(long, value_name = "CHIP:MEM:BANK:WORD", value_parser = values::address, conflicts_with_all = ["section", "stage", "chip", "cycle", "node"])]
+    pub address: Option<Address>,
+    /// The runs of a chain with where their operands come from
+    #[arg(long, value_name = "hN", value_parser = values::chain, conflicts_with_all = ["section", "stage", "chip", "cycle", "node", "address"])]
+    pub chain: Option<u32>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -399,7 +410,7 @@ pub struct SweepVerb {
     pub model: PathBuf,
     /// A key and its values: chips, precision, target, sram_mib, link_gbps, or a figure of the target file (`lockstep targets
     /// show`); may be repeated
-    #[arg(long, value_name = "KEY=V1,V2..", value_parser = vary, required = true)]
+    #[arg(long, value_name = "KEY=V1,V2..", value_parser = values::vary, required = true)]
     pub vary: Vec<(String, Vec<String>)>,
     /// What is weighed against each other: two or more of latency, cycles, energy, chips, sram
     #[arg(long, value_name = "A,B..", value_delimiter = ',', default_value = "latency,energy")]
@@ -579,100 +590,4 @@ pub enum Stage {
     Part,
     /// The schedule: one line per run
     Sched,
-}
-
-/// `auto`, or how many.
-#[cfg(feature = "compile")]
-pub fn chips(text: &str) -> Result<lockstep::Chips, String> {
-    if text == "auto" {
-        return Ok(lockstep::Chips::Auto);
-    }
-    match text.parse::<u16>() {
-        Ok(n) if n > 0 => Ok(lockstep::Chips::Exactly(n)),
-        _ => Err("allowed are auto and 1 to 65535".into()),
-    }
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("expected two parts with = between them".into()),
-    }
-}
-
-#[cfg(feature = "compile")]
-fn vary(text: &str) -> Result<(String, Vec<String>), String> {
-    let (key, list) = pair(text)?;
-    let mut values: Vec<String> = Vec::new();
-    for value in list.split(',') {
-        match value {
-            "" => return Err("a value is empty".into()),
-            _ if values.iter().any(|v| v == value) => return Err(format!("{value} is listed twice")),
-            _ => values.push(value.to_owned()),
-        }
-    }
-    Ok((key, values))
-}
-
-#[cfg(feature = "compile")]
-fn dim(text: &str) -> Result<(String, Vec<usize>), String> {
-    let (name, list) = pair(text)?;
-    let mut sizes = Vec::new();
-    for value in list.split(',') {
-        match value.parse() {
-            Ok(n) if n > 0 && sizes.contains(&n) => return Err(format!("{n} is listed twice")),
-            Ok(n) if n > 0 => sizes.push(n),
-            _ => return Err(format!("{value:?} is no size; allowed is a whole number from 1")),
-        }
-    }
-    Ok((name, sizes))
-}
-
-#[cfg(feature = "compile")]
-fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
-    let (name, value) = pair(text)?;
-    let sizes = value.split('x').map(str::parse).collect::<Result<Vec<usize>, _>>();
-    match sizes {
-        Ok(sizes) => Ok((name, sizes)),
-        Err(_) => Err(format!("{value:?} is no shape; expected sizes with x between them")),
-    }
-}
-
-#[cfg(any(feature = "compile", feature = "generate"))]
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(n) if n > 0 => Ok(n),
-        _ => Err("allowed is a whole number from 1".into()),
-    }
-}
-
-fn cycles(text: &str) -> Result<(u64, u64), String> {
-    let whole = || format!("{text:?} is no range of cycles; expected A..B, A.. or A");
-    let number = |s: &str| s.parse::<u64>().map_err(|_| whole());
-    let (a, b) = match text.split_once("..") {
-        None => (number(text)?, number(text)?.saturating_add(1)),
-        Some((a, "")) => (number(a)?, u64::MAX),
-        Some((a, b)) => (number(a)?, number(b)?),
-    };
-    if a < b { Ok((a, b)) } else { Err(whole()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_definition_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn ranges_of_cycles() {
-        assert_eq!(cycles("3..9"), Ok((3, 9)));
-        assert_eq!(cycles("3.."), Ok((3, u64::MAX)));
-        assert_eq!(cycles("3"), Ok((3, 4)));
-        assert!(cycles("9..3").is_err());
-        assert!(cycles("x").is_err());
-    }
 }

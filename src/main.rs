@@ -8,6 +8,7 @@ mod diag;
 mod feed;
 mod golden;
 mod progress;
+mod show;
 mod subject;
 mod text;
 

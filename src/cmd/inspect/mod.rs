@@ -1,11 +1,13 @@
-//! `lockstep inspect`: sections of an artifact, or the program of a stage.
+//! `lockstep inspect`: sections of an artifact, the program of a stage, or the answer to a question.
 
-use super::{lines, print_json};
+mod questions;
+
+use super::print_json;
 use crate::args::{InspectVerb, Section, Stage};
 use crate::diag::{Failure, JSON_VERSION, Outcome};
 use crate::progress::Progress;
 use crate::subject::{self, Kind};
-use crate::text;
+use crate::{show, text};
 use lockstep::isa::artifact::{HostTensor, ValueKind, container, sections};
 use lockstep::isa::disasm::{self, Line};
 use lockstep::isa::{Opcode, Queue};
@@ -36,7 +38,7 @@ pub fn run(verb: &InspectVerb) -> Outcome {
         if verb.json {
             print_json(&json!({ "version": JSON_VERSION, "lines": kept }));
         } else {
-            lines(kept);
+            show::lines(kept);
         }
         return Ok(());
     }
@@ -63,6 +65,16 @@ pub fn run(verb: &InspectVerb) -> Outcome {
         (None, Some(Section::Queues)) => view.queues(),
         (None, Some(Section::Links)) => view.links(),
         (None, Some(Section::Provenance)) => view.provenance(),
+        (None, None)
+            if verb.address.is_some() || verb.chain.is_some() || verb.cycle.is_some() || verb.node.is_some() =>
+        {
+            match (verb.address, verb.chain, verb.cycle, verb.node.as_deref()) {
+                (Some(at), ..) => view.address(at)?,
+                (_, Some(chain), ..) => view.chain(chain)?,
+                (_, _, Some(cycles), _) => view.running(cycles),
+                (_, _, _, node) => view.node(node.unwrap_or_default())?,
+            }
+        }
         (None, None) => {
             let (io, chips) = (view.io(), view.chips());
             let mut lines = io.lines;
@@ -77,7 +89,7 @@ pub fn run(verb: &InspectVerb) -> Outcome {
     if verb.json {
         print_json(&json!({ "version": JSON_VERSION, "model": artifact.name, "result": shown.value }));
     } else {
-        lines(shown.lines);
+        show::lines(shown.lines);
     }
     Ok(())
 }
@@ -195,7 +207,7 @@ impl<'a> View<'a> {
                     "nodes": self.nodes(&line),
                 }));
             } else {
-                lines.push(line.text(&a.target));
+                lines.push(show::run(&line.text(&a.target)));
             }
         }
         let value = json!({ "entry": e.name, "makespan_cycles": e.makespan, "runs": values });
@@ -235,7 +247,7 @@ impl<'a> View<'a> {
             ]);
         }
         let mut lines = vec![format!("format version {}, {} bytes", container::VERSION, bytes.len())];
-        lines.extend(text::table(&rows));
+        lines.extend(show::table(&rows));
         let value = json!({ "format_version": container::VERSION, "bytes": bytes.len(), "sections": values });
         Ok(Shown { lines, value })
     }
@@ -309,7 +321,7 @@ impl<'a> View<'a> {
             row.push(text::bytes(target.sram_bytes()));
             rows.push(row);
         }
-        let mut lines = text::table(&rows);
+        let mut lines = show::table(&rows);
         lines.push("computed values share rows over time; their sum may exceed the SRAM".into());
         Shown {
             lines,
@@ -351,7 +363,7 @@ impl<'a> View<'a> {
             ]);
         }
         Shown {
-            lines: text::table(&rows),
+            lines: show::table(&rows),
             value: json!(values),
         }
     }
@@ -379,7 +391,7 @@ impl<'a> View<'a> {
             ]);
         }
         Shown {
-            lines: text::table(&rows),
+            lines: show::table(&rows),
             value: json!(values),
         }
     }
@@ -439,7 +451,7 @@ impl<'a> View<'a> {
             ]);
         }
         Shown {
-            lines: text::table(&rows),
+            lines: show::table(&rows),
             value: json!(values),
         }
     }
@@ -470,7 +482,7 @@ impl<'a> View<'a> {
                 format!("{:.1} %", 100.0 * load),
             ]);
         }
-        let mut lines = text::table(&rows);
+        let mut lines = show::table(&rows);
         if values.is_empty() {
             lines = vec!["no link is used".into()];
         }
@@ -539,7 +551,7 @@ impl<'a> View<'a> {
             ]);
         }
         Shown {
-            lines: text::table(&rows),
+            lines: show::table(&rows),
             value: json!(values),
         }
     }

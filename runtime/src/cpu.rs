@@ -17,6 +17,7 @@ pub mod order;
 pub mod plan;
 pub mod tape;
 
+use crate::aligned::Aligned;
 use crate::error::ExecError;
 use crate::executor::{Executor, LoadOptions, Outputs, Session, StepTime};
 use crate::host_io::HostIo;
@@ -65,7 +66,7 @@ pub struct CpuSession {
     memory: Memory,
     host: HostIo,
     shared: Shared,
-    scratch: Vec<u8>,
+    scratch: Aligned,
     scratch_bytes: usize,
     team: Team,
 }
@@ -74,8 +75,7 @@ pub struct CpuSession {
 struct Shared {
     kernels: Kernels,
     plans: Vec<Plan>,
-    /// With room before the first byte to start at a multiple of 64.
-    pool: Vec<u8>,
+    pool: Aligned,
     row_bytes: usize,
 }
 
@@ -112,7 +112,7 @@ impl CpuSession {
                         pool: aligned(&pool.bytes, options)?,
                         row_bytes,
                     };
-                    let bytes = zeroed(scratch as u64 * threads as u64 + 64, options)?;
+                    let bytes = zeroed(scratch as u64 * threads as u64, options)?;
                     return Ok(CpuSession {
                         artifact,
                         memory,
@@ -154,22 +154,18 @@ impl CpuSession {
 }
 
 /// Zeroed bytes, as many as the options allow.
-fn zeroed(n: u64, options: &LoadOptions) -> Result<Vec<u8>, ExecError> {
+fn zeroed(n: u64, options: &LoadOptions) -> Result<Aligned, ExecError> {
     let error = |allowed| ExecError::Memory { needed: n, allowed };
     if n > options.max_memory_bytes {
         return Err(error(options.max_memory_bytes));
     }
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(n as usize).map_err(|_| error(0))?;
-    bytes.resize(n as usize, 0);
-    Ok(bytes)
+    Aligned::zeroed(n).ok_or(error(0))
 }
 
-/// A copy whose bytes start at the first multiple of 64.
-fn aligned(bytes: &[u8], options: &LoadOptions) -> Result<Vec<u8>, ExecError> {
-    let mut copy = zeroed(bytes.len() as u64 + 64, options)?;
-    let at = copy.as_ptr().align_offset(64).min(64);
-    copy[at..at + bytes.len()].copy_from_slice(bytes);
+/// A copy of bytes that begins at a cache line.
+fn aligned(bytes: &[u8], options: &LoadOptions) -> Result<Aligned, ExecError> {
+    let mut copy = zeroed(bytes.len() as u64, options)?;
+    copy.as_mut_slice().copy_from_slice(bytes);
     Ok(copy)
 }
 
@@ -245,12 +241,10 @@ impl CpuSession {
         };
         self.host.place(entry, inputs, self.memory.bytes_mut());
         note(probe, "input");
-        let offset = self.scratch.as_ptr().align_offset(64).min(64);
-        let pool = self.shared.pool.as_ptr().align_offset(64).min(64);
         let machine = Machine::new(
             self.memory.bytes_mut(),
-            &mut self.scratch[offset..],
-            self.shared.pool.get(pool..).unwrap_or(&[]),
+            self.scratch.as_mut_slice(),
+            self.shared.pool.as_slice(),
             self.artifact.weight_bytes(),
             self.shared.row_bytes,
             self.scratch_bytes,

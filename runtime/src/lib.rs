@@ -7,6 +7,7 @@
 //! What they share: [`HostIo`] moves tensors between the host and chip memory, [`Memory`] holds the rows that an
 //! artifact uses, [`ExecError`] says what went wrong.
 
+mod aligned;
 pub mod cpu;
 pub mod error;
 pub mod executor;

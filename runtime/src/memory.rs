@@ -4,23 +4,18 @@
 //! `lanes` bytes each, so that vector i of a value starts `i * dtype.bytes() * lanes` bytes after vector 0, and lane l of
 //! it at `l * dtype.bytes()`. Every span starts at a row and at a multiple of 64 bytes.
 
+use crate::aligned::Aligned;
 use crate::error::ExecError;
 use lockstep_isa::artifact::{ConstForm, Entry, PANEL_COLUMNS, TileImage, Value, ValueKind};
 use lockstep_isa::id::Place;
 use lockstep_isa::{Artifact, Opcode};
 use std::collections::BTreeSet;
 use std::ops::Range;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 const LINE: usize = 64;
 
 /// Most banks over all chips: bounds the index before any of it is allocated.
 const MAX_BANKS: usize = 1 << 24;
-
-/// A cache line: gives the allocation its alignment.
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C, align(64))]
-struct Line([u8; LINE]);
 
 /// Consecutive words `[first, end)` of one bank, at byte `offset`; `index` numbers them over all spans.
 struct Span {
@@ -32,7 +27,7 @@ struct Span {
 
 /// The used rows of all chips.
 pub struct Memory {
-    lines: Vec<Line>,
+    rows: Aligned,
     lanes: usize,
     groups: u8,
     banks: u8,
@@ -125,11 +120,11 @@ impl Memory {
             needed: bytes,
             allowed: 0,
         };
-        let Ok(lines) = Line::new_vec_zeroed((bytes / LINE as u64) as usize) else {
+        let Some(rows) = Aligned::zeroed(bytes) else {
             return Err(too_much);
         };
         let mut memory = Memory {
-            lines,
+            rows,
             lanes,
             groups: target.groups,
             banks: target.banks,
@@ -195,17 +190,17 @@ impl Memory {
 
     /// All rows, to be indexed by the offsets of this memory.
     pub fn bytes(&self) -> &[u8] {
-        self.lines.as_bytes()
+        self.rows.as_slice()
     }
 
     /// All rows, mutable.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.lines.as_mut_bytes()
+        self.rows.as_mut_slice()
     }
 
     /// Sets every state to zero.
     pub fn reset_states(&mut self) {
-        let bytes = self.lines.as_mut_bytes();
+        let bytes = self.rows.as_mut_slice();
         for range in &self.states {
             if let Some(rows) = bytes.get_mut(range.clone()) {
                 rows.fill(0);
@@ -241,7 +236,7 @@ impl Memory {
                 if !has_rows(e, i, v) || !done.insert((span.start, k)) {
                     continue;
                 }
-                let rows = &mut self.lines.as_mut_bytes()[span];
+                let rows = &mut self.rows.as_mut_slice()[span];
                 fill_constant(artifact, weights, v, k, rows).map_err(|what| at_value(&entry.name, i, what))?;
             }
         }

@@ -53,6 +53,39 @@ fn words(ids: &[u64]) -> String {
 
 const OPTIONS: [&str; 6] = ["--target", "toy", "--context", "32", "--prefill-chunks", "4"];
 
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_the_text_behind_a_token() {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    let dir = Scratch::new("generate-interrupt");
+    let config = model(&dir, true).join("config.json");
+    let text = std::fs::read_to_string(&config).expect("a config");
+    let longer = text.replace("\"max_position_embeddings\": 32", "\"max_position_embeddings\": 8192");
+    assert_ne!(text, longer);
+    std::fs::write(&config, longer).expect("a file");
+    let options = ["--target", "cpu", "--context", "8192", "--backend", "sim", "--stats"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lockstep"))
+        .args(["generate", "tiny", "--prompt", "w5", "--max-tokens", "100000"])
+        .args(options)
+        .current_dir(&dir.0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the command line starts");
+    let mut out = child.stdout.take().expect("a pipe");
+    let mut text = vec![0];
+    out.read_exact(&mut text).expect("a first piece of text");
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(sent.expect("kill starts").success());
+    out.read_to_end(&mut text).expect("the rest");
+    let text = String::from_utf8(text).expect("text");
+    assert_eq!(child.wait().expect("an end").code(), Some(130), "{text}");
+    assert!(text.contains("ended by interrupt"), "{text}");
+    assert!(text.contains("cycles per token"), "{text}");
+}
+
 #[test]
 fn text_in_text_out() {
     let dir = Scratch::new("generate");

@@ -9,6 +9,7 @@ use lockstep::language::{Decoder, LanguageError, Sampler, Sampling, Text};
 use serde_json::json;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Why a text ends.
@@ -20,6 +21,8 @@ enum End {
     Length,
     /// No position is left.
     Context,
+    /// Ctrl-C.
+    Interrupt,
 }
 
 impl End {
@@ -28,6 +31,7 @@ impl End {
             End::Stop => "stop",
             End::Length => "length",
             End::Context => "context",
+            End::Interrupt => "interrupt",
         }
     }
 }
@@ -39,6 +43,22 @@ struct Done {
     end: End,
     first: Duration,
     rest: Duration,
+}
+
+/// Exit code of a text that Ctrl-C ended, as shells have it.
+const INTERRUPTED: i32 = 130;
+
+/// Set by Ctrl-C: the text ends behind the token that is being computed. The second time the program ends at once.
+fn interrupted() -> Outcome<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = flag.clone();
+    let handler = move || {
+        if set.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED);
+        }
+    };
+    ctrlc::set_handler(handler).map_err(|e| Failure::usage(format!("ctrl-c cannot be handled: {e}")))?;
+    Ok(flag)
 }
 
 /// Runs the verb.
@@ -71,7 +91,8 @@ pub fn run(verb: &GenerateVerb) -> Outcome {
         top_p: verb.top_p,
         seed: verb.seed,
     });
-    let done = generate(verb, &words, &mut model, &prompt, sampler)?;
+    let stop = interrupted()?;
+    let done = generate(verb, &words, &mut model, &prompt, sampler, &stop)?;
     let (n, clock) = (done.tokens.len(), artifact.target.clock_hz as f64);
     let measured = (n > 1).then(|| (n - 1) as f64 / done.rest.as_secs_f64());
     let cycles = model.token_cycles();
@@ -93,7 +114,7 @@ pub fn run(verb: &GenerateVerb) -> Outcome {
             "target": artifact.target.name,
             "chips": artifact.n_chips,
         }));
-        return Ok(());
+        return leave(done.end);
     }
     let mut out = Vec::new();
     if done.end == End::Context {
@@ -126,7 +147,15 @@ pub fn run(verb: &GenerateVerb) -> Outcome {
         }
     }
     lines(out);
-    Ok(())
+    leave(done.end)
+}
+
+/// The end of the program, with its exit code.
+fn leave(end: End) -> Outcome {
+    match end {
+        End::Interrupt => std::process::exit(INTERRUPTED),
+        _ => Ok(()),
+    }
 }
 
 fn generate(
@@ -135,6 +164,7 @@ fn generate(
     model: &mut Decoder,
     prompt: &[u32],
     mut sampler: Sampler,
+    stop: &AtomicBool,
 ) -> Outcome<Done> {
     let mut pieces = words.pieces();
     let mut done = Done {
@@ -159,6 +189,10 @@ fn generate(
         tell(verb, &piece);
         done.text += &piece;
         if done.tokens.len() >= verb.max_tokens {
+            break;
+        }
+        if stop.load(Ordering::Relaxed) {
+            done.end = End::Interrupt;
             break;
         }
         if model.position() == model.context() {

@@ -86,6 +86,43 @@ fn an_interrupt_ends_the_text_behind_a_token() {
     assert!(text.contains("cycles per token"), "{text}");
 }
 
+/// Integers with a scale per channel: the same text from every executor, and logits near those of the floats, so most of the same tokens.
+#[test]
+fn integer_weights() {
+    let dir = Scratch::new("generate-integers");
+    model(&dir, true);
+    let (prompt, greedy) = golden();
+    let mut all = Vec::new();
+    for backend in ["cpu", "sim"] {
+        let rest = [
+            "generate",
+            "tiny",
+            "--prompt",
+            &prompt,
+            "--weights",
+            "int8",
+            "--backend",
+            backend,
+        ];
+        let out = lockstep(
+            &dir.0,
+            &[&rest[..], &["--max-tokens", "16", "--json"], &OPTIONS[..]].concat(),
+        );
+        let told: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+        let tokens: Vec<u64> = told["tokens"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_u64)
+            .collect();
+        assert_eq!(tokens.len(), 16, "{told}");
+        all.push(tokens);
+    }
+    assert_eq!(all[0], all[1]);
+    let same = all[0].iter().zip(&greedy).take_while(|(a, b)| a == b).count();
+    assert!(same >= 4, "{:?} {greedy:?}", all[0]);
+}
+
 #[test]
 fn text_in_text_out() {
     let dir = Scratch::new("generate");

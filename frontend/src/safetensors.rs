@@ -7,6 +7,7 @@ use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 
 /// A stored tensor; `None` for an element type that graphs do not have.
+#[derive(Clone)]
 pub(crate) struct Stored {
     pub dtype: Option<DType>,
     pub dtype_name: String,

@@ -2,6 +2,7 @@
 
 use super::decoder::{Decoder, EntrySize, Feed, Naming, NormKind};
 use super::net::{Matrix, Net};
+use super::weights::HEAD;
 use crate::error::ImportError;
 use lockstep_graph::op::{Binary, Unary};
 use lockstep_graph::{DType, GraphBuilder, Op, OpError, ValueId, Weights};
@@ -41,12 +42,7 @@ impl Entry<'_> {
         let words = self.net.matrix(table, &[d.vocab, d.hidden])?;
         let mut x = self.build(|b| {
             let x = b.op(Op::Gather { axis: 0 }, &[words.value, ids])?;
-            let x = b.cast(x, d.compute)?;
-            let Some(scale) = words.scale else { return Ok(x) };
-            let scale = b.reshape(scale, [d.vocab, 1])?;
-            let scale = b.op(Op::Gather { axis: 0 }, &[scale, ids])?;
-            let scale = b.cast(scale, d.compute)?;
-            b.binary(Binary::Mul, x, scale)
+            b.cast(x, d.compute)
         })?;
         if let Some(scale) = d.embed_scale {
             x = self.build(|b| b.binary_scalar(Binary::Mul, x, f64::from(scale)))?;
@@ -86,9 +82,9 @@ impl Entry<'_> {
             },
         )?;
         self.net.at("lm_head", "Linear");
-        let head = match d.tied {
+        let head = match d.tied && !self.net.is_scaled(HEAD) {
             true => words,
-            false => self.net.matrix_at("lm_head.weight", &[d.vocab, d.hidden])?,
+            false => self.net.matrix_at(HEAD, &[d.vocab, d.hidden])?,
         };
         let logits = self.multiply(x, head)?;
         match d.softcap {

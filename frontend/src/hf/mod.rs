@@ -170,7 +170,7 @@ impl Checkpoint {
     pub fn language(mut self, options: &LanguageOptions) -> Result<LanguageModel, ImportError> {
         let decoder = self.decoder()?;
         if let Some(format) = options.weights {
-            weights::convert(&mut self.tensors, format);
+            weights::convert(&mut self.tensors, format, decoder.tied);
         }
         let bad = |message| ImportError::new(ImportErrorKind::BadOption(message), Origin::file(self.name.as_str()));
         let mut entries = Vec::new();

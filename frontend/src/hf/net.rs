@@ -113,12 +113,16 @@ impl<'a> Net<'a> {
         self.matrix_at(&full, shape)
     }
 
+    /// Whether a matrix is stored as integers.
+    pub fn is_scaled(&self, full: &str) -> bool {
+        self.tensors.contains_key(&format!("{full}{SCALE}"))
+    }
+
     /// A matrix by its full name, as it is stored.
     pub fn matrix_at(&mut self, full: &str, shape: &[usize]) -> Result<Matrix, ImportError> {
         let value = self.stored(full, shape)?;
-        let scales = format!("{full}{SCALE}");
-        let scale = match self.tensors.contains_key(&scales) {
-            true => Some(self.stored(&scales, &[shape[usize::from(outputs_last(full))]])?),
+        let scale = match self.is_scaled(full) {
+            true => Some(self.stored(&format!("{full}{SCALE}"), &[shape[usize::from(outputs_last(full))]])?),
             false => None,
         };
         Ok(Matrix { value, scale })

@@ -1,7 +1,9 @@
 //! Storage of the matrices of a decoder: as another float type, or as 8-bit integers with a scale per output channel.
 //!
 //! An integer matrix `NAME` has its scales beside it as `NAME.scale`, f32[outputs]: element (o, i) is `q * scale[o]`, with q in -127..=127
-//! and the scale such that the largest element of a channel is 127. Vectors (norms, biases) and learned positions stay as they are.
+//! and the scale such that the largest element of a channel is 127. Vectors (norms, biases) and learned positions stay as they are. So do,
+//! where matrices become integers, the embeddings of tokens, but as 16-bit floats: a scale per row would take as much SRAM as a whole row.
+//! An output head that shares their elements gets integers of its own.
 
 use crate::safetensors::{Stored, Tensors};
 use half::{bf16, f16};
@@ -26,8 +28,14 @@ const LARGEST: f32 = 127.0;
 /// Suffix of the name under which the scales of a matrix are stored.
 pub(super) const SCALE: &str = ".scale";
 
-/// Converts all matrices.
-pub(super) fn convert(tensors: &mut Tensors, format: WeightFormat) {
+/// Embeddings of tokens.
+const EMBEDDINGS: [&str; 2] = ["embed_tokens.weight", "wte.weight"];
+
+/// The output head.
+pub(super) const HEAD: &str = "lm_head.weight";
+
+/// Converts all matrices; with `tied`, the output head is the embedding of tokens.
+pub(super) fn convert(tensors: &mut Tensors, format: WeightFormat, tied: bool) {
     let matrix = |name: &str, t: &Stored| {
         t.shape.0.len() == 2 && name.ends_with(".weight") && !name.ends_with("wpe.weight") && floats(t).is_some()
     };
@@ -35,8 +43,24 @@ pub(super) fn convert(tensors: &mut Tensors, format: WeightFormat) {
         .iter()
         .filter(|(name, t)| matrix(name, t))
         .map(|(name, _)| name.clone());
-    for name in names.collect::<Vec<_>>() {
+    let mut names: Vec<String> = names.collect();
+    let embeds = |name: &str| EMBEDDINGS.iter().any(|end| name.ends_with(end));
+    if format == WeightFormat::Int8
+        && tied
+        && let Some(stored) = names.iter().find(|n| embeds(n)).and_then(|n| tensors.get(n))
+    {
+        let head = stored.clone();
+        tensors.insert(HEAD.into(), head);
+        names.push(HEAD.into());
+        names.dedup();
+    }
+    for name in names {
         let Some(stored) = tensors.get_mut(&name) else { continue };
+        let format = match (format, stored.dtype) {
+            (WeightFormat::Int8, Some(DType::F16)) if embeds(&name) => WeightFormat::F16,
+            (WeightFormat::Int8, _) if embeds(&name) => WeightFormat::Bf16,
+            _ => format,
+        };
         let Some(values) = floats(stored) else { continue };
         let same = matches!(
             (format, stored.dtype),
@@ -156,14 +180,19 @@ mod tests {
         tensors.insert("a.weight".into(), tensor(&[2, 3]));
         tensors.insert("norm.weight".into(), tensor(&[3]));
         tensors.insert("wpe.weight".into(), tensor(&[4, 3]));
-        convert(&mut tensors, WeightFormat::Int8);
+        tensors.insert("model.embed_tokens.weight".into(), tensor(&[5, 3]));
+        convert(&mut tensors, WeightFormat::Int8, true);
+        assert_eq!(tensors["model.embed_tokens.weight"].dtype, Some(DType::Bf16));
+        assert_eq!(tensors[HEAD].dtype, Some(DType::I8));
+        assert_eq!(tensors["lm_head.weight.scale"].shape.0, [5]);
         assert_eq!(tensors["a.weight"].dtype, Some(DType::I8));
         assert_eq!(tensors["a.weight.scale"].shape.0, [2]);
         assert_eq!(tensors["norm.weight"].dtype, Some(DType::F32));
         assert_eq!(tensors["wpe.weight"].dtype, Some(DType::F32));
         let mut tensors = Tensors::new();
         tensors.insert("a.weight".into(), tensor(&[2, 3]));
-        convert(&mut tensors, WeightFormat::Bf16);
+        convert(&mut tensors, WeightFormat::Bf16, true);
+        assert!(!tensors.contains_key(HEAD));
         assert_eq!(tensors["a.weight"].data.bytes()[..2], bf16::from_f32(1.5).to_le_bytes());
     }
 }

@@ -1,7 +1,7 @@
 //! The viewer: one html file with the schedule of every entry, its data flow, and the modules that show it.
 //!
-//! The file needs no network and opens from disk. Rust packs ([`columns`], [`schedule`]); what is shown and how is decided by the
-//! modules in `web/`, which are embedded as they are, one after the other in the order of [`MODULES`]: their import lines
+//! The file needs no network and opens from disk. Rust packs (`columns`, `schedule`); what is shown and how is decided by the
+//! modules in `web/`, which are embedded as they are, one after the other in the order of `MODULES`: their import lines
 //! go and their exports become plain declarations, so that names are unique over all modules.
 
 mod columns;

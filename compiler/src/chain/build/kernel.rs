@@ -217,11 +217,10 @@ impl Builder<'_> {
 
     /// The same vectors in the `n`-th copy of each buffer that has copies; 0 is the buffer itself.
     fn twin(&self, track: &[At], n: usize) -> Vec<At> {
-        let twin = |&(buf, index): &At| match self.twins.get(&buf) {
-            Some(twins) if n > 0 && !twins.is_empty() => (twins[(n - 1) % twins.len()], index),
-            _ => (buf, index),
-        };
-        track.iter().map(twin).collect()
+        track
+            .iter()
+            .map(|&(buf, index)| (self.twin_of(buf, n), index))
+            .collect()
     }
 
     /// Reads of operands: one node per distinct address.

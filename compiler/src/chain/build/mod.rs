@@ -396,6 +396,14 @@ impl Builder<'_> {
         self.twins.insert(buf, twins);
     }
 
+    /// The `n`-th twin of a buffer, again from the first behind the last; for 0, and where there is none, the buffer itself.
+    pub fn twin_of(&self, buf: BufId, n: usize) -> BufId {
+        match self.twins.get(&buf) {
+            Some(twins) if n > 0 && !twins.is_empty() => twins[(n - 1) % twins.len()],
+            _ => buf,
+        }
+    }
+
     /// Writes into a buffer and all its twins.
     pub fn write_all(&self, kernel: &mut Kernel, arg: NodeArg, buf: BufId, at: Affine, dtype: DType, hi: u16) {
         kernel.write(arg, buf, at, dtype, hi);

@@ -41,7 +41,11 @@ impl Builder<'_> {
         let home = match self.by_transposition(v, want)? {
             Some(home) => home,
             None => {
-                let home = self.new_home(self.chip(v), self.dtype(v), want.clone(), |_| BufKind::Temp);
+                let is_sent = self.transfers(v).next().is_some();
+                let home = match is_sent {
+                    true => self.result_home(v, want),
+                    false => self.new_home(self.chip(v), self.dtype(v), want.clone(), |_| BufKind::Temp),
+                };
                 self.fill_home(v, &home)?;
                 home
             }

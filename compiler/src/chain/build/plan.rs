@@ -24,6 +24,9 @@ const ROUNDS: usize = 6;
 /// Most copies of a value that one chain reads several times.
 const MOST_COPIES: usize = 6;
 
+/// Most copies of a value that goes to several chips.
+const MOST_SENT: usize = 4;
+
 /// Cycles that a tile load with its reads costs beside the products that it hides under.
 const LOAD_CYCLES: usize = 2;
 
@@ -486,8 +489,13 @@ impl Builder<'_> {
         }
     }
 
-    /// Copies of the values that one map reads several times, shifted.
+    /// Copies of the values that one map reads several times, shifted, and of those that go to several chips at a time: a transfer
+    /// holds a bank for as long as its link takes.
     fn plan_copies(&mut self) {
+        for v in self.ir.values.ids() {
+            let sent = self.transfers(v).count();
+            self.copies[v.index()] = sent.clamp(1, MOST_SENT);
+        }
         for (v, data) in self.ir.values.iter() {
             if !matches!(data.op, Op::Map { .. }) || self.planned[v.index()].is_none() {
                 continue;

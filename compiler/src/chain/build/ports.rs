@@ -21,12 +21,14 @@ impl Builder<'_> {
             self.homes[from_value.index()] = Some(home);
         }
         let from = self.any_home(from_value)?;
+        let nth = self.transfers(from_value).position(|t| t == v).unwrap_or(0);
+        let nth = nth % self.copies[from_value.index()];
         let home = self.new_home(self.chip(v), self.dtype(v), from.layout.clone(), |_| BufKind::Temp);
         for (a, b) in from.bufs.iter().zip(&home.bufs) {
             let (Some(a), Some(b)) = (*a, *b) else { continue };
             let n_vectors = self.prog.bufs[a].n_vectors;
             let kind = ChainKind::Transfer {
-                from: a,
+                from: self.twin_of(a, nth),
                 from_base: 0,
                 to: b,
                 to_base: 0,
@@ -37,6 +39,12 @@ impl Builder<'_> {
         }
         self.finish(&[v], v, home);
         Ok(())
+    }
+
+    /// The transfers of a value, one after another.
+    pub fn transfers(&self, v: ValueId) -> impl Iterator<Item = ValueId> {
+        let users = self.users[v.index()].iter().copied();
+        users.filter(|&u| matches!(self.ir.values[u].op, Op::Transfer))
     }
 
     /// A layout of a value behind moves in which no element changes its lane, where one or two axes in the lanes give that and it takes

@@ -17,6 +17,8 @@ MACHINE = re.compile(r"(?<![\w.$}])/(?:work|root|home/\w+|Users/\w+)/")
 def main() -> int:
     found = []
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
+    ignored = subprocess.run(["git", "ls-files", "-ciz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
+    found += [f"{name}: tracked although .gitignore names it" for name in ignored.stdout.split("\0") if name]
     for name in names.stdout.split("\0"):
         path = ROOT / name
         if not name or not path.is_file() or name in (".ci/tidy.py",):

@@ -109,18 +109,19 @@ fn integer_weights() {
             &[&rest[..], &["--max-tokens", "16", "--json"], &OPTIONS[..]].concat(),
         );
         let told: Value = serde_json::from_slice(&out.stdout).expect("JSON");
-        let tokens: Vec<u64> = told["tokens"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_u64)
-            .collect();
+        let tokens = tokens(&told);
         assert_eq!(tokens.len(), 16, "{told}");
         all.push(tokens);
     }
     assert_eq!(all[0], all[1]);
     let same = all[0].iter().zip(&greedy).take_while(|(a, b)| a == b).count();
     assert!(same >= 4, "{:?} {greedy:?}", all[0]);
+}
+
+/// The token ids that `generate --json` told of.
+fn tokens(told: &Value) -> Vec<u64> {
+    let ids = told["tokens"].as_array().into_iter().flatten();
+    ids.filter_map(Value::as_u64).collect()
 }
 
 #[test]
@@ -147,12 +148,7 @@ fn text_in_text_out() {
         let out = lockstep(&dir.0, &[&subject[..], &rest].concat());
         assert!(out.status.success(), "{}", told(&out));
         let told: Value = serde_json::from_slice(&out.stdout).expect("JSON");
-        let tokens: Vec<u64> = told["tokens"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_u64)
-            .collect();
+        let tokens = tokens(&told);
         assert_eq!(tokens, greedy, "{backend}");
         assert_eq!(told["text"], words(&greedy));
         assert_eq!(told["end"], "length");

@@ -106,6 +106,20 @@ impl Flow {
     }
 }
 
+/// Chip and index of the run that sends what run `index` of a chip receives; `None` for a run that receives nothing, or nothing
+/// that any run sends.
+pub(crate) fn sender(artifact: &Artifact, entry: &Entry, chip: u16, index: u32, run: &Run) -> Option<(u16, u32)> {
+    let Queue::Recv(link) = run.queue else { return None };
+    let target = &artifact.target;
+    let local = target.c2c.local_links;
+    let peer = target.topology.peer(chip, link, local, artifact.n_chips)?;
+    let claims = entry.chips.get(chip as usize)?.claims.get(index as usize)?;
+    let sent = claims.operands.first()?.run;
+    let there = runs_of(artifact, entry.chips.get(peer.chip as usize)?);
+    let sends = there.get(sent as usize)?.queue == Queue::Send(peer.link);
+    sends.then_some((peer.chip, sent))
+}
+
 /// The runs of an entry while its flow is made.
 struct Builder<'a> {
     artifact: &'a Artifact,
@@ -155,16 +169,9 @@ impl<'a> Builder<'a> {
                 out.push(Source { run, via });
             }
         };
-        if let Queue::Recv(link) = run.queue {
-            let (t, n) = (&self.artifact.target, self.artifact.n_chips);
-            let peer = t.topology.peer(c as u16, link, t.c2c.local_links, n);
-            let Some((peer, sent)) = peer.zip(claims.operands.first()) else {
-                return;
-            };
-            let number = self.first.get(peer.chip as usize).map(|f| f.saturating_add(sent.run));
-            let last = self.first.get(peer.chip as usize + 1);
-            if let Some(run) = number.filter(|n| last.is_some_and(|l| n < l)) {
-                let via = Via::Link;
+        if matches!(run.queue, Queue::Recv(_)) {
+            if let Some((chip, index)) = sender(self.artifact, self.entry, c as u16, i as u32, run) {
+                let (run, via) = (self.first[chip as usize] + index, Via::Link);
                 out.push(Source { run, via });
             }
             return;

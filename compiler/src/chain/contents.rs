@@ -2,56 +2,38 @@
 //! are looked at and not chosen cost no bytes.
 
 use crate::error::CompileError;
-use crate::tir::consteval::{convert, materialise};
-use crate::tir::{Op, TensorIr, ValueId};
+use crate::tir::consteval::weights;
+use crate::tir::{TensorIr, ValueId};
 use lockstep_graph::Weights;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 /// A constant value of the tensor IR, evaluated when its elements are first wanted and kept from then on.
 #[derive(Debug)]
-pub struct Constant {
-    /// What it is computed from; `None` where the elements were given.
-    value: Option<(Arc<TensorIr>, ValueId)>,
-    elements: OnceLock<Weights>,
+pub enum Constant {
+    /// Given elements, row-major, little-endian.
+    Given(Vec<u8>),
+    /// A value all of whose ancestors are constants, and its elements once they were wanted.
+    Value(Arc<TensorIr>, ValueId, OnceLock<Weights>),
 }
 
 impl Constant {
     /// A value all of whose ancestors are constants.
     pub fn new(ir: Arc<TensorIr>, value: ValueId) -> Constant {
-        Constant {
-            value: Some((ir, value)),
-            elements: OnceLock::new(),
-        }
-    }
-
-    /// Given elements, row-major, little-endian.
-    pub fn given(elements: Vec<u8>) -> Constant {
-        Constant {
-            value: None,
-            elements: Weights::from(elements).into(),
-        }
+        Constant::Value(ir, value, OnceLock::new())
     }
 
     /// Element bytes, row-major, little-endian.
     fn bytes(&self) -> Result<&[u8], CompileError> {
-        if let Some(known) = self.elements.get() {
+        let (ir, value, elements) = match self {
+            Constant::Given(elements) => return Ok(elements),
+            Constant::Value(ir, value, elements) => (ir, value, elements),
+        };
+        if let Some(known) = elements.get() {
             return Ok(known.bytes());
         }
-        let Some((ir, value)) = &self.value else {
-            return Ok(&[]);
-        };
-        let found = match &ir.values[*value].op {
-            Op::Const(k) => {
-                let stored = &ir.consts[*k];
-                match convert(stored)? {
-                    Cow::Borrowed(_) => stored.bytes.clone(),
-                    Cow::Owned(made) => made.into(),
-                }
-            }
-            _ => materialise(ir, *value)?.into(),
-        };
-        Ok(self.elements.get_or_init(|| found).bytes())
+        let found = weights(ir, *value)?;
+        Ok(elements.get_or_init(|| found).bytes())
     }
 }
 
@@ -118,7 +100,7 @@ impl Contents {
     /// The bytes.
     ///
     /// # Errors
-    /// Constants that cannot be evaluated, see [`materialise`]; elements outside their constant (a bug).
+    /// Constants that cannot be evaluated, see [`weights`]; elements outside their constant (a bug).
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>, CompileError> {
         let picked = match &*self.0 {
             Recipe::Given(bytes) => return Ok(bytes.into()),

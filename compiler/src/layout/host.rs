@@ -1,14 +1,12 @@
 //! Host maps: the nests that move a row-major host tensor into and out of a layout.
 
 use super::Layout;
+use crate::tir::row_major;
 use lockstep_isa::artifact::{HostDim, HostNest};
 
 /// The nests of a tensor in this layout; `value` names the buffer of each part (`None` for empty parts).
 pub fn nests(layout: &Layout, value: impl Fn(usize) -> Option<u32>) -> Vec<HostNest> {
-    let mut strides = vec![1i64; layout.shape.len()];
-    for d in (0..layout.shape.len().saturating_sub(1)).rev() {
-        strides[d] = strides[d + 1] * layout.shape[d + 1] as i64;
-    }
+    let strides = row_major(&layout.shape);
     let mut out = Vec::new();
     for p in 0..layout.n_parts() {
         let part = layout.part(p);
@@ -22,7 +20,7 @@ pub fn nests(layout: &Layout, value: impl Fn(usize) -> Option<u32>) -> Vec<HostN
             if n > 1 {
                 dims.push(HostDim {
                     count: n as u32,
-                    element: d.div as i64 * strides[d.axis as usize],
+                    element: d.div as i64 * strides[d.axis as usize] as i64,
                     vector: step,
                     lane: 0,
                 });
@@ -36,7 +34,7 @@ pub fn nests(layout: &Layout, value: impl Fn(usize) -> Option<u32>) -> Vec<HostN
             if let (Some(a), true) = (d.axis, n > 1) {
                 dims.push(HostDim {
                     count: n as u32,
-                    element: d.div as i64 * strides[a as usize],
+                    element: d.div as i64 * strides[a as usize] as i64,
                     vector: 0,
                     lane,
                 });
@@ -44,10 +42,10 @@ pub fn nests(layout: &Layout, value: impl Fn(usize) -> Option<u32>) -> Vec<HostN
             left /= n.max(1);
             lane *= d.extent as i32;
         }
-        let element: i64 = part.base.iter().zip(&strides).map(|(&c, &s)| c as i64 * s).sum();
+        let origin = part.base.iter().zip(&strides).map(|(c, s)| c * s).sum::<usize>();
         out.push(HostNest {
             value,
-            element: element as u64,
+            element: origin as u64,
             vector: 0,
             lane: 0,
             dims,

@@ -119,14 +119,6 @@ impl Layout {
         }
     }
 
-    /// How many elements from that in this lane on, one after the other along the last axis, lie in one lane after the other.
-    pub fn run_at(&self, lane: usize) -> usize {
-        match self.lane_run(lane, usize::MAX) {
-            (axis, n) if axis + 1 == self.shape.len() => n,
-            _ => 1,
-        }
-    }
-
     /// All digits of axes in the order in which they take their share of a coordinate: by axis, largest step first.
     fn digits(&self) -> Few<(Slot, u8, usize, usize)> {
         let vecs = self.vecs.iter().enumerate();

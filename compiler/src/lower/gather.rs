@@ -3,7 +3,7 @@
 
 use super::{Lowering, Res, Site, dtype};
 use crate::tir::expr::Ex;
-use crate::tir::{Combiner, IndexMap, ReduceOp, ValueId, consteval};
+use crate::tir::{Combiner, IndexMap, ReduceOp, ValueId, consteval, row_major};
 use lockstep_graph::op::Combine;
 use lockstep_isa::DType;
 
@@ -177,14 +177,6 @@ impl<'a> Lowering<'a> {
 /// Whether elements are chosen one by one rather than gathered.
 fn chooses(n: usize, indices: &[usize]) -> bool {
     n <= MAX_CHOICES && indices.iter().product::<usize>() >= CHOSEN * n
-}
-
-fn row_major(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
-    for d in (1..shape.len()).rev() {
-        strides[d - 1] = strides[d] * shape[d];
-    }
-    strides
 }
 
 /// min(index as unsigned, n - 1).

@@ -1,7 +1,5 @@
 //! SRAM of each chip, term by term, and the report of what does not fit.
 
-use super::cuts::Holdings;
-use super::search::Sharding;
 use super::{Context, Partitioned, constants, cost};
 use crate::tir::{Op, TensorIr, ValueId};
 use lockstep_graph::{EntityId, IdSet, SideTable};
@@ -149,13 +147,6 @@ fn peaks(part: &Partitioned, target: &Target, constant: &SideTable<ValueId, bool
         }
     }
     peak
-}
-
-/// Fewest stages of a sharding whose constants and states fit their chips.
-pub(super) fn least_stages(cx: &Context<'_>, sharding: &Sharding) -> u64 {
-    Holdings::new(cx, sharding)
-        .weights()
-        .div_ceil(cx.target.sram_bytes().max(1))
 }
 
 /// Number of operations that use a constant of more than one row.

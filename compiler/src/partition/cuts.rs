@@ -11,6 +11,7 @@ use super::fabric::Fabric;
 use super::search::Sharding;
 use crate::tir::{Op, ValueId};
 use lockstep_graph::SideTable;
+use lockstep_isa::Target;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -106,6 +107,11 @@ impl Demand {
         }
     }
 
+    /// Fewest stages of sharding `k` whose constants and states fit their chips.
+    pub(super) fn least_stages(&self, k: usize, target: &Target) -> u64 {
+        self.holdings[k].weights().div_ceil(target.sram_bytes().max(1))
+    }
+
     /// Modelled cycles of given stages.
     pub(super) fn cycles(&self, cx: &Context<'_>, stages: &[StagePlan], shardings: &[Sharding]) -> u64 {
         let n_chips = stages.last().map_or(1, |s| s.first + s.degree);
@@ -126,7 +132,7 @@ impl Demand {
 }
 
 /// SRAM bytes that constants, states and text of the operations add to a stage, by position in the order.
-pub(super) struct Holdings {
+struct Holdings {
     /// What each operation adds in any case: states; text.
     always: Vec<(u64, u64)>,
     /// What it adds to a stage that does not hold it yet: its number, constants, inputs.
@@ -137,7 +143,7 @@ pub(super) struct Holdings {
 
 impl Holdings {
     /// The holdings of a program under a sharding.
-    pub(super) fn new(cx: &Context<'_>, s: &Sharding) -> Holdings {
+    fn new(cx: &Context<'_>, s: &Sharding) -> Holdings {
         let mut numbers: BTreeMap<(ValueId, Dist), usize> = BTreeMap::new();
         let (mut always, mut once) = (Vec::new(), Vec::new());
         for &v in &cx.order {
@@ -190,7 +196,7 @@ impl Holdings {
     }
 
     /// Bytes of constants and states of the whole program.
-    pub(super) fn weights(&self) -> u64 {
+    fn weights(&self) -> u64 {
         let mut held = vec![false; self.n_once];
         (0..self.always.len()).map(|at| self.add(at, &mut held).0).sum()
     }

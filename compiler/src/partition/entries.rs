@@ -170,6 +170,6 @@ fn follow(
             ..s.clone()
         })
         .collect();
-    let cycles = Demand::new(cx, &own).cycles(cx, &stages, &own);
+    let cycles = Demand::new(cx, &[]).cycles(cx, &stages, &own);
     plan::expand(cx, &stages, &own, n_chips, cycles)
 }

@@ -95,7 +95,7 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
     let mut found: Vec<Planned> = Vec::new();
     let mut tried: Vec<Vec<StagePlan>> = Vec::new();
     let mut too_large: Option<Partitioned> = None;
-    let attempts = attempts(cx, &shardings, options.chips, limit);
+    let attempts = attempts(cx, &demand, &shardings, limit);
     for (wanted, offer, least) in &attempts {
         let (wanted, least) = (*wanted, *least);
         // More chips than the fewest that fit only add transfers.
@@ -155,7 +155,7 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
     found.sort_by_key(|p| (p.part.modelled_cycles, p.part.n_chips));
     found.dedup_by(|a, b| a.part.description == b.part.description && a.part.modelled_cycles == b.part.modelled_cycles);
     if found.is_empty() {
-        return Err(nothing_fits(cx, too_large, &shardings, limit));
+        return Err(nothing_fits(cx, &demand, too_large, &shardings, limit));
     }
     Ok((found, shardings))
 }
@@ -212,11 +212,11 @@ fn shardings(cx: &Context<'_>, limit: u16) -> Vec<Sharding> {
 }
 
 /// What to try: (chips, indices of the shardings that stages may follow, whether fewer chips are better).
-fn attempts(cx: &Context<'_>, shardings: &[Sharding], chips: Chips, limit: u16) -> Vec<(u16, Vec<usize>, bool)> {
+fn attempts(cx: &Context<'_>, demand: &Demand, shardings: &[Sharding], limit: u16) -> Vec<(u16, Vec<usize>, bool)> {
     let all: Vec<usize> = (0..shardings.len()).collect();
     let mut attempts = Vec::new();
     let spread = cx.options.spread;
-    match chips {
+    match cx.options.chips {
         Chips::Auto if spread > 0 => {
             let most = capacity::weight_operations(cx).min(limit as usize).max(1) as u16;
             let chips = most >> (MOST_SPREAD - spread.min(MOST_SPREAD));
@@ -235,7 +235,7 @@ fn attempts(cx: &Context<'_>, shardings: &[Sharding], chips: Chips, limit: u16) 
         }
         Chips::Auto => {
             for (k, s) in shardings.iter().enumerate() {
-                let least = capacity::least_stages(cx, s).max(1);
+                let least = demand.least_stages(k, cx.target).max(1);
                 let mut stages = least;
                 for _ in 0..8 {
                     let n = stages.saturating_mul(s.degree as u64).min(limit as u64) as u16;
@@ -270,10 +270,15 @@ fn describe(stages: &[StagePlan], n_chips: u16) -> String {
 }
 
 /// The error where no candidate fits.
-fn nothing_fits(cx: &Context<'_>, too_large: Option<Partitioned>, shardings: &[Sharding], limit: u16) -> CompileError {
-    let least = shardings
-        .iter()
-        .map(|s| capacity::least_stages(cx, s) * s.degree as u64)
+fn nothing_fits(
+    cx: &Context<'_>,
+    demand: &Demand,
+    too_large: Option<Partitioned>,
+    shardings: &[Sharding],
+    limit: u16,
+) -> CompileError {
+    let least = (shardings.iter().enumerate())
+        .map(|(k, s)| demand.least_stages(k, cx.target) * s.degree as u64)
         .min()
         .unwrap_or(1);
     let capacity_allows = too_large.is_none() && least <= limit as u64;

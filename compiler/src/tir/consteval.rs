@@ -8,7 +8,7 @@ use super::map::{IndexMap, View, unravel};
 use super::op::Op;
 use super::{ConstData, TensorIr, ValueId};
 use crate::error::CompileError;
-use lockstep_graph::IdSet;
+use lockstep_graph::{IdSet, Weights};
 use lockstep_isa::artifact::HostDType;
 use lockstep_isa::{DType, scalar};
 use std::borrow::Cow;
@@ -36,6 +36,21 @@ pub fn const_values(ir: &TensorIr) -> IdSet<ValueId> {
 /// If the value depends on an input or state (a bug of the caller), or a stored integer does not fit i32.
 pub fn materialise(ir: &TensorIr, v: ValueId) -> Result<Vec<u8>, CompileError> {
     Ok(Evaluation::of(ir, v).bytes(v)?.into_owned())
+}
+
+/// As [`materialise`], sharing the bytes of a constant that is stored as it is wanted.
+///
+/// # Errors
+/// As [`materialise`].
+pub fn weights(ir: &TensorIr, v: ValueId) -> Result<Weights, CompileError> {
+    let Op::Const(k) = ir.values[v].op else {
+        return materialise(ir, v).map(Weights::from);
+    };
+    let stored = &ir.consts[k];
+    Ok(match convert(stored)? {
+        Cow::Borrowed(_) => stored.bytes.clone(),
+        Cow::Owned(made) => made.into(),
+    })
 }
 
 /// The value as a tensor; see [`materialise`].

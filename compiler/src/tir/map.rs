@@ -34,18 +34,21 @@ pub struct View {
     pub hi: Vec<usize>,
 }
 
+/// Row-major strides of a tensor, in elements.
+pub fn row_major(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for d in (1..shape.len()).rev() {
+        strides[d - 1] = strides[d] * shape[d];
+    }
+    strides
+}
+
 impl View {
     /// The row-major view of a whole tensor.
     pub fn contiguous(shape: &[usize]) -> View {
-        let mut strides = vec![0i64; shape.len()];
-        let mut step = 1i64;
-        for (d, &n) in shape.iter().enumerate().rev() {
-            strides[d] = step;
-            step *= n as i64;
-        }
         View {
             shape: shape.to_vec(),
-            strides,
+            strides: row_major(shape).into_iter().map(|s| s as i64).collect(),
             offset: 0,
             lo: vec![0; shape.len()],
             hi: shape.to_vec(),

@@ -20,7 +20,7 @@ pub mod verify;
 
 pub use build::TirBuilder;
 pub use compose::{compose, compose_simply};
-pub use map::{IndexMap, MapId, View, Windows};
+pub use map::{IndexMap, MapId, View, Windows, row_major};
 pub use op::{Arg, Combiner, MapNode, Op, ReduceOp};
 pub use verify::Phase;
 

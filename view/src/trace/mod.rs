@@ -11,6 +11,7 @@ mod counters;
 mod perfetto;
 mod proto;
 
+use crate::flow;
 use lockstep_isa::disasm::{self, Line};
 use lockstep_isa::op::UnitKind;
 use lockstep_isa::{Artifact, Opcode, Queue, Target};
@@ -240,26 +241,11 @@ impl Flows {
         let Some(e) = artifact.entries.get(entry) else {
             return flows;
         };
-        let target = &artifact.target;
         for line in disasm::lines(artifact, entry) {
-            let Queue::Recv(link) = line.run.queue else { continue };
-            let local = target.c2c.local_links;
-            let peer = target.topology.peer(line.chip, link, local, artifact.n_chips);
-            let claims = e
-                .chips
-                .get(line.chip as usize)
-                .and_then(|c| c.claims.get(line.index as usize));
-            let sender = claims.and_then(|c| c.operands.first());
-            let (Some(peer), Some(sender)) = (peer, sender) else {
-                continue;
-            };
-            let there = e.chips.get(peer.chip as usize).map(|c| c.program as usize);
-            let program = there.and_then(|p| artifact.programs.get(p));
-            let run = program.and_then(|p| p.runs.get(sender.run as usize));
-            if run.is_some_and(|r| r.queue == Queue::Send(peer.link)) {
+            if let Some(from) = flow::sender(artifact, e, line.chip, line.index, line.run) {
                 let id = flows.arrives.len() as u64 + 1;
                 flows.arrives.insert((line.chip, line.index), id);
-                flows.departs.entry((peer.chip, sender.run)).or_default().push(id);
+                flows.departs.entry(from).or_default().push(id);
             }
         }
         flows

@@ -12,7 +12,7 @@ use crate::chain::{Affine, BufId, BufKind, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::choose::{Rows, default_layout, with_lanes};
 use crate::layout::{Layout, VecDigit};
-use crate::tir::ValueId;
+use crate::tir::{ValueId, row_major};
 use lockstep_isa::{AluOp, DType, Dir, Target};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -146,10 +146,7 @@ impl Builder<'_> {
         }
         let from = self.constant(table);
         let size = dtype.bytes();
-        let mut strides = vec![1usize; shape.len()];
-        for d in (0..shape.len().saturating_sub(1)).rev() {
-            strides[d] = strides[d + 1] * shape[d + 1];
-        }
+        let strides = row_major(&shape);
         let offsets = lanes
             .iter()
             .map(|c| c.iter().zip(&strides[1..]).map(|(a, b)| a * b).sum());

@@ -173,7 +173,7 @@ impl Builder<'_> {
                     let n = layout.shape[axis as usize];
                     shape[axis as usize] = n;
                     let bytes: Vec<u8> = (0..n as i32).flat_map(i32::to_le_bytes).collect();
-                    let iota = Arc::new(Constant::given(bytes));
+                    let iota = Arc::new(Constant::Given(bytes));
                     let home = self.const_from(iota, DType::I32, chip, side, &layout.restrict(&shape));
                     (shape, Source::Home(home))
                 }

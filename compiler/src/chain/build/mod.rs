@@ -76,8 +76,13 @@ impl Home {
         }
     }
 
-    /// The same, and how many of the elements from this one on along an axis, at most `most`, lie one lane after the other.
-    pub fn run_at(&self, c: &[usize], axis: usize, most: usize) -> Result<(BufId, u32, u16, usize), CompileError> {
+    /// The same, and how many of the elements from this one on along the last axis, at most `most`, lie one lane after the other.
+    pub fn run_at(&self, c: &[usize], most: usize) -> Result<(BufId, u32, u16, usize), CompileError> {
+        self.run_along(c, c.len().saturating_sub(1), most)
+    }
+
+    /// The same along any axis.
+    pub fn run_along(&self, c: &[usize], axis: usize, most: usize) -> Result<(BufId, u32, u16, usize), CompileError> {
         let (buf, index, lane) = self.at(c)?;
         let n = match self.layout.lane_run(lane as usize, usize::MAX) {
             (along, n) if along == axis => n.min(most),

@@ -140,8 +140,7 @@ impl Builder<'_> {
                         (_, true) => self.any_home(u)?,
                         _ => self.first_home(u, v, &home.layout)?,
                     };
-                    let (buf, index, l) = from.at(&at)?;
-                    let n = n.min(from.layout.run_at(l as usize));
+                    let (buf, index, l, n) = from.run_at(&at, n)?;
                     let map = sources.entry((buf, index)).or_insert_with(|| vec![u16::MAX; hi]);
                     for (slot, l) in map[lane..lane + n].iter_mut().zip(l..) {
                         *slot = l;

@@ -8,7 +8,7 @@ use crate::error::CompileError;
 use crate::layout::Layout;
 use crate::layout::choose::{default_layout, with_lanes};
 use crate::tir::map::unravel;
-use crate::tir::{Op, ValueId, View};
+use crate::tir::{Op, ValueId, View, row_major};
 use lockstep_graph::EntityId;
 use lockstep_isa::{DType, Dir};
 use std::rc::Rc;
@@ -290,10 +290,7 @@ impl Builder<'_> {
         side: Option<Dir>,
         layout: &Layout,
     ) -> Rc<Home> {
-        let mut strides = vec![1usize; layout.shape.len()];
-        for d in (0..layout.shape.len().saturating_sub(1)).rev() {
-            strides[d] = strides[d + 1] * layout.shape[d + 1];
-        }
+        let strides = row_major(&layout.shape);
         let linear = |c: &[usize]| c.iter().zip(&strides).map(|(a, b)| a * b).sum::<usize>();
         let origin = vec![0; layout.shape.len()];
         let lane_offsets = (0..layout.lane_count()).map(|l| {
@@ -357,12 +354,12 @@ impl Builder<'_> {
                         Some(home) => home.clone(),
                         None => self.first_home(u, v, want)?,
                     };
-                    let (buf, index, l) = home.at(&at)?;
+                    let (buf, index, l, n) = home.run_at(&at, n)?;
                     if l as usize != lane || found.is_some_and(|f| f != (buf, index)) {
                         return Ok(None);
                     }
                     found = Some((buf, index));
-                    lane += n.min(home.layout.run_at(l as usize));
+                    lane += n;
                 }
                 let Some((buf, index)) = found else { return Ok(None) };
                 if self.prog.bufs[buf].hi as usize != part.hi && !wider {

@@ -10,7 +10,7 @@ use crate::error::CompileError;
 use crate::layout::choose::{Rows, finish, whole_axis};
 use crate::layout::{Few, LaneDigit, Layout, VecDigit};
 use crate::partition::cost::extents;
-use crate::tir::{Op, TensorIr, ValueId};
+use crate::tir::{Op, TensorIr, ValueId, row_major};
 use lockstep_graph::EntityId;
 use lockstep_isa::run::Window;
 use lockstep_isa::{DType, Dir, Target};
@@ -106,11 +106,7 @@ impl Builder<'_> {
         if !self.is_const(rhs) {
             return self.run_time_loads(spec, rhs, rows, columns, window, layout);
         }
-        let shape = self.shape(rhs).to_vec();
-        let mut strides = vec![1usize; shape.len()];
-        for d in (0..shape.len().saturating_sub(1)).rev() {
-            strides[d] = strides[d + 1] * shape[d + 1];
-        }
+        let strides = row_major(self.shape(rhs));
         let of_row: Vec<u32> = rows
             .iter()
             .map(|c| spec.contracted.iter().map(|&(l, r)| c[l] * strides[r]).sum::<usize>() as u32)
@@ -242,14 +238,14 @@ impl Builder<'_> {
         }
         let home = self.any_home(rhs)?;
         if let Some(loads) = self.loads_from(spec, rhs, rows, columns, window, &|_, c, axis, most| {
-            home.run_at(c, axis, most).map(Some)
+            home.run_along(c, axis, most).map(Some)
         })? {
             return Ok(loads);
         }
         let want = rhs_layout(spec, self.shape(rhs), layout, &self.rows(rhs));
         let home = self.relayout(rhs, &want)?;
         match self.loads_from(spec, rhs, rows, columns, window, &|_, c, axis, most| {
-            home.run_at(c, axis, most).map(Some)
+            home.run_along(c, axis, most).map(Some)
         })? {
             Some(loads) => Ok(loads),
             None => Err(CompileError::internal(
@@ -261,13 +257,8 @@ impl Builder<'_> {
 
     /// Where an element behind moves lies, if it is in memory on the same chip.
     pub fn behind(&self, v: ValueId, c: &[usize]) -> Result<Option<(BufId, u32, u16)>, CompileError> {
-        let Resolved::Element(u, at) = self.resolve(v, c)? else {
-            return Ok(None);
-        };
-        match &self.homes[u.index()] {
-            Some(home) if !self.is_const(u) && self.chip(u) == self.chip(v) => home.at(&at).map(Some),
-            _ => Ok(None),
-        }
+        let found = self.run_behind(v, c, 0, 1)?;
+        Ok(found.map(|(buf, index, lane, _)| (buf, index, lane)))
     }
 
     /// The same for the elements from `c` on along an axis, of which at most `most` are of interest.
@@ -282,9 +273,7 @@ impl Builder<'_> {
             return Ok(None);
         };
         match &self.homes[u.index()] {
-            Some(home) if !self.is_const(u) && self.chip(u) == self.chip(v) => {
-                home.run_at(&at, at.len().saturating_sub(1), n).map(Some)
-            }
+            Some(home) if !self.is_const(u) && self.chip(u) == self.chip(v) => home.run_at(&at, n).map(Some),
             _ => Ok(None),
         }
     }

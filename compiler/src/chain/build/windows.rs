@@ -357,8 +357,8 @@ impl Builder<'_> {
                         let Some(home) = reader.homes.get(&u) else {
                             return Err(CompileError::internal("chains", format!("{u} has no home")));
                         };
-                        let (buf, index, lane) = home.at(&e)?;
-                        ((buf, index), lane, along.min(home.layout.run_at(lane as usize)))
+                        let (buf, index, lane, n) = home.run_at(&e, along)?;
+                        ((buf, index), lane, n)
                     }
                 };
                 channel += n;

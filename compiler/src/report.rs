@@ -253,6 +253,7 @@ fn wait_text(wait: &Wait) -> String {
         Wait::Product => "the product before".into(),
         Wait::Unit(kind) => kind_text(*kind).into(),
         Wait::Belts => "free belt slots".into(),
+        Wait::Window => "chains far before it".into(),
     }
 }
 

@@ -17,6 +17,12 @@ pub(super) struct Bound {
 }
 
 impl Bound {
+    /// No bound.
+    pub const START: Bound = Bound {
+        cycle: 0,
+        cause: Cause::START,
+    };
+
     /// Keeps the later of two bounds.
     pub fn raise(&mut self, cycle: u64, cause: Cause) {
         if cycle > self.cycle {
@@ -129,11 +135,8 @@ impl<'a> Deps<'a> {
     }
 
     /// Earliest anchor, not before `floor`, by the rows that the group reads and writes.
-    pub fn bound(&self, group: &Group, floor: u64) -> Result<Bound, CompileError> {
-        let mut bound = Bound {
-            cycle: floor,
-            cause: Cause::START,
-        };
+    pub fn bound(&self, group: &Group, floor: Bound) -> Result<Bound, CompileError> {
+        let mut bound = floor;
         for step in &group.steps {
             let Some((buf, writes)) = memory(step) else {
                 continue;

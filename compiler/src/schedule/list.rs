@@ -63,9 +63,9 @@ struct Lister<'a> {
     deps: Deps<'a>,
     runs: Vec<PlacedRun>,
     groups: Vec<GroupTiming>,
-    /// Largest end over the chains up to each, and over all runs.
-    ends: Vec<u64>,
-    end: u64,
+    /// Largest end over the chains up to each, and over all runs, with the group that ends there.
+    ends: Vec<(u64, u32)>,
+    end: (u64, u32),
     /// Last group that multiplied, per chip, hemisphere and plane.
     last_mul: Vec<[Vec<u32>; 2]>,
 }
@@ -89,23 +89,24 @@ impl<'a> Lister<'a> {
             runs: Vec::new(),
             groups: Vec::new(),
             ends: Vec::new(),
-            end: 0,
+            end: (0, 0),
             last_mul: vec![[vec![0; planes], vec![0; planes]]; program.n_chips as usize],
         }
     }
 
     /// Earliest cycle that the window allows for this chain.
-    fn floor(&self, chain: ChainId) -> u64 {
-        match self.window {
-            None => 0,
-            Some(0) => self.end,
-            Some(w) => chain
-                .index()
-                .checked_sub(w)
-                .and_then(|i| self.ends.get(i))
-                .copied()
-                .unwrap_or(0),
+    fn floor(&self, chain: ChainId) -> Bound {
+        let end = match self.window {
+            None => None,
+            Some(0) => Some(&self.end),
+            Some(w) => chain.index().checked_sub(w).and_then(|i| self.ends.get(i)),
+        };
+        let mut floor = Bound::START;
+        if let Some(&(cycle, group)) = end {
+            let (wait, group) = (Wait::Window, Some(group));
+            floor.raise(cycle, Cause { wait, group });
         }
+        floor
     }
 
     fn chain(&mut self, id: ChainId, chain: &Chain, split: &[Members]) -> Result<(), CompileError> {
@@ -139,8 +140,9 @@ impl<'a> Lister<'a> {
                 }
             }
         }
-        let end = self.groups[first..].iter().map(|g| g.end).max().unwrap_or(0);
-        self.ends.push(end.max(self.ends.last().copied().unwrap_or(0)));
+        let own = (first..).zip(&self.groups[first..]).map(|(i, g)| (g.end, i as u32));
+        let before = self.ends.last().copied();
+        self.ends.push(own.chain(before).max().unwrap_or((0, 0)));
         Ok(())
     }
 
@@ -160,10 +162,7 @@ impl<'a> Lister<'a> {
             }
         }
         for members in split.iter().filter(|m| m.load.is_none()) {
-            let mut loaded = Bound {
-                cycle: 0,
-                cause: Cause::START,
-            };
+            let mut loaded = Bound::START;
             let mut unit = None;
             if let Some(mul) = members.mul {
                 let NodeOp::Mul {
@@ -359,10 +358,11 @@ impl<'a> Lister<'a> {
                 let Some(held) = chip.queue(queue) else {
                     return Err(bad(group.chain, format_args!("the target has no queue {queue:?}")));
                 };
-                let (mut free, holder) = held.next_free(start, len);
+                let (mut free, mut holder) = held.next_free(start, len);
                 if let (StepOp::Node(NodeOp::Load { .. }), Queue::MxmLoad(hemi, _)) = (&step.op, queue) {
                     let words = group::load_words(group, step);
-                    free = chip.load_free(hemi, free, len, words, self.target.mxm.load_words_per_cycle as u32);
+                    let limit = self.target.mxm.load_words_per_cycle as u32;
+                    (free, holder) = chip.load_free(hemi, (free, holder), len, words, limit);
                 }
                 if free > start {
                     at += free - start;
@@ -543,7 +543,7 @@ impl<'a> Lister<'a> {
                 (Unit::Alu(_), None) => {}
             }
             if let (StepOp::Node(NodeOp::Load { .. }), Unit::Fixed(Queue::MxmLoad(hemi, _))) = (&step.op, step.unit) {
-                chip.hold_load(hemi, start, len, group::load_words(group, step));
+                chip.hold_load(hemi, start, len, group::load_words(group, step), index);
             }
             if let (Some(slots), Some(stream), Some(belt)) = (slots(step, fit.at), fit.streams[i], step.belt) {
                 chip.belts.set(&slots, stream, belt.words, true);
@@ -551,7 +551,7 @@ impl<'a> Lister<'a> {
             end = end.max(fit.at + step.offset + group::end(self.target, step));
             self.deps.note(group.chain, index, step, fit.at)?;
         }
-        self.end = self.end.max(end);
+        self.end = self.end.max((end, index));
         self.groups.push(GroupTiming {
             chain: group.chain,
             first: group.steps.iter().filter_map(|s| s.node).min(),

@@ -23,6 +23,8 @@ pub enum Wait {
     Unit(UnitKind),
     /// Free belt slots.
     Belts,
+    /// The end of chains so far before it in the program that it may not overtake them.
+    Window,
 }
 
 /// What a group waited for, and the group that had it.

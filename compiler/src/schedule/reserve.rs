@@ -231,6 +231,16 @@ pub(super) struct Plane {
     pub shadow_free: u64,
 }
 
+/// A tile load that is placed.
+#[derive(Clone, Copy, Debug)]
+struct Loading {
+    start: u64,
+    end: u64,
+    /// Words per cycle.
+    words: u32,
+    group: u32,
+}
+
 /// What a chip has reserved.
 #[derive(Clone, Debug)]
 pub(super) struct Chip {
@@ -239,8 +249,8 @@ pub(super) struct Chip {
     pub belts: Belts,
     /// Planes by hemisphere.
     pub planes: [Vec<Plane>; 2],
-    /// Tile loads per hemisphere: (start, end, words per cycle).
-    loads: [Vec<(u64, u64, u32)>; 2],
+    /// Tile loads per hemisphere.
+    loads: [Vec<Loading>; 2],
     /// Nothing is held from this cycle on.
     pub horizon: u64,
     layout: QueueLayout,
@@ -310,30 +320,43 @@ impl Chip {
         }
     }
 
-    /// The first cycle at or after `start` at which a load of `words` words a cycle keeps within `limit` words a cycle.
-    pub fn load_free(&self, hemi: Dir, start: u64, len: u64, words: u32, limit: u32) -> u64 {
-        let loads = &self.loads[hemi as usize];
-        let mut start = start;
+    /// The first cycle from that of `free` on at which a load of `words` words a cycle keeps within `limit` words a cycle, and
+    /// the group that is in its way until then: that of `free` where no load is.
+    pub fn load_free(
+        &self,
+        hemi: Dir,
+        free: (u64, Option<u32>),
+        len: u64,
+        words: u32,
+        limit: u32,
+    ) -> (u64, Option<u32>) {
+        let mut free = free;
         loop {
-            let overlapping = loads.iter().filter(|(s, e, _)| *s < start + len && start < *e);
-            let (sum, first_end) =
-                overlapping.fold((0u32, u64::MAX), |(sum, first), (_, e, w)| (sum + w, first.min(*e)));
-            if sum + words <= limit || sum == 0 {
-                return start;
+            let overlaps = |l: &&Loading| l.start < free.0 + len && free.0 < l.end;
+            let overlapping = || self.loads[hemi as usize].iter().filter(overlaps);
+            let first = overlapping().map(|l| (l.end, Some(l.group))).min();
+            match first {
+                Some(first) if overlapping().map(|l| l.words).sum::<u32>() + words > limit => free = first,
+                _ => return free,
             }
-            start = first_end;
         }
     }
 
     /// Records a load; forgets those that ended before `oldest`, since none is placed earlier any more.
-    pub fn hold_load(&mut self, hemi: Dir, start: u64, len: u64, words: u32) {
+    pub fn hold_load(&mut self, hemi: Dir, start: u64, len: u64, words: u32, group: u32) {
         let oldest = self.planes[hemi as usize]
             .iter()
             .map(|p| p.shadow_free)
             .min()
             .unwrap_or(0);
         let loads = &mut self.loads[hemi as usize];
-        loads.retain(|(_, end, _)| *end > oldest);
-        loads.push((start, start + len, words));
+        loads.retain(|l| l.end > oldest);
+        let end = start + len;
+        loads.push(Loading {
+            start,
+            end,
+            words,
+            group,
+        });
     }
 }

@@ -146,7 +146,7 @@ impl Builder<'_> {
         }
         let from = self.constant(table);
         let size = dtype.bytes();
-        let strides = row_major(&shape);
+        let strides = row_major(shape);
         let offsets = lanes
             .iter()
             .map(|c| c.iter().zip(&strides[1..]).map(|(a, b)| a * b).sum());

@@ -5,7 +5,7 @@
 //! fails on any hazard, *cpu* runs one fused kernel per chain.
 //!
 //! What they share: [`HostIo`] moves tensors between the host and chip memory, [`Memory`] holds the rows that an
-//! artifact uses, [`ExecError`] says what went wrong.
+//! artifact uses, [`plan`] links its chains to steps over rows, [`ExecError`] says what went wrong.
 
 mod aligned;
 pub mod cpu;
@@ -16,6 +16,7 @@ pub mod host_io;
 pub mod host_tensor;
 pub mod kernels;
 pub mod memory;
+pub mod plan;
 #[cfg(feature = "sim")]
 pub mod sim;
 

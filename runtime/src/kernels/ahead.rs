@@ -5,7 +5,7 @@
 //! description of those after it and the first rows of the next one are fetched.
 
 use super::drive::Machine;
-use crate::cpu::plan::{Arg, ChainPlan, OpKind, Part, Plan, Step};
+use crate::plan::{Arg, ChainPlan, OpKind, Part, Plan, Step};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;

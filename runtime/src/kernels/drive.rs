@@ -1,10 +1,10 @@
 //! Runs the steps of a plan.
 //!
-//! Safety rests on the plan: its builder checks every offset against the spaces (`cpu::link` and `cpu::build`), and the
+//! Safety rests on the plan: its builder checks every offset against the spaces (`plan::link` and `plan::build`), and the
 //! session allocates scratch and buffers of the sizes that the plan states.
 
 use super::{Factor, Kernels, Lines, MapArgs, Product};
-use crate::cpu::plan::{
+use crate::plan::{
     Arg, FactorStep, Follow, MAX_TERMS, Multiply, OpKind, Pack, Part, Plan, Rows, SPACES, Space, Step, Tape, TapeOp,
     Transpose,
 };
@@ -518,7 +518,7 @@ unsafe fn tape_op(k: &Kernels, m: &Machine, plan: &Plan, s: &Tape, slots: *mut u
                 };
                 (k.multiply_add)(&lines[..terms.len().min(MAX_TERMS)], &args);
             }
-            OpKind::Gather { limit, stride } => {
+            OpKind::Gather { limit, stride, .. } => {
                 let lo = op.lo as usize;
                 let (a, c, out) = (rows(&op.a, 0), rows(&op.c, lo), rows(&op.out, lo));
                 for i in 0..count {
@@ -552,13 +552,13 @@ unsafe fn tape_op(k: &Kernels, m: &Machine, plan: &Plan, s: &Tape, slots: *mut u
                     }
                 }
             }
-            OpKind::Copy => {
+            OpKind::Copy { .. } => {
                 let (a, out) = (rows(&op.a, op.lo as usize), rows(&op.out, op.lo as usize));
                 for i in 0..count {
                     std::ptr::copy(a.at(i), out.at(i), lanes);
                 }
             }
-            OpKind::Scatter { limit, stride } => {
+            OpKind::Scatter { limit, stride, .. } => {
                 let lo = op.lo as usize;
                 let (a, b, out) = (rows(&op.a, lo), rows(&op.b, 0), rows(&op.out, lo));
                 for i in 0..count {

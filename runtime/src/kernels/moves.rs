@@ -1,7 +1,7 @@
 //! Operations across lanes: reduce, permute, transpose, packing.
 
 use super::simd::Simd;
-use crate::cpu::plan::Piece;
+use crate::plan::Piece;
 use lockstep_isa::scalar::{self, PARTIALS};
 use lockstep_isa::{AluOp, DType};
 

@@ -5,7 +5,7 @@
 use super::ahead::look_ahead;
 use super::drive::{Local, Machine, Probe, run_part};
 use super::{FloatEnvironment, Kernels};
-use crate::cpu::plan::Plan;
+use crate::plan::Plan;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;

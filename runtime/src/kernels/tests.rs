@@ -1,7 +1,7 @@
 //! Every kernel of every level against the scalar definition, bit for bit.
 
 use super::*;
-use crate::cpu::plan::Piece;
+use crate::plan::Piece;
 use lockstep_isa::scalar;
 
 fn levels() -> Vec<Kernels> {

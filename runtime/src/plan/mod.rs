@@ -1,8 +1,21 @@
-//! What a loaded chain is made of: steps over rows, with every address resolved.
+//! Links an artifact's chains to steps over rows, with every address resolved: what an executor runs.
+//!
+//! [`load`] links every chain's instructions through their claims ([`link`]) and derives a [`Plan`] from them ([`build`],
+//! [`matrix`], [`tape`]): products over weight panels that are used where the artifact has them, and tapes of vector operations
+//! over rows. Belts, tiles and accumulators do not exist; data flows from rows through registers to rows.
 //!
 //! A step works on a range of rows. Row n stands for issue n of the runs that the step was derived from, so a step can
 //! be cut anywhere between rows: into blocks that stay in cache, or over threads.
 
+pub mod build;
+pub mod follow;
+pub mod join;
+pub mod link;
+pub mod load;
+pub mod matrix;
+pub mod tape;
+
+pub use load::{Loaded, load};
 use lockstep_isa::{AluOp, DType};
 
 /// What an offset counts from.
@@ -157,6 +170,8 @@ pub enum OpKind {
         limit: u32,
         /// Bytes between them.
         stride: u32,
+        /// Bytes per lane.
+        size: u32,
     },
     /// Gathers from a weight tile: vector `base + row number * step + min(index, limit - 1) * stride` of a value.
     GatherTile {
@@ -170,13 +185,18 @@ pub enum OpKind {
         stride: u32,
     },
     /// Copies bytes `lo .. lo + n` of a.
-    Copy,
+    Copy {
+        /// Bytes per lane.
+        size: u32,
+    },
     /// Copies bytes `lo .. lo + n` of a into row `out + min(index, limit - 1) * stride`, the index being lane 0 of b.
     Scatter {
         /// Rows that may be touched.
         limit: u32,
         /// Bytes between them.
         stride: u32,
+        /// Bytes per lane.
+        size: u32,
     },
     /// Folds `len` rows of a at a time into slot c; writes the result after every row or after the last.
     Fold {

@@ -4,9 +4,9 @@
 //! into panels at load. Weights computed at run time are packed when the first product needs them, or used in place
 //! where few rows are multiplied and their rows are evenly spaced.
 
-use crate::cpu::build::{Building, Chain};
-use crate::cpu::link::{Linked, Source};
-use crate::cpu::plan::{Arg, BlockStep, FactorStep, Multiply, OpKind, Pack, Rows, Space, Step, Tape, TapeOp};
+use crate::plan::build::{Building, Chain};
+use crate::plan::link::{Linked, Source};
+use crate::plan::{Arg, BlockStep, FactorStep, Multiply, OpKind, Pack, Rows, Space, Step, Tape, TapeOp};
 use crate::memory::Memory;
 use lockstep_isa::artifact::PANEL_COLUMNS;
 use lockstep_isa::run::AccIn;
@@ -341,7 +341,7 @@ impl Chain<'_, '_> {
     /// Copies `n` bytes from byte `lo` on of rows.
     fn copy(&mut self, id: usize, from: Rows, to: Rows, rows: u32, (lo, n): (u32, u32)) {
         let op = TapeOp {
-            kind: OpKind::Copy,
+            kind: OpKind::Copy { size: 4 },
             a: Arg::Rows(from),
             b: Arg::None,
             c: Arg::None,

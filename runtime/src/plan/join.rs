@@ -14,7 +14,7 @@
 //! A product moves only past steps that touch none of its scratch; rows of memory that a fused chain writes it reads nowhere
 //! but in the same step. None of it changes the order in which an element is summed.
 
-use crate::cpu::plan::{Arg, BlockStep, FactorStep, Multiply, Rows, Space, Step};
+use crate::plan::{Arg, BlockStep, FactorStep, Multiply, Rows, Space, Step};
 use lockstep_isa::artifact::PANEL_COLUMNS;
 
 /// How many steps back the product is looked for that another goes on from.

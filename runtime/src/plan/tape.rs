@@ -1,8 +1,8 @@
 //! Turns a group of vector operations into a tape.
 
-use crate::cpu::build::{Building, Chain, Obstacle};
-use crate::cpu::link::Source;
-use crate::cpu::plan::{Arg, MAX_TERMS, OpKind, Piece, Rows, Space, Step, Tape, TapeOp, TileView};
+use crate::plan::build::{Building, Chain, Obstacle};
+use crate::plan::link::Source;
+use crate::plan::{Arg, MAX_TERMS, OpKind, Piece, Rows, Space, Step, Tape, TapeOp, TileView};
 use crate::kernels::MAX_BLOCK;
 use lockstep_isa::run::{Operand, Src};
 use lockstep_isa::{AluOp, DType, Opcode, scalar};
@@ -269,6 +269,7 @@ impl Chain<'_, '_> {
                     let kind = OpKind::Scatter {
                         limit: run.limit,
                         stride: run.row_stride as u32 * linked.memory.lanes() as u32,
+                        size,
                     };
                     w.push(kind, [a, b, none], out, bytes);
                     return Ok(());
@@ -277,14 +278,15 @@ impl Chain<'_, '_> {
                     return Ok(());
                 }
                 let a = self.narrow_arg(w, id, data, size as usize)?;
-                w.push(OpKind::Copy, [a, none, none], out, bytes);
+                w.push(OpKind::Copy { size }, [a, none, none], out, bytes);
                 Ok(())
             }
             Opcode::Read => {
                 let rows = linked.memory_rows(id)?;
                 let out = self.result(w, id)?;
                 let all = run.words as u32 * linked.memory.lanes() as u32;
-                w.push(OpKind::Copy, [Arg::Rows(rows), none, none], out, (0, all));
+                let size = run.words as u32;
+                w.push(OpKind::Copy { size }, [Arg::Rows(rows), none, none], out, (0, all));
                 Ok(())
             }
             Opcode::Send | Opcode::Recv => {
@@ -297,7 +299,7 @@ impl Chain<'_, '_> {
                 }
                 let out = self.result(w, id)?;
                 let all = (0, linked.memory.lanes() as u32);
-                w.push(OpKind::Copy, [Arg::Rows(rows), none, none], out, all);
+                w.push(OpKind::Copy { size: 1 }, [Arg::Rows(rows), none, none], out, all);
                 Ok(())
             }
             _ => fail("no vector operation"),
@@ -431,6 +433,7 @@ impl Chain<'_, '_> {
         let kind = OpKind::Gather {
             limit: run.limit,
             stride,
+            size,
         };
         let bytes = self.live_bytes(id, size);
         w.push(kind, [a, Arg::None, from], out, bytes);

@@ -8,7 +8,7 @@
 //! mul rows 0..22 -> a; tape rows 0..22; mul rows 22..44 -> a; ...   after
 //! ```
 
-use crate::cpu::plan::{Arg, Follow, Multiply, Rows, Space, Step, Tape};
+use crate::plan::{Arg, Follow, Multiply, Rows, Space, Step, Tape};
 
 /// Bytes of results that should still be in the first-level cache when they are taken.
 const RESULT_BYTES: usize = 28 << 10;
@@ -83,7 +83,7 @@ fn start(m: &Multiply, t: &Tape, row_bytes: usize) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::plan::{BlockStep, FactorStep, OpKind, TapeOp};
+    use crate::plan::{BlockStep, FactorStep, OpKind, TapeOp};
     use lockstep_isa::DType;
 
     fn product(rows: u32) -> Step {
@@ -122,7 +122,7 @@ mod tests {
             grain: 1,
             slots: 0,
             ops: vec![TapeOp {
-                kind: OpKind::Copy,
+                kind: OpKind::Copy { size: 4 },
                 a: Arg::Rows(Rows::linear(Space::Scratch, from, 1280)),
                 b: Arg::None,
                 c: Arg::None,

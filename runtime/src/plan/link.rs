@@ -1,6 +1,6 @@
 //! Links the runs of an entry: groups them by chain and finds what each operand is.
 
-use crate::cpu::plan::{Rows, Space};
+use crate::plan::{Rows, Space};
 use crate::error::ExecError;
 use crate::memory::{Memory, gathered};
 use lockstep_isa::artifact::{Artifact, ConstForm, Entry, Value, ValueKind};

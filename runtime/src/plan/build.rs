@@ -7,10 +7,10 @@
 //! A chain whose units would depend on each other in a circle, or that writes rows which it also reads, runs issue by
 //! issue in the order of the cycles instead, with every result in scratch: the same steps, one row at a time.
 
-use crate::cpu::follow::follow;
-use crate::cpu::join::join;
-use crate::cpu::link::{LinkError, Linked, Linking, Source, extent};
-use crate::cpu::plan::{ChainPlan, Plan, Rows, Space, Step, Transpose};
+use crate::plan::follow::follow;
+use crate::plan::join::join;
+use crate::plan::link::{LinkError, Linked, Linking, Source, extent};
+use crate::plan::{ChainPlan, Plan, Rows, Space, Step, Transpose};
 use crate::error::ExecError;
 use lockstep_isa::{AluOp, Opcode, scalar};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,0 +1,106 @@
+//! From an artifact to the plans of its entries and the memory that they work on.
+
+use crate::error::ExecError;
+use crate::memory::Memory;
+use crate::plan::Plan;
+use crate::plan::build::{Builder, Pool};
+use crate::plan::link::{LinkError, Linked};
+use lockstep_isa::Artifact;
+use std::ops::Range;
+
+/// From this many chains on, two threads prepare them.
+const CHAINS_FOR_TWO: usize = 256;
+
+/// A linked artifact.
+pub struct Loaded {
+    /// Chip memory, constants filled in.
+    pub memory: Memory,
+    /// One plan for each entry.
+    pub plans: Vec<Plan>,
+    /// Constants made at load: [`crate::plan::Space::Pool`].
+    pub pool: Vec<u8>,
+    /// Bytes of a row of scratch.
+    pub row_bytes: usize,
+}
+
+/// Links an artifact; chip memory, and scratch and pool each, take at most `limit` bytes.
+///
+/// # Errors
+/// An artifact that contradicts itself or its target, memory over the limit.
+pub fn load(artifact: &Artifact, limit: u64) -> Result<Loaded, ExecError> {
+    for tile_rows in [false, true] {
+        let memory = Memory::new(artifact, tile_rows, limit)?;
+        let mut pool = Pool::default();
+        let row_bytes = artifact.target.word_bytes().next_multiple_of(16) * 4;
+        match build_plans(artifact, &memory, &mut pool, row_bytes, tile_rows, limit) {
+            Ok(plans) => {
+                let pool = pool.bytes;
+                return Ok(Loaded {
+                    memory,
+                    plans,
+                    pool,
+                    row_bytes,
+                });
+            }
+            Err(LinkError::Artifact(e)) => return Err(e),
+            Err(LinkError::NeedsTileRows) => {}
+        }
+    }
+    let what = "a weight tile is read as rows that it does not have";
+    Err(ExecError::artifact("weights", what))
+}
+
+fn build_plans(
+    artifact: &Artifact,
+    memory: &Memory,
+    pool: &mut Pool,
+    row_bytes: usize,
+    tile_rows: bool,
+    limit: u64,
+) -> Result<Vec<Plan>, LinkError> {
+    let mut plans = Vec::with_capacity(artifact.entries.len());
+    for entry in &artifact.entries {
+        let linked = Linked::new(artifact, entry, memory, tile_rows)?;
+        let build = |chains: Range<usize>| -> Result<(Plan, Pool), LinkError> {
+            let mut pool = Pool::default();
+            let mut builder = Builder {
+                linked: &linked,
+                plan: Plan::default(),
+                pool: &mut pool,
+                row_bytes,
+                limit,
+            };
+            for chain in chains {
+                builder.chain(chain)?;
+            }
+            Ok((builder.plan, pool))
+        };
+        let (n, half) = (linked.chains.len(), linked.chains.len() / 2);
+        let parts = match n < CHAINS_FOR_TWO {
+            true => [Some(build(0..n)), None],
+            false => std::thread::scope(|scope| {
+                let beside = std::thread::Builder::new().spawn_scoped(scope, || build(half..n));
+                let first = build(0..half);
+                let second = match beside.map(|thread| thread.join()) {
+                    Ok(Ok(built)) => built,
+                    _ => build(half..n),
+                };
+                [Some(first), Some(second)]
+            }),
+        };
+        let mut plan = Plan::default();
+        for part in parts.into_iter().flatten() {
+            let (part, bytes) = part?;
+            let needed = pool.bytes.len() as u64 + bytes.bytes.len() as u64 + 64;
+            if needed > limit {
+                let e = ExecError::Memory { needed, allowed: limit };
+                return Err(e.into());
+            }
+            let at = pool.reserve(bytes.bytes.len());
+            pool.bytes[at..].copy_from_slice(&bytes.bytes);
+            plan.append(part, at);
+        }
+        plans.push(plan);
+    }
+    Ok(plans)
+}

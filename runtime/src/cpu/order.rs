@@ -10,9 +10,7 @@
 //! reached before it starts, wherever it needs rows that another thread writes or still reads. None of it changes a bit
 //! of a result: every output element is computed in one go by one thread, and nothing is decided when a run starts.
 
-use crate::plan::{
-    Arg, BlockStep, ChainPlan, FactorStep, OpKind, Part, Plan, Rows, Space, Step, Tape, TapeOp, Wait,
-};
+use crate::plan::{Arg, BlockStep, ChainPlan, FactorStep, OpKind, Part, Plan, Rows, Space, Step, Tape, TapeOp, Wait};
 use lockstep_isa::AluOp;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

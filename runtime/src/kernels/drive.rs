@@ -4,11 +4,11 @@
 //! session allocates scratch and buffers of the sizes that the plan states.
 
 use super::{Factor, Kernels, Lines, MapArgs, Product};
+use crate::executor::StepTime;
 use crate::plan::{
     Arg, FactorStep, Follow, MAX_TERMS, Multiply, OpKind, Pack, Part, Plan, Rows, SPACES, Space, Step, Tape, TapeOp,
     Transpose,
 };
-use crate::executor::StepTime;
 use lockstep_isa::artifact::PANEL_COLUMNS;
 use lockstep_isa::scalar;
 use lockstep_isa::{AluOp, DType};

@@ -7,11 +7,11 @@
 //! A chain whose units would depend on each other in a circle, or that writes rows which it also reads, runs issue by
 //! issue in the order of the cycles instead, with every result in scratch: the same steps, one row at a time.
 
+use crate::error::ExecError;
 use crate::plan::follow::follow;
 use crate::plan::join::join;
 use crate::plan::link::{LinkError, Linked, Linking, Source, extent};
 use crate::plan::{ChainPlan, Plan, Rows, Space, Step, Transpose};
-use crate::error::ExecError;
 use lockstep_isa::{AluOp, Opcode, scalar};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,8 +1,8 @@
 //! Links the runs of an entry: groups them by chain and finds what each operand is.
 
-use crate::plan::{Rows, Space};
 use crate::error::ExecError;
 use crate::memory::{Memory, gathered};
+use crate::plan::{Rows, Space};
 use lockstep_isa::artifact::{Artifact, ConstForm, Entry, Value, ValueKind};
 use lockstep_isa::claim::{Claims, MemClaim, Producer};
 use lockstep_isa::run::{AccIn, Addr, Operand, Src};

@@ -4,10 +4,10 @@
 //! into panels at load. Weights computed at run time are packed when the first product needs them, or used in place
 //! where few rows are multiplied and their rows are evenly spaced.
 
+use crate::memory::Memory;
 use crate::plan::build::{Building, Chain};
 use crate::plan::link::{Linked, Source};
 use crate::plan::{Arg, BlockStep, FactorStep, Multiply, OpKind, Pack, Rows, Space, Step, Tape, TapeOp};
-use crate::memory::Memory;
 use lockstep_isa::artifact::PANEL_COLUMNS;
 use lockstep_isa::run::AccIn;
 use lockstep_isa::{DType, Opcode, scalar};

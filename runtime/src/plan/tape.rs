@@ -1,9 +1,9 @@
 //! Turns a group of vector operations into a tape.
 
+use crate::kernels::MAX_BLOCK;
 use crate::plan::build::{Building, Chain, Obstacle};
 use crate::plan::link::Source;
 use crate::plan::{Arg, MAX_TERMS, OpKind, Piece, Rows, Space, Step, Tape, TapeOp, TileView};
-use crate::kernels::MAX_BLOCK;
 use lockstep_isa::run::{Operand, Src};
 use lockstep_isa::{AluOp, DType, Opcode, scalar};
 use std::collections::BTreeMap;

@@ -47,6 +47,8 @@ pub enum Verb {
     Bench(BenchVerb),
     /// The machines that models are compiled for
     Targets(TargetsVerb),
+    /// The executors of this build and the devices that they find
+    Backends(BackendsVerb),
     /// The operators that are imported, or those of a model that are not
     #[cfg(feature = "compile")]
     Ops(OpsVerb),
@@ -157,9 +159,12 @@ pub struct Subject {
 /// How an artifact is executed.
 #[derive(Args, Debug)]
 pub struct ExecArgs {
-    /// Executor: cpu at full speed, sim cycle by cycle
-    #[arg(long, value_name = "cpu|sim", default_value = "cpu")]
+    /// Executor: cpu at full speed, sim cycle by cycle, opencl on an accelerator
+    #[arg(long, value_name = "cpu|sim|opencl", default_value = "cpu")]
     pub backend: String,
+    /// Device of the opencl executor, by its number in `lockstep backends` [default: the first that can be used]
+    #[arg(long, value_name = "N")]
+    pub device: Option<usize>,
     /// Threads of the cpu executor
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: u16,
@@ -478,6 +483,14 @@ pub struct CheckVerb {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub options: CompileArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `lockstep backends`
+#[derive(Args, Debug)]
+pub struct BackendsVerb {
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -13,7 +13,8 @@ pub const JSON_VERSION: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Code {
-    /// A check failed: `verify` rejects, `--check` differs, the simulator finds a hazard, the compiler contradicts itself.
+    /// A check failed: `verify` rejects, `--check` differs, the simulator finds a hazard, the compiler contradicts itself, an
+    /// accelerator refuses a kernel or is lost.
     Check = 1,
     /// Wrong use: an option, a path, a target file, an input.
     Usage = 2,
@@ -98,8 +99,8 @@ impl From<ExecError> for Failure {
     fn from(error: ExecError) -> Failure {
         let code = match &error {
             ExecError::Artifact { .. } => Code::Artifact,
-            ExecError::Memory { .. } => Code::DoesNotFit,
-            ExecError::Hazard(_) => Code::Check,
+            ExecError::Memory { .. } | ExecError::DeviceMemory { .. } => Code::DoesNotFit,
+            ExecError::Hazard(_) | ExecError::Kernel { .. } | ExecError::DeviceLost { .. } => Code::Check,
             _ => Code::Usage,
         };
         Failure::new(code, error.to_string())

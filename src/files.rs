@@ -201,6 +201,44 @@ fn write_and_rename(
     Ok(length)
 }
 
+/// Built kernels of accelerators in a directory, one file for each program.
+#[cfg(feature = "opencl")]
+pub struct KernelCache {
+    directory: PathBuf,
+}
+
+#[cfg(feature = "opencl")]
+impl KernelCache {
+    /// In this directory, which is made when something is kept.
+    pub fn new(directory: PathBuf) -> KernelCache {
+        KernelCache { directory }
+    }
+
+    /// In the user's cache directory; `None` where the user has none.
+    pub fn of_user() -> Option<KernelCache> {
+        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+        Some(KernelCache::new(cache.join("lockstep").join("kernels")))
+    }
+}
+
+#[cfg(feature = "opencl")]
+impl crate::runtime::opencl::KernelStore for KernelCache {
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
+        fs::read(self.directory.join(key)).ok()
+    }
+
+    fn put(&self, key: &str, bytes: &[u8]) {
+        let path = self.directory.join(key);
+        // What cannot be kept is built again the next time.
+        let _ = fs::create_dir_all(&self.directory).map(|()| {
+            write_renamed(&path, |out| {
+                io::Write::write_all(out, bytes).map_err(io_at(&path, "write"))
+            })
+        });
+    }
+}
+
 /// A target by the name of a built-in one, or by the path of a file.
 ///
 /// # Errors

@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Verb::Ops(v) => (v.json, cmd::ops::run(v)),
         #[cfg(feature = "compile")]
         Verb::Check(v) => (v.json, cmd::check::run(v)),
+        Verb::Backends(v) => (v.json, cmd::backends::run(v)),
         Verb::Targets(v) => {
             let json = match v.verb {
                 TargetsSub::List { json } | TargetsSub::Show { json, .. } => json,

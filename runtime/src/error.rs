@@ -63,6 +63,42 @@ pub enum ExecError {
         /// What was given.
         found: String,
     },
+    /// No accelerator can be used.
+    #[error("executor \"opencl\": {what}")]
+    NoDevice {
+        /// What is missing.
+        what: String,
+    },
+    /// The memory of an accelerator is too small.
+    #[error("device {device:?}: {what} needs {needed} bytes, the device has {available}")]
+    DeviceMemory {
+        /// Name of the device.
+        device: String,
+        /// What the bytes are for.
+        what: String,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes that the device has, or allows for one buffer.
+        available: u64,
+    },
+    /// A kernel that the driver of an accelerator does not build.
+    #[error("device {device:?}: the kernel of {chain} does not build: {log}")]
+    Kernel {
+        /// Name of the device.
+        device: String,
+        /// The first chain that needs it.
+        chain: String,
+        /// What the driver says, in one line.
+        log: String,
+    },
+    /// An accelerator that no longer answers as it should. The session cannot be used any more.
+    #[error("device {device:?} is lost, and with it the session: {what}")]
+    DeviceLost {
+        /// Name of the device.
+        device: String,
+        /// The call that failed and its error.
+        what: String,
+    },
     /// The program broke a rule of the machine while it ran.
     #[error("{0}")]
     Hazard(Box<Hazard>),

@@ -68,6 +68,11 @@ pub trait Session {
         Ok(Vec::new())
     }
 
+    /// Commands that a run of an entry gives to a device; `None` where there is no device.
+    fn enqueues(&self, _entry: usize) -> Option<usize> {
+        None
+    }
+
     /// Sets every state to zero.
     fn reset_state(&mut self);
 }
@@ -114,6 +119,10 @@ pub fn lookup(name: &str) -> Result<Box<dyn Executor>, ExecError> {
     if name == "sim" {
         return Ok(Box::new(crate::sim::Sim));
     }
+    #[cfg(feature = "opencl")]
+    if name == "opencl" {
+        return Ok(Box::new(crate::opencl::OpenCl::default()));
+    }
     match NAMES.iter().find(|&&n| n == name) {
         Some(name) => Err(ExecError::NotBuilt { name }),
         None => Err(ExecError::UnknownExecutor {
@@ -130,6 +139,7 @@ mod tests {
     #[test]
     fn lookup_tells_not_built_from_unknown() {
         let of = |name| lookup(name).err().map(|e| e.to_string());
+        #[cfg(not(feature = "opencl"))]
         assert_eq!(
             of("opencl").as_deref(),
             Some("executor \"opencl\" is not built in; build with feature \"opencl\"")

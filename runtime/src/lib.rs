@@ -16,6 +16,8 @@ pub mod host_io;
 pub mod host_tensor;
 pub mod kernels;
 pub mod memory;
+#[cfg(feature = "opencl")]
+pub mod opencl;
 pub mod plan;
 #[cfg(feature = "sim")]
 pub mod sim;

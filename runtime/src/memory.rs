@@ -208,6 +208,11 @@ impl Memory {
         }
     }
 
+    /// Byte ranges of the states.
+    pub fn states(&self) -> &[Range<usize>] {
+        &self.states
+    }
+
     fn find_states(&mut self, artifact: &Artifact) {
         let mut ranges = BTreeSet::new();
         for v in artifact.entries.iter().flat_map(|e| &e.values) {

@@ -52,6 +52,8 @@ pub fn run(verb: &BenchVerb) -> Outcome {
         false => Vec::new(),
     };
     let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
+    let enqueues = session.enqueues(entry);
+    let per_enqueue = enqueues.filter(|&n| n > 0).map(|n| at(0.5) / n as f64);
     let moved = moved(&artifact, entry);
     if verb.json {
         print_json(&json!({
@@ -62,6 +64,8 @@ pub fn run(verb: &BenchVerb) -> Outcome {
             "load_microseconds": load_time * 1e6,
             "microseconds": { "min": at(0.0), "p50": at(0.5), "p99": at(0.99), "max": at(1.0) },
             "allocations": allocations,
+            "enqueues_per_run": enqueues,
+            "microseconds_per_enqueue": per_enqueue,
             "parts": parts.iter().map(Part::json).collect::<Vec<_>>(),
             "sram_bytes_per_run": { "read": moved.read, "written": moved.written },
             "link_bytes_per_run": moved.sent,
@@ -82,6 +86,9 @@ pub fn run(verb: &BenchVerb) -> Outcome {
         out.push(format!("{name}  {}", text::microseconds(at(q))));
     }
     out.push(format!("allocations while running: {allocations}"));
+    if let (Some(n), Some(each)) = (enqueues, per_enqueue) {
+        out.push(format!("enqueues per run: {n}, {each:.2} us each at p50"));
+    }
     let seconds = at(0.5) * 1e-6;
     out.push(format!(
         "multiply-adds per run: {} ({:.1} GFLOP/s at p50)",

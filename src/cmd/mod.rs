@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+pub mod backends;
 pub mod bench;
 #[cfg(feature = "compile")]
 pub mod check;

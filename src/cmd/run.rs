@@ -10,7 +10,12 @@ use crate::{subject, text};
 use lockstep::files::{self, FileError};
 use lockstep::isa::artifact::HostTensor as Signature;
 use lockstep::runtime::host_tensor::describe;
-use lockstep::{Artifact, HostTensor, LoadOptions, Session, Simd, TensorView, lookup, tensors};
+use lockstep::{Artifact, Executor, HostTensor, LoadOptions, Session, Simd, TensorView, lookup, tensors};
+#[cfg(feature = "opencl")]
+use lockstep::{
+    files::KernelCache,
+    runtime::opencl::{KernelStore, OpenCl},
+};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::Arc;
@@ -135,7 +140,24 @@ pub fn load(exec: &ExecArgs, artifact: &Arc<Artifact>) -> Outcome<Box<dyn Sessio
         }),
         ..LoadOptions::default()
     };
-    Ok(lookup(&exec.backend)?.load(Arc::clone(artifact), &options)?)
+    Ok(executor(exec)?.load(Arc::clone(artifact), &options)?)
+}
+
+/// The executor that the options name.
+fn executor(exec: &ExecArgs) -> Outcome<Box<dyn Executor>> {
+    if exec.backend != "opencl" && exec.device.is_some() {
+        return Err(Failure::usage(format!(
+            "--device is for --backend opencl, which runs on devices; {} does not",
+            exec.backend
+        )));
+    }
+    #[cfg(feature = "opencl")]
+    if exec.backend == "opencl" {
+        let store = KernelCache::of_user().map(|cache| Arc::new(cache) as Arc<dyn KernelStore>);
+        let device = exec.device;
+        return Ok(Box::new(OpenCl { device, store }));
+    }
+    Ok(lookup(&exec.backend)?)
 }
 
 /// What a run gave.

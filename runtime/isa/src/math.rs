@@ -18,7 +18,7 @@ mod trig;
 pub use exp::{erf, exp, tanh};
 pub use lane::Lane;
 pub use log::log;
-pub use trig::{cos, sin};
+pub use trig::{TWO_OVER_PI_BITS, cos, quadrant, sin};
 
 /// Horner's rule: `c[0] + x * (c[1] + x * (c[2] + ...))`.
 #[inline(always)]

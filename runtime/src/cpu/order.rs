@@ -10,7 +10,7 @@
 //! reached before it starts, wherever it needs rows that another thread writes or still reads. None of it changes a bit
 //! of a result: every output element is computed in one go by one thread, and nothing is decided when a run starts.
 
-use crate::plan::{Arg, BlockStep, ChainPlan, FactorStep, OpKind, Part, Plan, Rows, Space, Step, Tape, TapeOp, Wait};
+use crate::plan::{Arg, BlockStep, ChainPlan, FactorStep, OpKind, Part, Plan, Rows, Space, Step, TapeOp, Wait};
 use lockstep_isa::AluOp;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -167,27 +167,13 @@ fn can_be_cut(chain: &ChainPlan, threads: usize, row_bytes: usize) -> bool {
         && chain.steps.iter().all(|step| match step {
             Step::Pack(p) => p.belts.iter().all(|b| b.space != Space::Scratch),
             Step::Transpose(_) => false,
-            Step::Tape(t) if !writes_each_row_once(t) => false,
+            Step::Tape(t) if !t.writes_each_row_once() => false,
             _ => {
                 let (rows, grain) = step.rows();
                 let same = *shape.get_or_insert((rows, grain)) == (rows, grain);
                 same && (rows / grain.max(1)) as usize >= 2 * threads && by_row(step, row_bytes)
             }
         })
-}
-
-/// Whether no two rows of a tape write the same place, so that their order does not matter.
-fn writes_each_row_once(t: &Tape) -> bool {
-    t.ops.iter().all(|o| match (&o.kind, &o.out) {
-        (OpKind::Scatter { .. }, _) => false,
-        (OpKind::Fold { every: false, .. }, _) => true,
-        (_, Arg::Rows(r)) if r.counts[0] == u32::MAX => r.strides[0] != 0 || t.rows == 1,
-        (_, Arg::Rows(r)) => {
-            let places: BTreeSet<i64> = (0..t.rows).map(|n| r.at(n)).collect();
-            places.len() == t.rows as usize
-        }
-        _ => true,
-    })
 }
 
 /// Whether row n of a step uses of scratch no other row than n, apart from panels packed before.

@@ -17,6 +17,7 @@ pub mod tape;
 
 pub use load::{Loaded, load};
 use lockstep_isa::{AluOp, DType};
+use std::collections::BTreeSet;
 
 /// What an offset counts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -257,6 +258,22 @@ pub struct Tape {
     pub slots: u32,
     /// Operations in order.
     pub ops: Vec<TapeOp>,
+}
+
+impl Tape {
+    /// Whether no two rows write the same place, so that their order does not matter.
+    pub fn writes_each_row_once(&self) -> bool {
+        self.ops.iter().all(|o| match (&o.kind, &o.out) {
+            (OpKind::Scatter { .. }, _) => false,
+            (OpKind::Fold { every: false, .. }, _) => true,
+            (_, Arg::Rows(r)) if r.counts[0] == u32::MAX => r.strides[0] != 0 || self.rows == 1,
+            (_, Arg::Rows(r)) => {
+                let places: BTreeSet<i64> = (0..self.rows).map(|n| r.at(n)).collect();
+                places.len() == self.rows as usize
+            }
+            _ => true,
+        })
+    }
 }
 
 /// One window of a column block: lanes of x and the weights that they are multiplied by.

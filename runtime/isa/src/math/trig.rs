@@ -19,7 +19,7 @@ const HALF_PI: [f32; 3] = [
     f32::from_bits(0xa6f7_2ced),
 ];
 /// Bits of 2/pi after the binary point, highest first.
-const TWO_OVER_PI_BITS: [u32; 8] = [
+pub const TWO_OVER_PI_BITS: [u32; 8] = [
     0xa2f9_836e,
     0x4e44_1529,
     0xfc27_57d1,
@@ -81,9 +81,9 @@ fn reduce<L: Lane>(x: L) -> (L, L, L::Int) {
     (r, c, L::int_sub(t.bits(), L::splat(MAGIC).bits()))
 }
 
-/// `sin(r + c + n * pi/2)`.
+/// `sin(r + c + n * pi/2)` for `|r| <= pi/4` and a `c` that is small beside it.
 #[inline(always)]
-fn quadrant<L: Lane>(r: L, c: L, n: L::Int) -> L {
+pub fn quadrant<L: Lane>(r: L, c: L, n: L::Int) -> L {
     let (z, one) = (r.mul(r), L::splat(1.0));
     let sin = horner(z, SIN).fma(z.mul(r), c).add(r);
     let half = z.mul(L::splat(0.5));

@@ -1,0 +1,430 @@
+//! A loaded artifact on a device.
+
+use super::KernelStore;
+use super::driver::{Contents, Driven, Driver, Failure, Range3};
+use super::stream::Stream;
+use super::work::Shape;
+use crate::error::ExecError;
+use crate::executor::{LoadOptions, Outputs, Session, StepTime};
+use crate::host_io::HostIo;
+use crate::host_tensor::TensorView;
+use crate::memory::Memory;
+use crate::plan::{self, Loaded};
+use lockstep_isa::Artifact;
+use lockstep_isa::artifact::HostTensor as Signature;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Bytes after the rows of a buffer: products load whole registers.
+const SPARE_BYTES: u64 = 256;
+/// Bytes of the hash before what a store keeps.
+const HASH_BYTES: usize = 32;
+/// Most characters of a build log in an error.
+const LOG_CHARS: usize = 400;
+
+/// A session on a device.
+pub struct OpenClSession {
+    driver: Box<dyn Driver>,
+    /// Chip memory as the host has it: inputs are placed here and outputs taken from here.
+    memory: Memory,
+    host: HostIo,
+    entries: Vec<EntryRun>,
+    device_memory: usize,
+    lost: Option<String>,
+}
+
+/// What a run of an entry does.
+struct EntryRun {
+    inputs: Vec<Range<usize>>,
+    outputs: Vec<Range<usize>>,
+    launches: Range<usize>,
+    /// Chain and kind of each launch.
+    what: Vec<(u32, &'static str)>,
+}
+
+impl OpenClSession {
+    /// Loads an artifact onto the device of a driver.
+    ///
+    /// # Errors
+    /// An artifact that contradicts itself; too little memory; a kernel that does not build; a lost device.
+    pub fn load(
+        artifact: Arc<Artifact>,
+        mut driver: Box<dyn Driver>,
+        store: Option<&dyn KernelStore>,
+        options: &LoadOptions,
+    ) -> Result<OpenClSession, ExecError> {
+        let Loaded {
+            memory,
+            plans,
+            pool,
+            row_bytes: _,
+        } = plan::load(&artifact, options.max_memory_bytes)?;
+        let host = HostIo::new(&artifact, &memory, options.max_memory_bytes)?;
+        let device = driver.device().clone();
+        let mut stream = Stream::new(Shape::of(&device, artifact.target.word_bytes()));
+        for plan in &plans {
+            stream.entry(plan, &pool);
+        }
+        let scratch = plans.iter().map(|p| p.scratch).max().unwrap_or(0) as u64;
+        let parts = weight_parts(&mut stream, device.buffer_bytes)
+            .map_err(|(what, needed)| too_large(&device.name, &what, needed, device.buffer_bytes))?;
+
+        let mut parameters: Vec<i64> = Vec::new();
+        let widest = stream
+            .launches
+            .iter()
+            .map(|l| l.work.parameters.0.len())
+            .max()
+            .unwrap_or(0);
+        // Block 0 is all zeros: a launch with it does nothing.
+        parameters.resize(widest.max(8), 0);
+        let idle = parameters.len() as u64;
+        parameters.push(0);
+        let mut bases = Vec::with_capacity(stream.launches.len());
+        for l in &stream.launches {
+            let at = parameters.len() as i64;
+            parameters.extend_from_slice(&l.work.parameters.0);
+            bases.push(parameters.len() as u64);
+            parameters.push(at);
+        }
+        let parameter_bytes: Vec<u8> = parameters.iter().flat_map(|x| x.to_le_bytes()).collect();
+
+        let weights: u64 = parts.iter().map(|p| p.len() as u64).sum();
+        let rows = memory.bytes().len() as u64;
+        let needed = rows + scratch + pool.len() as u64 + weights + parameter_bytes.len() as u64 + 4 * SPARE_BYTES;
+        if needed > device.memory_bytes {
+            return Err(too_large(&device.name, "the artifact", needed, device.memory_bytes));
+        }
+        for (what, bytes) in [("chip memory", rows), ("scratch", scratch)] {
+            if bytes + SPARE_BYTES > device.buffer_bytes {
+                return Err(too_large(&device.name, what, bytes + SPARE_BYTES, device.buffer_bytes));
+            }
+        }
+        let failed = |what: &str, f: Failure| failure(&device.name, what, device.memory_bytes, f);
+        let mut buffer = |what: &str, contents: Contents<'_>| driver.buffer(contents).map_err(|f| failed(what, f));
+        let device_memory = buffer("chip memory", Contents::Copy(memory.bytes(), SPARE_BYTES))?;
+        let scratch = buffer("scratch", Contents::Zeros(scratch + SPARE_BYTES))?;
+        let pool = buffer("constants", Contents::Copy(&pool, SPARE_BYTES))?;
+        let numbers = buffer("parameters", Contents::Copy(&parameter_bytes, SPARE_BYTES))?;
+        let offset = artifact.weights_range.0 as usize;
+        let mut weights = Vec::with_capacity(parts.len());
+        for p in &parts {
+            let range = offset + p.start..offset + p.end;
+            weights.push(buffer("weights", Contents::Held(artifact.weights.clone(), range))?);
+        }
+
+        let built = build(driver.as_mut(), &stream, store, &artifact)?;
+        let lost = |f: Failure| failure(&device.name, "launches", device.memory_bytes, f);
+        let buffers = |part: usize| {
+            let weights = weights.get(part).copied().unwrap_or(pool);
+            [device_memory, scratch, pool, weights, numbers]
+        };
+        let mut first = Vec::new();
+        for (l, &base) in stream.launches.iter().zip(&bases) {
+            let part = part_of(&parts, l.work.parameters.weights());
+            let range = range(l.work.groups, l.work.local);
+            let name = format!("k{}", l.kernel);
+            let id = driver
+                .launch(built.program, &name, &buffers(part), base, range)
+                .map_err(lost)?;
+            first.push(id);
+        }
+        let first = first.first().copied().unwrap_or(0);
+        // Once for each kernel: what a driver still has to do for the first launch is done here.
+        let mut shapes = std::collections::BTreeSet::new();
+        for l in &stream.launches {
+            if shapes.insert((l.kernel, l.work.local)) {
+                let range = range([1, 1], l.work.local);
+                let name = format!("k{}", l.kernel);
+                let id = driver
+                    .launch(built.program, &name, &buffers(0), idle, range)
+                    .map_err(lost)?;
+                driver.run(id..id + 1).map_err(lost)?;
+            }
+        }
+        driver.finish().map_err(lost)?;
+        built.keep(driver.as_mut(), store);
+
+        let entries = artifact.entries.iter().zip(&stream.entries).map(|(entry, launches)| {
+            let spans = |list: &[Signature]| {
+                let nests = list.iter().flat_map(|t| &t.nests);
+                let values = nests.filter_map(|n| entry.values.get(n.value as usize));
+                joined(values.filter_map(|v| memory.value_span(v)).collect())
+            };
+            let all = stream.launches.get(launches.clone()).unwrap_or(&[]);
+            EntryRun {
+                inputs: spans(&entry.inputs),
+                outputs: spans(&entry.outputs),
+                launches: first + launches.start..first + launches.end,
+                what: all.iter().map(|l| (l.chain, l.kind)).collect(),
+            }
+        });
+        let entries = entries.collect();
+        Ok(OpenClSession {
+            driver,
+            memory,
+            host,
+            entries,
+            device_memory,
+            lost: None,
+        })
+    }
+
+    /// Launches of a run of an entry.
+    pub fn launches(&self, entry: usize) -> usize {
+        self.entries.get(entry).map_or(0, |e| e.launches.len())
+    }
+
+    fn execute(
+        &mut self,
+        entry: usize,
+        inputs: &[TensorView<'_>],
+        times: &mut Option<Vec<StepTime>>,
+    ) -> Result<Outputs<'_>, ExecError> {
+        self.host.check(entry, inputs)?;
+        let name = &self.driver.device().name;
+        let gone = |name: &str, what: &str| ExecError::DeviceLost {
+            device: name.to_owned(),
+            what: what.to_owned(),
+        };
+        if let Some(what) = &self.lost {
+            return Err(gone(name, what));
+        }
+        self.host.place(entry, inputs, self.memory.bytes_mut());
+        let done = self.entries.get(entry).map_or(Ok(()), |e| {
+            replay(self.driver.as_mut(), &mut self.memory, self.device_memory, e, times)
+        });
+        if let Err(f) = done {
+            let what = match f {
+                Failure::Lost { what } => what,
+                other => format!("{other:?}"),
+            };
+            let error = gone(&self.driver.device().name, &what);
+            self.lost = Some(what);
+            return Err(error);
+        }
+        let tensors = self.host.take(entry, self.memory.bytes());
+        Ok(Outputs { tensors, cycles: None })
+    }
+}
+
+fn replay(
+    driver: &mut dyn Driver,
+    memory: &mut Memory,
+    buffer: usize,
+    e: &EntryRun,
+    times: &mut Option<Vec<StepTime>>,
+) -> Driven<()> {
+    for r in &e.inputs {
+        driver.write(buffer, r.start, memory.bytes().get(r.clone()).unwrap_or(&[]))?;
+    }
+    match times {
+        None => driver.run(e.launches.clone())?,
+        Some(times) => {
+            for (launch, &(chain, kind)) in e.launches.clone().zip(&e.what) {
+                let start = Instant::now();
+                driver.run(launch..launch + 1)?;
+                driver.finish()?;
+                times.push(StepTime {
+                    chain: Some(chain),
+                    kind,
+                    nanoseconds: start.elapsed().as_nanos() as u64,
+                });
+            }
+        }
+    }
+    for r in &e.outputs {
+        if let Some(to) = memory.bytes_mut().get_mut(r.clone()) {
+            driver.read(buffer, r.start, to)?;
+        }
+    }
+    driver.finish()
+}
+
+impl Session for OpenClSession {
+    fn run(&mut self, entry: usize, inputs: &[TensorView<'_>]) -> Result<Outputs<'_>, ExecError> {
+        self.execute(entry, inputs, &mut None)
+    }
+
+    fn profile(&mut self, entry: usize, inputs: &[TensorView<'_>]) -> Result<Vec<StepTime>, ExecError> {
+        let mut times = Some(Vec::new());
+        self.execute(entry, inputs, &mut times)?;
+        Ok(times.unwrap_or_default())
+    }
+
+    fn enqueues(&self, entry: usize) -> Option<usize> {
+        Some(self.launches(entry))
+    }
+
+    fn reset_state(&mut self) {
+        self.memory.reset_states();
+        for r in self.memory.states() {
+            let zeros = self.memory.bytes().get(r.clone()).unwrap_or(&[]);
+            if let Err(f) = self.driver.write(self.device_memory, r.start, zeros) {
+                self.lost = Some(format!("{f:?}"));
+            }
+        }
+    }
+}
+
+/// A built program, and where it is to be kept.
+struct Built {
+    program: usize,
+    /// Its key, if it was built from source.
+    new: Option<String>,
+}
+
+impl Built {
+    /// Keeps the binary with a hash before it.
+    fn keep(&self, driver: &mut dyn Driver, store: Option<&dyn KernelStore>) {
+        let (Some(key), Some(store)) = (&self.new, store) else {
+            return;
+        };
+        if let Some(binary) = driver.binary(self.program) {
+            let mut bytes = blake3::hash(&binary).as_bytes().to_vec();
+            bytes.extend(binary);
+            store.put(key, &bytes);
+        }
+    }
+}
+
+/// Builds all kernels as one program, or takes it from the store. What the store has that is damaged or that the driver
+/// refuses is built again.
+fn build(
+    driver: &mut dyn Driver,
+    stream: &Stream,
+    store: Option<&dyn KernelStore>,
+    artifact: &Artifact,
+) -> Result<Built, ExecError> {
+    let prelude = stream.prelude();
+    let mut source = prelude.clone();
+    for i in 0..stream.kernels.len() {
+        source += &stream.text(i);
+    }
+    let device = driver.device().clone();
+    let mut hash = blake3::Hasher::new();
+    for part in [source.as_str(), &device.name, &device.platform, &device.driver] {
+        hash.update(part.as_bytes()).update(&[0]);
+    }
+    let key = hash.finalize().to_hex().to_string();
+    if let Some(bytes) = store.and_then(|s| s.get(&key))
+        && let Some((hash, binary)) = bytes.split_at_checked(HASH_BYTES)
+        && blake3::hash(binary).as_bytes() == hash
+        && let Ok(program) = driver.program(&source, Some(binary))
+    {
+        return Ok(Built { program, new: None });
+    }
+    let failed = match driver.program(&source, None) {
+        Ok(program) => {
+            return Ok(Built {
+                program,
+                new: Some(key),
+            });
+        }
+        Err(f) => f,
+    };
+    let Failure::Build { log } = failed else {
+        return Err(failure(&device.name, "kernels", device.memory_bytes, failed));
+    };
+    // Which of them it is, and for which chain it was written.
+    let mut bad = None;
+    for i in 0..stream.kernels.len() {
+        let text = format!("{prelude}{}", stream.text(i));
+        if let Err(Failure::Build { log }) = driver.program(&text, None) {
+            bad = Some((i, log));
+            break;
+        }
+    }
+    let (chain, log) = match bad.and_then(|(i, log)| Some((stream.kernels.get(i)?, log))) {
+        Some(((_, entry, chain), log)) => {
+            let entry = artifact.entries.get(*entry).map_or("", |e| e.name.as_str());
+            (format!("entry {entry:?} chain h{chain}"), log)
+        }
+        None => ("all chains".to_owned(), log),
+    };
+    let line: String = log.split_whitespace().collect::<Vec<_>>().join(" ");
+    Err(ExecError::Kernel {
+        device: device.name,
+        chain,
+        log: line.chars().take(LOG_CHARS).collect(),
+    })
+}
+
+fn too_large(device: &str, what: &str, needed: u64, available: u64) -> ExecError {
+    ExecError::DeviceMemory {
+        device: device.to_owned(),
+        what: what.to_owned(),
+        needed,
+        available,
+    }
+}
+
+fn failure(device: &str, what: &str, available: u64, f: Failure) -> ExecError {
+    match f {
+        Failure::Memory { needed } => too_large(device, what, needed, available),
+        Failure::Build { log } => ExecError::Kernel {
+            device: device.to_owned(),
+            chain: "all chains".to_owned(),
+            log,
+        },
+        Failure::Lost { what } => ExecError::DeviceLost {
+            device: device.to_owned(),
+            what,
+        },
+    }
+}
+
+fn range([x, y]: [usize; 2], [i, j]: [usize; 2]) -> Range3 {
+    Range3 {
+        items: [x * i, y * j, 1],
+        group: [i, j, 1],
+    }
+}
+
+/// Ranges in order, those that touch as one.
+fn joined(mut all: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    all.sort_unstable_by_key(|r| (r.start, r.end));
+    let mut out: Vec<Range<usize>> = Vec::new();
+    for r in all {
+        match out.last_mut() {
+            Some(last) if r.start <= last.end => last.end = last.end.max(r.end),
+            _ => out.push(r),
+        }
+    }
+    out
+}
+
+/// Cuts the weights section into buffers of at most `most` bytes, so that every launch finds its weights in one of them, and lets
+/// the launches count from its start. Buffers may overlap.
+fn weight_parts(stream: &mut Stream, most: u64) -> Result<Vec<Range<usize>>, (String, u64)> {
+    let mut ranges: Vec<Range<usize>> = stream
+        .launches
+        .iter()
+        .filter_map(|l| l.work.parameters.weights())
+        .collect();
+    ranges.sort_unstable_by_key(|r| (r.start, r.end));
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    for r in ranges {
+        if r.len() as u64 > most {
+            return Err(("the weights of a step".to_owned(), r.len() as u64));
+        }
+        match parts.last_mut() {
+            Some(p) if (r.end.max(p.end) - p.start) as u64 <= most => p.end = p.end.max(r.end),
+            _ => parts.push(r),
+        }
+    }
+    for l in &mut stream.launches {
+        if let Some(range) = l.work.parameters.weights() {
+            let part = parts.get(part_of(&parts, Some(range))).map_or(0, |p| p.start);
+            l.work.parameters.rebase(part);
+        }
+    }
+    Ok(parts)
+}
+
+/// Index of the part that holds a range.
+fn part_of(parts: &[Range<usize>], range: Option<Range<usize>>) -> usize {
+    let holds = |p: &Range<usize>| range.as_ref().is_some_and(|r| p.start <= r.start && r.end <= p.end);
+    parts.iter().position(holds).unwrap_or(0)
+}

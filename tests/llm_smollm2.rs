@@ -84,13 +84,15 @@ fn compile(target: &str, chips: u16, prefill: Vec<usize>) -> (Arc<Artifact>, Tex
     (Arc::new(compiled.artifact.expect("an artifact")), words)
 }
 
-fn greedy(artifact: &Arc<Artifact>, words: &Text, threads: usize, n: usize) {
+fn greedy(artifact: &Arc<Artifact>, words: &Text, backend: &str, threads: usize, n: usize) {
     let golden = json("tests/data/smollm2-135m-f32/golden.json");
     let options = LoadOptions {
         threads,
         ..LoadOptions::default()
     };
-    let session = lookup("cpu").expect("cpu").load(Arc::clone(artifact), &options);
+    let session = lookup(backend)
+        .expect("an executor")
+        .load(Arc::clone(artifact), &options);
     let mut model = Decoder::new(artifact, session.expect("it loads")).expect("a language model");
     for (number, case) in golden["prompts"].as_array().expect("prompts").iter().enumerate() {
         let prompt = match number {
@@ -113,12 +115,19 @@ fn greedy(artifact: &Arc<Artifact>, words: &Text, threads: usize, n: usize) {
 #[test]
 fn greedy_tokens_on_one_large_chip() {
     let (artifact, words) = compile("cpu", 1, Vec::new());
-    greedy(&artifact, &words, 1, 32);
-    greedy(&artifact, &words, 2, 4);
+    greedy(&artifact, &words, "cpu", 1, 32);
+    greedy(&artifact, &words, "cpu", 2, 4);
 }
 
 #[test]
 fn greedy_tokens_on_four_chips() {
     let (artifact, words) = compile("tsp-2020", 4, Vec::new());
-    greedy(&artifact, &words, 2, 32);
+    greedy(&artifact, &words, "cpu", 2, 32);
+}
+
+#[cfg(feature = "opencl-device")]
+#[test]
+fn greedy_tokens_on_opencl() {
+    let (artifact, words) = compile("tsp-2020", 4, Vec::new());
+    greedy(&artifact, &words, "opencl", 1, 32);
 }

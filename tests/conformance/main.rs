@@ -1,11 +1,12 @@
-//! The ONNX backend suite on the interpreter, the simulator and the cpu executor.
+//! The ONNX backend suite on the interpreter, the simulator and the cpu executor, and on the opencl executor where it is asked for.
 //!
 //! ```text
 //! cargo test --test conformance                          the chosen tests of the committed archive
 //! cargo test --release --test conformance -- --full      the core list and the pytorch suites, from models/onnx-tests
 //! cargo test --release --test conformance -- --light     the whole networks, compiled for tsp-2020
+//! cargo test --release --test conformance -- --opencl NAME..  on an OpenCL device, too; fails where there is none
 //! options: --bless rewrites what is expected and docs/ONNX_SUPPORT.md; --jobs N; --limit SECONDS; --verbose;
-//!          NAME.. runs only the tests whose names contain one of these (of the full list), and compares nothing
+//!          NAME.. runs only the tests whose names contain one of these (of the full list; with --opencl of the chosen ones)
 //! ```
 //!
 //! Each test is compiled for `toy` on 1 and 2 chips (for `tsp-2020` where its data alone is more than a chip of `toy` holds) and proved; the executors must give equal bits and the expected results at the official
@@ -41,6 +42,7 @@ struct Wanted {
     bless: bool,
     verbose: bool,
     worker: bool,
+    opencl: bool,
     jobs: usize,
     limit: u64,
     names: Vec<String>,
@@ -57,6 +59,7 @@ fn wanted() -> Result<Wanted, String> {
         bless: false,
         verbose: false,
         worker: false,
+        opencl: false,
         jobs: 2,
         limit: 120,
         names: Vec::new(),
@@ -74,6 +77,7 @@ fn wanted() -> Result<Wanted, String> {
             "--bless" => wanted.bless = true,
             "--verbose" => wanted.verbose = true,
             "--worker" => wanted.worker = true,
+            "--opencl" => wanted.opencl = true,
             "--jobs" => wanted.jobs = number()? as usize,
             "--limit" => wanted.limit = number()?,
             "--nocapture" | "--quiet" | "-q" | "--exact" => {}
@@ -108,6 +112,7 @@ fn tests(wanted: &Wanted, store: &Store) -> Result<Vec<(String, String)>, String
         for suite in ["node", "pytorch-converted", "pytorch-operator"] {
             all.extend(store.tests(suite).into_iter().map(|t| (suite.to_string(), t)));
         }
+        all.retain(|(_, t)| wanted.names.is_empty() || wanted.names.iter().any(|n| t.contains(n.as_str())));
         return Ok(all);
     }
     let core = std::fs::read_to_string(path(CORE)).map_err(|e| format!("{CORE}: {e}"))?;
@@ -149,7 +154,7 @@ fn bless(records: &[Record]) -> Result<(), String> {
 }
 
 /// One request a line, `SUITE NAME`; one record a line.
-fn work() -> Result<(), String> {
+fn work(opencl: bool) -> Result<(), String> {
     let mut stores: [Option<Store>; 2] = [None, None];
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|e| e.to_string())?;
@@ -175,7 +180,7 @@ fn work() -> Result<(), String> {
         let started = std::time::Instant::now();
         let case = stores[usize::from(fetched)].as_ref().map(|s| s.case(suite, name));
         let mut record = match case {
-            Some(Ok(case)) => std::panic::catch_unwind(|| run::run(&case, machine)).unwrap_or_else(|panic| {
+            Some(Ok(case)) => std::panic::catch_unwind(|| run::run(&case, machine, opencl)).unwrap_or_else(|panic| {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let text = text
                     .or_else(|| panic.downcast_ref::<&str>().copied())
@@ -247,13 +252,19 @@ fn summary(records: &[Record], verbose: bool) {
 }
 
 fn checked(wanted: &Wanted) -> Result<bool, String> {
-    let fetched = wanted.full || wanted.light || !wanted.names.is_empty();
+    let fetched = wanted.full || wanted.light || !wanted.opencl && !wanted.names.is_empty();
     let store = store(fetched)?;
     let tests = tests(wanted, &store)?;
     let from = if fetched { "fetched" } else { "committed" };
-    let records = workers::run(&tests, from, wanted.jobs, std::time::Duration::from_secs(wanted.limit))?;
+    let records = workers::run(
+        &tests,
+        from,
+        wanted.opencl,
+        wanted.jobs,
+        std::time::Duration::from_secs(wanted.limit),
+    )?;
     summary(&records, wanted.verbose);
-    if !wanted.names.is_empty() {
+    if fetched && !wanted.names.is_empty() {
         for r in &records {
             println!(
                 "{} {} ({} ms, chips {:?}, fixed {:?}, {} ULP) {}",
@@ -296,7 +307,13 @@ fn checked(wanted: &Wanted) -> Result<bool, String> {
 }
 
 fn main() -> ExitCode {
-    let done = wanted().and_then(|w| if w.worker { work().map(|()| true) } else { checked(&w) });
+    let done = wanted().and_then(|w| {
+        if w.worker {
+            work(w.opencl).map(|()| true)
+        } else {
+            checked(&w)
+        }
+    });
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

@@ -46,8 +46,8 @@ impl Machine {
     }
 }
 
-/// Runs a test.
-pub fn run(case: &Case, machine: Machine) -> Record {
+/// Runs a test, with `opencl` also on an OpenCL device.
+pub fn run(case: &Case, machine: Machine, opencl: bool) -> Record {
     let machine = machine.for_data(case);
     let mut record = Record {
         target: machine.target.to_string(),
@@ -73,7 +73,7 @@ pub fn run(case: &Case, machine: Machine) -> Record {
     };
     (record.sim, record.cpu) = (Outcome::Passed, Outcome::Passed);
     for &chips in machine.chips {
-        execute(case, &graph, machine.target, chips, &mut record);
+        execute(case, &graph, machine.target, chips, opencl, &mut record);
         if !record.sim.passed() || !record.cpu.passed() {
             break;
         }
@@ -240,8 +240,8 @@ fn compile(graph: &Verified<Graph>, target: &str, chips: Chips) -> Result<Arc<Ar
         .ok_or_else(|| CompileError::internal("emit", "no artifact"))
 }
 
-/// Compiles for a number of chips (for as many as the model can use, or needs) and runs on both executors.
-fn execute(case: &Case, graph: &Verified<Graph>, target: &str, chips: u16, record: &mut Record) {
+/// Compiles for a number of chips (for as many as the model can use, or needs) and runs on the executors.
+fn execute(case: &Case, graph: &Verified<Graph>, target: &str, chips: u16, opencl: bool, record: &mut Record) {
     let mut made = compile(graph, target, Chips::Exactly(chips));
     let refused = |e: &CompileError| match e.kind {
         CompileErrorKind::Options(_) => chips > 1,
@@ -276,10 +276,19 @@ fn execute(case: &Case, graph: &Verified<Graph>, target: &str, chips: u16, recor
         }
         results.push(bits);
     }
-    if let [Some(sim), Some(cpu)] = results.as_slice()
-        && sim != cpu
-    {
+    let [Some(sim), Some(cpu)] = results.as_slice() else {
+        return;
+    };
+    if sim != cpu {
         record.cpu = Outcome::failed("cpu", "the bits differ from the simulator's");
+    }
+    if opencl {
+        let differs = match run_on(case, &artifact, "opencl", &record.fixed) {
+            Ok((_, bits)) if bits == *sim => return,
+            Ok(_) => "the bits differ from the simulator's".to_owned(),
+            Err(message) => message,
+        };
+        record.cpu = Outcome::failed("opencl", differs);
     }
 }
 

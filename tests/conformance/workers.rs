@@ -14,10 +14,11 @@ struct Worker {
 }
 
 impl Worker {
-    fn start() -> Result<Worker, String> {
+    fn start(opencl: bool) -> Result<Worker, String> {
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
         let mut child = Command::new(program)
             .arg("--worker")
+            .args(opencl.then_some("--opencl"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -55,11 +56,17 @@ impl Worker {
 }
 
 /// Runs the tests on `jobs` processes; results in the order of the tests.
-pub fn run(tests: &[(String, String)], from: &str, jobs: usize, limit: Duration) -> Result<Vec<Record>, String> {
+pub fn run(
+    tests: &[(String, String)],
+    from: &str,
+    opencl: bool,
+    jobs: usize,
+    limit: Duration,
+) -> Result<Vec<Record>, String> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<(usize, Record)>, String> {
         let mut done = Vec::new();
-        let mut worker = Worker::start()?;
+        let mut worker = Worker::start(opencl)?;
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some((suite, name)) = tests.get(at) else {
@@ -70,7 +77,7 @@ pub fn run(tests: &[(String, String)], from: &str, jobs: usize, limit: Duration)
                 Ok(line) => Record::parse(&line).ok_or_else(|| format!("bad answer {line}"))?,
                 Err(stage) => {
                     worker.stop();
-                    worker = Worker::start()?;
+                    worker = Worker::start(opencl)?;
                     let mut record = Record {
                         name: name.clone(),
                         ..Record::default()

@@ -10,6 +10,7 @@
 //! reached before it starts, wherever it needs rows that another thread writes or still reads. None of it changes a bit
 //! of a result: every output element is computed in one go by one thread, and nothing is decided when a run starts.
 
+use crate::plan::depend::dependences;
 use crate::plan::{Arg, BlockStep, ChainPlan, FactorStep, OpKind, Part, Plan, Rows, Space, Step, TapeOp, Wait};
 use lockstep_isa::AluOp;
 use std::cmp::Reverse;
@@ -104,42 +105,6 @@ fn units(chains: &[ChainPlan], threads: usize, row_bytes: usize) -> Vec<Unit> {
         }
     }
     units
-}
-
-/// For every chain the chains before it that it must not overtake.
-fn dependences(chains: &[ChainPlan]) -> Vec<Vec<u32>> {
-    let mut cuts: Vec<i64> = chains
-        .iter()
-        .flat_map(|c| &c.accesses)
-        .flat_map(|a| [a.0, a.1])
-        .collect();
-    cuts.sort_unstable();
-    cuts.dedup();
-    let at = |byte: i64| cuts.partition_point(|&c| c < byte);
-    // Who wrote each segment last, and who has read it since.
-    let mut writer: Vec<Option<u32>> = vec![None; cuts.len()];
-    let mut readers: Vec<Vec<u32>> = vec![Vec::new(); cuts.len()];
-    let mut all = Vec::with_capacity(chains.len());
-    for (c, chain) in chains.iter().enumerate() {
-        let c = c as u32;
-        let mut before: Vec<u32> = Vec::new();
-        for &(from, to, write) in &chain.accesses {
-            for s in at(from)..at(to) {
-                before.extend(writer[s]);
-                if write {
-                    before.append(&mut readers[s]);
-                    writer[s] = Some(c);
-                } else if readers[s].last() != Some(&c) {
-                    readers[s].push(c);
-                }
-            }
-        }
-        before.sort_unstable();
-        before.dedup();
-        before.retain(|&b| b != c);
-        all.push(before);
-    }
-    all
 }
 
 /// The weights that a chain multiplies by, if they are many.
@@ -356,19 +321,6 @@ mod tests {
             accesses: accesses.to_vec(),
             ..ChainPlan::default()
         }
-    }
-
-    #[test]
-    fn a_chain_depends_on_writers_and_on_readers_of_what_it_writes() {
-        let chains = [
-            chain(&[(0, 8, true)]),
-            chain(&[(4, 12, false)]),
-            chain(&[(8, 16, true)]),
-            chain(&[(0, 4, false), (12, 16, false)]),
-            chain(&[(16, 20, true)]),
-        ];
-        let all = dependences(&chains);
-        assert_eq!(all, [vec![], vec![0], vec![1], vec![0, 2], vec![]]);
     }
 
     #[test]

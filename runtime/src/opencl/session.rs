@@ -2,7 +2,7 @@
 
 use super::KernelStore;
 use super::driver::{Contents, Driven, Driver, Failure, Range3};
-use super::stream::Stream;
+use super::stream::{Launches, Stream};
 use super::work::Shape;
 use crate::error::ExecError;
 use crate::executor::{LoadOptions, Outputs, Session, StepTime};
@@ -12,6 +12,7 @@ use crate::memory::Memory;
 use crate::plan::{self, Loaded};
 use lockstep_isa::Artifact;
 use lockstep_isa::artifact::HostTensor as Signature;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -66,27 +67,30 @@ impl OpenClSession {
         for plan in &plans {
             stream.entry(plan, &pool);
         }
-        let scratch = plans.iter().map(|p| p.scratch).max().unwrap_or(0) as u64;
-        let parts = weight_parts(&mut stream, device.buffer_bytes)
-            .map_err(|(what, needed)| too_large(&device.name, &what, needed, device.buffer_bytes))?;
+        let scratch = stream.scratch as u64;
+        let Launches {
+            parts,
+            launches,
+            entries,
+        } = stream
+            .launches(device.buffer_bytes)
+            .map_err(|needed| too_large(&device.name, "the weights of a step", needed, device.buffer_bytes))?;
 
         let mut parameters: Vec<i64> = Vec::new();
-        let widest = stream
-            .launches
-            .iter()
-            .map(|l| l.work.parameters.0.len())
-            .max()
-            .unwrap_or(0);
-        // Block 0 is all zeros: a launch with it does nothing.
-        parameters.resize(widest.max(8), 0);
+        let widest = launches.iter().flat_map(|l| &l.blocks).map(|b| b.0.len()).max();
+        // The first block is all zeros: a launch with it does nothing.
+        parameters.resize(widest.unwrap_or(0).max(8), 0);
         let idle = parameters.len() as u64;
         parameters.push(0);
-        let mut bases = Vec::with_capacity(stream.launches.len());
-        for l in &stream.launches {
-            let at = parameters.len() as i64;
-            parameters.extend_from_slice(&l.work.parameters.0);
+        let mut bases = Vec::with_capacity(launches.len());
+        for l in &launches {
+            let mut starts = Vec::with_capacity(l.blocks.len());
+            for b in &l.blocks {
+                starts.push(parameters.len() as i64);
+                parameters.extend_from_slice(&b.0);
+            }
             bases.push(parameters.len() as u64);
-            parameters.push(at);
+            parameters.extend(starts);
         }
         let parameter_bytes: Vec<u8> = parameters.iter().flat_map(|x| x.to_le_bytes()).collect();
 
@@ -121,21 +125,20 @@ impl OpenClSession {
             [device_memory, scratch, pool, weights, numbers]
         };
         let mut first = Vec::new();
-        for (l, &base) in stream.launches.iter().zip(&bases) {
-            let part = part_of(&parts, l.work.parameters.weights());
-            let range = range(l.work.groups, l.work.local);
+        for (l, &base) in launches.iter().zip(&bases) {
+            let range = range(l.groups, l.local, l.blocks.len());
             let name = format!("k{}", l.kernel);
             let id = driver
-                .launch(built.program, &name, &buffers(part), base, range)
+                .launch(built.program, &name, &buffers(l.part), base, range)
                 .map_err(lost)?;
             first.push(id);
         }
         let first = first.first().copied().unwrap_or(0);
         // Once for each kernel: what a driver still has to do for the first launch is done here.
-        let mut shapes = std::collections::BTreeSet::new();
-        for l in &stream.launches {
-            if shapes.insert((l.kernel, l.work.local)) {
-                let range = range([1, 1], l.work.local);
+        let mut shapes = BTreeSet::new();
+        for l in &launches {
+            if shapes.insert((l.kernel, l.local)) {
+                let range = range([1, 1], l.local, 1);
                 let name = format!("k{}", l.kernel);
                 let id = driver
                     .launch(built.program, &name, &buffers(0), idle, range)
@@ -146,17 +149,17 @@ impl OpenClSession {
         driver.finish().map_err(lost)?;
         built.keep(driver.as_mut(), store);
 
-        let entries = artifact.entries.iter().zip(&stream.entries).map(|(entry, launches)| {
+        let entries = artifact.entries.iter().zip(&entries).map(|(entry, own)| {
             let spans = |list: &[Signature]| {
                 let nests = list.iter().flat_map(|t| &t.nests);
                 let values = nests.filter_map(|n| entry.values.get(n.value as usize));
                 joined(values.filter_map(|v| memory.value_span(v)).collect())
             };
-            let all = stream.launches.get(launches.clone()).unwrap_or(&[]);
+            let all = launches.get(own.clone()).unwrap_or(&[]);
             EntryRun {
                 inputs: spans(&entry.inputs),
                 outputs: spans(&entry.outputs),
-                launches: first + launches.start..first + launches.end,
+                launches: first + own.start..first + own.end,
                 what: all.iter().map(|l| (l.chain, l.kind)).collect(),
             }
         });
@@ -375,9 +378,9 @@ fn failure(device: &str, what: &str, available: u64, f: Failure) -> ExecError {
     }
 }
 
-fn range([x, y]: [usize; 2], [i, j]: [usize; 2]) -> Range3 {
+fn range([x, y]: [usize; 2], [i, j]: [usize; 2], blocks: usize) -> Range3 {
     Range3 {
-        items: [x * i, y * j, 1],
+        items: [x * i, y * j, blocks],
         group: [i, j, 1],
     }
 }
@@ -393,38 +396,4 @@ fn joined(mut all: Vec<Range<usize>>) -> Vec<Range<usize>> {
         }
     }
     out
-}
-
-/// Cuts the weights section into buffers of at most `most` bytes, so that every launch finds its weights in one of them, and lets
-/// the launches count from its start. Buffers may overlap.
-fn weight_parts(stream: &mut Stream, most: u64) -> Result<Vec<Range<usize>>, (String, u64)> {
-    let mut ranges: Vec<Range<usize>> = stream
-        .launches
-        .iter()
-        .filter_map(|l| l.work.parameters.weights())
-        .collect();
-    ranges.sort_unstable_by_key(|r| (r.start, r.end));
-    let mut parts: Vec<Range<usize>> = Vec::new();
-    for r in ranges {
-        if r.len() as u64 > most {
-            return Err(("the weights of a step".to_owned(), r.len() as u64));
-        }
-        match parts.last_mut() {
-            Some(p) if (r.end.max(p.end) - p.start) as u64 <= most => p.end = p.end.max(r.end),
-            _ => parts.push(r),
-        }
-    }
-    for l in &mut stream.launches {
-        if let Some(range) = l.work.parameters.weights() {
-            let part = parts.get(part_of(&parts, Some(range))).map_or(0, |p| p.start);
-            l.work.parameters.rebase(part);
-        }
-    }
-    Ok(parts)
-}
-
-/// Index of the part that holds a range.
-fn part_of(parts: &[Range<usize>], range: Option<Range<usize>>) -> usize {
-    let holds = |p: &Range<usize>| range.as_ref().is_some_and(|r| p.start <= r.start && r.end <= p.end);
-    parts.iter().position(holds).unwrap_or(0)
 }

@@ -46,8 +46,8 @@ pub fn multiply(shape: &Shape, m: &Multiply, b: &BlockStep, (r0, r1): (u32, u32)
         p.push(i64::from(f.k));
         p.push(f.space as i64);
         let at = p.push(f.offset as i64);
+        p.address(at, f.space);
         if f.space == Space::Weights {
-            p.weight(at);
             let panels = (b.n as usize).div_ceil(PANEL_COLUMNS);
             let bytes = panels.max(1).saturating_sub(1) * f.panel_step
                 + (f.k.max(1) as usize - 1) * f.w_step
@@ -66,6 +66,7 @@ pub fn multiply(shape: &Shape, m: &Multiply, b: &BlockStep, (r0, r1): (u32, u32)
     }
     p.0[9] = m.acc.at(0) + i64::from(b.n0) * 4;
     p.0[10] = m.acc.strides[0];
+    p.address(9, m.acc.space);
 
     let sums = end - first;
     let width = shape.width;
@@ -234,6 +235,7 @@ pub fn pack(shape: &Shape, p: &Pack) -> (Kernel, Work) {
     ] {
         list.push(x);
     }
+    list.address(4, Space::Scratch);
     for b in &p.belts {
         list.rows(b);
         list.push(b.space as i64);

@@ -1,34 +1,68 @@
 //! The launches of an entry, from the steps of its plan.
+//!
+//! Chains that do not need each other run at the same time: the first steps of all of them, then the second ones, and so on.
+//! Those of these steps that share a kernel are one launch. What chains of the same time keep in scratch lies side by side.
 
 use super::driver::Device;
-use super::work::{Kernel, Shape, Work};
+use super::work::{Kernel, Parameters, Shape, Work};
 use super::{prelude, step, tape};
-use crate::plan::{Arg, ChainPlan, OpKind, Plan, Step, Tape, TapeOp};
+use crate::plan::depend::dependences;
+use crate::plan::{Arg, ChainPlan, OpKind, Plan, Space, Step, Tape, TapeOp};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Kernels, each once, and the launches of all entries.
+/// Most bytes of scratch of the chains that run at the same time, unless one of them needs more.
+const SCRATCH_BYTES: usize = 256 << 20;
+
+/// Kernels, each once, and what entries do with them.
 pub struct Stream {
     shape: Shape,
     /// Kernels in the order in which they were first needed, with the entry and chain that needed them.
     pub kernels: Vec<(Kernel, usize, u32)>,
     ids: BTreeMap<String, usize>,
-    /// Launches of all entries.
-    pub launches: Vec<Launch>,
-    /// Launches of each entry.
-    pub entries: Vec<Range<usize>>,
+    /// Steps that do not need each other, round by round.
+    rounds: Vec<Vec<Item>>,
+    /// Rounds of each entry.
+    entries: Vec<Range<usize>>,
+    /// Bytes of scratch.
+    pub scratch: usize,
 }
 
-/// A launch.
+/// One step of a chain, or a part of it.
+struct Item {
+    kernel: usize,
+    work: Work,
+    chain: u32,
+    kind: &'static str,
+}
+
+/// A launch: a kernel, once for each block of parameters.
+#[derive(Debug)]
 pub struct Launch {
     /// Index of its kernel.
     pub kernel: usize,
-    /// What it does.
-    pub work: Work,
-    /// Its chain.
+    /// Work-items of a group.
+    pub local: [usize; 2],
+    /// Work-groups in the first and second dimension; the third counts the blocks.
+    pub groups: [usize; 2],
+    /// Index of the buffer of its weights.
+    pub part: usize,
+    /// Parameters.
+    pub blocks: Vec<Parameters>,
+    /// Its first chain.
     pub chain: u32,
-    /// Kind of its step, as [`Step::kind`] has it.
+    /// Kind of its steps, as [`Step::kind`] has it.
     pub kind: &'static str,
+}
+
+/// All launches.
+pub struct Launches {
+    /// Parts of the weights section, each a buffer of its own.
+    pub parts: Vec<Range<usize>>,
+    /// Launches in order.
+    pub launches: Vec<Launch>,
+    /// Those of each entry.
+    pub entries: Vec<Range<usize>>,
 }
 
 impl Shape {
@@ -65,54 +99,91 @@ impl Stream {
             shape,
             kernels: Vec::new(),
             ids: BTreeMap::new(),
-            launches: Vec::new(),
+            rounds: Vec::new(),
             entries: Vec::new(),
+            scratch: 0,
         }
     }
 
-    /// Adds the launches of an entry. `pool` are the constants made at load.
+    /// Adds an entry. `pool` are the constants made at load.
     pub fn entry(&mut self, plan: &Plan, pool: &[u8]) {
-        let first = self.launches.len();
-        for (c, chain) in plan.chains.iter().enumerate() {
-            self.chain(plan, pool, c as u32, chain);
+        let first = self.rounds.len();
+        for level in levels(&plan.chains) {
+            let (mut together, mut bytes) = (Vec::new(), 0);
+            for c in level {
+                let Some(chain) = plan.chains.get(c as usize) else {
+                    continue;
+                };
+                let own = chain.scratch.next_multiple_of(64);
+                if bytes + own > SCRATCH_BYTES && !together.is_empty() {
+                    self.run(std::mem::take(&mut together));
+                    bytes = 0;
+                }
+                let mut steps = self.chain(plan, pool, c, chain);
+                for item in steps.iter_mut().flatten() {
+                    item.work.parameters.shift(Space::Scratch, bytes as i64);
+                }
+                together.push(steps);
+                bytes += own;
+                self.scratch = self.scratch.max(bytes);
+            }
+            self.run(together);
         }
-        self.entries.push(first..self.launches.len());
+        self.entries.push(first..self.rounds.len());
     }
 
-    fn chain(&mut self, plan: &Plan, pool: &[u8], c: u32, chain: &ChainPlan) {
+    /// Adds the rounds of chains that do not need each other.
+    fn run(&mut self, chains: Vec<Vec<Vec<Item>>>) {
+        let first = self.rounds.len();
+        for chain in chains {
+            for (i, items) in chain.into_iter().enumerate() {
+                if self.rounds.len() == first + i {
+                    self.rounds.push(Vec::new());
+                }
+                if let Some(round) = self.rounds.get_mut(first + i) {
+                    round.extend(items);
+                }
+            }
+        }
+    }
+
+    /// The steps of a chain, one after the other; what is together may run at the same time.
+    fn chain(&mut self, plan: &Plan, pool: &[u8], c: u32, chain: &ChainPlan) -> Vec<Vec<Item>> {
+        let mut all = Vec::new();
         if chain.events.is_empty() {
             for step in &chain.steps {
                 let rows = match step {
                     Step::Pack(_) => (0, 1),
                     _ => (0, step.rows().0),
                 };
-                self.step(plan, pool, c, step, rows);
+                self.step(plan, pool, c, step, rows, &mut all);
             }
         }
         for &(s, row) in &chain.events {
             if let Some(step) = chain.steps.get(s as usize) {
-                self.step(plan, pool, c, step, (row, row + 1));
+                self.step(plan, pool, c, step, (row, row + 1), &mut all);
             }
         }
+        all
     }
 
-    fn step(&mut self, plan: &Plan, pool: &[u8], c: u32, step: &Step, rows: (u32, u32)) {
+    fn step(&mut self, plan: &Plan, pool: &[u8], c: u32, step: &Step, rows: (u32, u32), all: &mut Vec<Vec<Item>>) {
         let kind = step.kind();
-        let mut add = |(kernel, work): (Kernel, Work)| {
+        let mut item = |(kernel, work): (Kernel, Work)| {
             let next = self.kernels.len();
             let id = *self.ids.entry(kernel.text.clone()).or_insert(next);
             if id == next {
                 self.kernels.push((kernel, self.entries.len(), c));
             }
-            self.launches.push(Launch {
+            Item {
                 kernel: id,
                 work,
                 chain: c,
                 kind,
-            });
+            }
         };
         match step {
-            Step::Tape(t) => add(tape::tape(&self.shape, plan, pool, t, rows)),
+            Step::Tape(t) => all.push(vec![item(tape::tape(&self.shape, plan, pool, t, rows))]),
             Step::Multiply(m) => {
                 if let Some((from, lo, hi)) = &m.copy {
                     let op = TapeOp {
@@ -131,15 +202,60 @@ impl Stream {
                         slots: 0,
                         ops: vec![op],
                     };
-                    add(tape::tape(&self.shape, plan, pool, &copy, rows));
+                    all.push(vec![item(tape::tape(&self.shape, plan, pool, &copy, rows))]);
                 }
-                for b in &m.blocks {
-                    add(step::multiply(&self.shape, m, b, rows));
+                // No two blocks have a column in common.
+                let blocks = m.blocks.iter().map(|b| item(step::multiply(&self.shape, m, b, rows)));
+                all.push(blocks.collect());
+            }
+            Step::Pack(p) => all.push(vec![item(step::pack(&self.shape, p))]),
+            Step::Transpose(t) => all.push(vec![item(step::transpose(&self.shape, t, rows))]),
+        }
+    }
+
+    /// Makes launches of what shares a kernel, the weights in buffers of at most `most` bytes. Takes the rounds.
+    ///
+    /// # Errors
+    /// The bytes of the weights of a step that are more.
+    pub fn launches(&mut self, most: u64) -> Result<Launches, u64> {
+        let rounds = std::mem::take(&mut self.rounds);
+        let parts = parts(rounds.iter().flatten(), most)?;
+        let mut all = Launches {
+            parts,
+            launches: Vec::new(),
+            entries: Vec::new(),
+        };
+        let mut first = vec![0];
+        for round in rounds {
+            let mut places: BTreeMap<(usize, [usize; 2], usize), usize> = BTreeMap::new();
+            for mut item in round {
+                let weights = item.work.parameters.weights();
+                let part = part_of(&all.parts, weights);
+                let start = all.parts.get(part).map_or(0, |p| p.start);
+                item.work.parameters.shift(Space::Weights, -(start as i64));
+                let next = all.launches.len();
+                let at = *places.entry((item.kernel, item.work.local, part)).or_insert(next);
+                if at == next {
+                    all.launches.push(Launch {
+                        kernel: item.kernel,
+                        local: item.work.local,
+                        groups: [1, 1],
+                        part,
+                        blocks: Vec::new(),
+                        chain: item.chain,
+                        kind: item.kind,
+                    });
+                }
+                if let Some(l) = all.launches.get_mut(at) {
+                    l.groups = [0, 1].map(|d| l.groups[d].max(item.work.groups[d]));
+                    l.blocks.push(item.work.parameters);
                 }
             }
-            Step::Pack(p) => add(step::pack(&self.shape, p)),
-            Step::Transpose(t) => add(step::transpose(&self.shape, t, rows)),
+            first.push(all.launches.len());
         }
+        let at = |round: usize| first.get(round).copied().unwrap_or(0);
+        all.entries = self.entries.iter().map(|r| at(r.start)..at(r.end)).collect();
+        Ok(all)
     }
 
     /// The text before the kernels.
@@ -156,4 +272,50 @@ impl Stream {
              __global const long *P = par + par[base + get_group_id(2)];\n{body}}}\n"
         )
     }
+}
+
+/// Chains by the longest way to them: those of a level need none of each other.
+fn levels(chains: &[ChainPlan]) -> Vec<Vec<u32>> {
+    let mut level: Vec<usize> = Vec::with_capacity(chains.len());
+    let mut all: Vec<Vec<u32>> = Vec::new();
+    for (c, before) in dependences(chains).iter().enumerate() {
+        let own = before
+            .iter()
+            .filter_map(|&b| level.get(b as usize))
+            .map(|l| l + 1)
+            .max();
+        let own = own.unwrap_or(0);
+        level.push(own);
+        if all.len() <= own {
+            all.resize(own + 1, Vec::new());
+        }
+        if let Some(list) = all.get_mut(own) {
+            list.push(c as u32);
+        }
+    }
+    all
+}
+
+/// Cuts the weights section into buffers of at most `most` bytes, so that every step finds its weights in one of them. Buffers may
+/// overlap.
+fn parts<'a>(items: impl Iterator<Item = &'a Item>, most: u64) -> Result<Vec<Range<usize>>, u64> {
+    let mut ranges: Vec<Range<usize>> = items.filter_map(|i| i.work.parameters.weights()).collect();
+    ranges.sort_unstable_by_key(|r| (r.start, r.end));
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    for r in ranges {
+        if r.len() as u64 > most {
+            return Err(r.len() as u64);
+        }
+        match parts.last_mut() {
+            Some(p) if (r.end.max(p.end) - p.start) as u64 <= most => p.end = p.end.max(r.end),
+            _ => parts.push(r),
+        }
+    }
+    Ok(parts)
+}
+
+/// Index of the part that holds a range.
+fn part_of(parts: &[Range<usize>], range: Option<Range<usize>>) -> usize {
+    let holds = |p: &Range<usize>| range.as_ref().is_some_and(|r| p.start <= r.start && r.end <= p.end);
+    parts.iter().position(holds).unwrap_or(0)
 }

@@ -156,9 +156,7 @@ impl Writer<'_> {
             Some((first, step)) => {
                 let at = self.parameters.push(first);
                 self.parameters.push(step);
-                if r.space == Space::Weights {
-                    self.parameters.weight(at);
-                }
+                self.parameters.address(at, r.space);
                 let _ = writeln!(
                     self.before,
                     "    const long b{name} = P[{at}], s{name} = P[{}];",
@@ -452,7 +450,7 @@ impl Writer<'_> {
                     return;
                 };
                 let at = self.parameters.push(t.offset as i64);
-                self.parameters.weight(at);
+                self.parameters.address(at, Space::Weights);
                 let panels = (t.columns as usize).div_ceil(PANEL_COLUMNS);
                 let bytes = panels * t.rows as usize * PANEL_COLUMNS * t.size as usize;
                 self.parameters.weights_range(t.offset, t.offset + bytes);

@@ -30,8 +30,8 @@ pub struct Kernel {
 pub struct Parameters(
     /// The numbers.
     pub Vec<i64>,
-    /// Those of them that are bytes of the weights section.
-    Vec<usize>,
+    /// Those of them that are bytes of scratch or of the weights section.
+    Vec<(usize, Space)>,
     /// Bytes of the weights section that the launch reads.
     Option<Range<usize>>,
 );
@@ -46,9 +46,7 @@ impl Parameters {
     /// Adds rows as `rows_at` takes them: seven numbers.
     pub fn rows(&mut self, r: &Rows) -> usize {
         let at = self.push(r.offset);
-        if r.space == Space::Weights {
-            self.weight(at);
-        }
+        self.address(at, r.space);
         self.push(i64::from(r.first));
         self.push(i64::from(r.counts[0]));
         self.push(i64::from(r.counts[1]));
@@ -58,9 +56,11 @@ impl Parameters {
         at
     }
 
-    /// Notes that a number is a byte of the weights section.
-    pub fn weight(&mut self, at: usize) {
-        self.1.push(at);
+    /// Notes that a number is a byte of a space.
+    pub fn address(&mut self, at: usize, space: Space) {
+        if matches!(space, Space::Scratch | Space::Weights) {
+            self.1.push((at, space));
+        }
     }
 
     /// Notes that these bytes of the weights section are read.
@@ -74,11 +74,11 @@ impl Parameters {
         self.2.clone()
     }
 
-    /// Lets the weights begin at byte `first` of the section.
-    pub fn rebase(&mut self, first: usize) {
-        for &i in &self.1 {
-            if let Some(x) = self.0.get_mut(i) {
-                *x -= first as i64;
+    /// Moves all addresses in scratch or in the weights section by so many bytes.
+    pub fn shift(&mut self, space: Space, bytes: i64) {
+        for &(i, s) in &self.1 {
+            if let (true, Some(x)) = (s == space, self.0.get_mut(i)) {
+                *x += bytes;
             }
         }
     }

@@ -201,6 +201,7 @@ impl<'a> Builder<'a> {
         let mut plan = if fused { chain.fuse()? } else { chain.by_issue()? };
         plan.accesses = accesses.iter().map(|a| (a.0, a.1, a.2)).collect();
         let scratch = chain.scratch;
+        plan.scratch = scratch;
         self.plan.scratch = self.plan.scratch.max(scratch);
         Ok(plan)
     }

@@ -8,6 +8,7 @@
 //! be cut anywhere between rows: into blocks that stay in cache, or over threads.
 
 pub mod build;
+pub mod depend;
 pub mod follow;
 pub mod join;
 pub mod link;
@@ -447,6 +448,8 @@ pub struct ChainPlan {
     pub events: Vec<(u32, u32)>,
     /// Bytes of memory read and written, as ranges: first, end, written.
     pub accesses: Vec<(i64, i64, bool)>,
+    /// Bytes of scratch.
+    pub scratch: usize,
 }
 
 /// A chain, or one of equal parts of its rows, in the list of a thread.

@@ -312,6 +312,30 @@ fn built_kernels_are_kept_and_damage_is_built_again() {
     }
 }
 
+#[test]
+fn a_run_allocates_nothing_and_bench_counts_enqueues() {
+    let dir = common::Scratch::new("bench");
+    let artifact = compile(&silero(), &[], &[], "toy", 1);
+    files::write_artifact(&dir.0.join("silero.lks"), &artifact).expect("a file");
+    let told = std::process::Command::new(env!("CARGO_BIN_EXE_lockstep"))
+        .args(["bench", "silero.lks", "--backend", "opencl", "--runs", "5", "--json"])
+        .current_dir(&dir.0)
+        .env("XDG_CACHE_HOME", &dir.0)
+        .output()
+        .expect("the command line starts");
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    assert_eq!(told["allocations"], 0, "{told}");
+    assert!(told["enqueues_per_run"].as_u64().is_some_and(|n| n > 0), "{told}");
+    assert!(
+        told["microseconds_per_enqueue"].as_f64().is_some_and(|x| x > 0.0),
+        "{told}"
+    );
+    assert!(
+        dir.0.join("lockstep/kernels").is_dir(),
+        "the kernels are kept in the user's cache directory"
+    );
+}
+
 #[cfg(feature = "fetched-models")]
 mod fetched {
     use super::*;

@@ -22,6 +22,7 @@ use std::sync::{Arc, OnceLock};
 struct Plan {
     memory_bytes: Option<u64>,
     buffer_bytes: Option<u64>,
+    local_bytes: Option<u64>,
     /// The buffer that there is no room for.
     buffer: Option<usize>,
     /// A text that no kernel may have.
@@ -61,7 +62,7 @@ impl Fake {
             buffer_bytes: plan.buffer_bytes.unwrap_or(1 << 28),
             units: 2,
             group_items: 64,
-            local_bytes: 1 << 15,
+            local_bytes: plan.local_bytes.unwrap_or(1 << 15),
             width: 4,
             processor: false,
             refusal: None,
@@ -208,6 +209,15 @@ fn too_little_memory_says_what_is_needed_and_there() {
     assert_eq!(
         refusal(small),
         format!("device \"fake\": the artifact needs {all} bytes, the device has 1000")
+    );
+    let narrow = Plan {
+        local_bytes: Some(1),
+        ..Plan::default()
+    };
+    let told = refusal(narrow);
+    assert!(
+        told.starts_with("device \"fake\": the local memory of a step needs ") && told.ends_with("the device has 1"),
+        "{told}"
     );
     for (i, what) in ["chip memory", "scratch", "constants", "parameters", "weights"]
         .iter()

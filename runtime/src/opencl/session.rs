@@ -68,6 +68,15 @@ impl OpenClSession {
             stream.entry(plan, &pool);
         }
         let scratch = stream.scratch as u64;
+        let local = stream.local_bytes as u64;
+        if local > device.local_bytes {
+            return Err(too_large(
+                &device.name,
+                "the local memory of a step",
+                local,
+                device.local_bytes,
+            ));
+        }
         let Launches {
             parts,
             launches,

@@ -17,7 +17,7 @@ const EXACT_K: usize = 256;
 ///
 /// Parameters: 0 first and 1 end of the sums counted over rows and places, 2 columns, 3 rows of each item of x, 4 places,
 /// 5 their index, 6 windows, 7 their index, 8 index of the rows of x, 9 first and 10 step of the sums.
-pub fn multiply(shape: &Shape, m: &Multiply, b: &BlockStep, (r0, r1): (u32, u32)) -> (Kernel, Work) {
+pub fn multiply(shape: &Shape, m: &Multiply, b: &BlockStep, (r0, r1): (u32, u32)) -> (Product, Work) {
     let (factors, places) = (m.factors_of(b), m.places_of(b));
     let mut p = Parameters::default();
     let n_places = places.len() as u32;
@@ -79,7 +79,16 @@ pub fn multiply(shape: &Shape, m: &Multiply, b: &BlockStep, (r0, r1): (u32, u32)
         _ => 4,
     };
     let columns = 2 * width;
-    let text = body(rows, width, b, (m.acc.space, x_space, mixed));
+    let product = Product {
+        rows,
+        width,
+        dtype: b.dtype,
+        integer: b.integer,
+        zero: b.zero,
+        sums: m.acc.space,
+        x: x_space,
+        mixed,
+    };
     let groups = [sums.div_ceil(rows), (b.n as usize).div_ceil(columns)];
     let local = [
         shape.local[0].min(groups[0].max(1)),
@@ -90,7 +99,27 @@ pub fn multiply(shape: &Shape, m: &Multiply, b: &BlockStep, (r0, r1): (u32, u32)
         groups: [groups[0].div_ceil(local[0]), groups[1].div_ceil(local[1])],
         local,
     };
-    (Kernel { text }, work)
+    (product, work)
+}
+
+/// What the kernel of a product depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// Rows that a work-item holds.
+    rows: usize,
+    /// Floats of a register; a work-item holds two of them for each row.
+    width: usize,
+    /// Type of the weights.
+    dtype: DType,
+    /// Whether the sums are i32.
+    integer: bool,
+    /// Whether they start from zero.
+    zero: bool,
+    /// Where they lie.
+    sums: Space,
+    /// Where x lies, unless its rows lie in several spaces.
+    x: Space,
+    mixed: bool,
 }
 
 /// A load of `width` weights as floats from `w`.
@@ -128,10 +157,11 @@ fn pointer(s: Space) -> &'static str {
     }
 }
 
-/// Rows by two registers of columns.
-fn body(rows: usize, v: usize, b: &BlockStep, (acc, x_space, mixed): (Space, Space, bool)) -> String {
+/// The kernel of a product.
+pub fn product(b: &Product) -> Kernel {
+    let (rows, v, mixed) = (b.rows, b.width, b.mixed);
     let columns = 2 * v;
-    let acc = pointer(acc);
+    let acc = pointer(b.sums);
     let mut t = format!(
         "    const uint c0 = (uint)get_global_id(1) * {columns}u, r0 = (uint)P[0] + (uint)get_global_id(0) * {rows}u;\n    \
          const uint n = (uint)P[2], end = (uint)P[1], each = (uint)P[3], places = (uint)P[4];\n    \
@@ -141,7 +171,7 @@ fn body(rows: usize, v: usize, b: &BlockStep, (acc, x_space, mixed): (Space, Spa
     );
     let x = match mixed {
         true => "space_of(mem, scr, pool, wts, x[7])",
-        false => pointer(x_space),
+        false => pointer(b.x),
     };
     for r in 0..rows {
         t += &format!(
@@ -216,7 +246,7 @@ fn body(rows: usize, v: usize, b: &BlockStep, (acc, x_space, mixed): (Space, Spa
         );
     }
     t += "    }\n";
-    t
+    Kernel { text: t }
 }
 
 /// The kernel of a packing step: a work-group for a panel and some of its depth.

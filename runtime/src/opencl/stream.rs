@@ -20,12 +20,16 @@ pub struct Stream {
     /// Kernels in the order in which they were first needed, with the entry and chain that needed them.
     pub kernels: Vec<(Kernel, usize, u32)>,
     ids: BTreeMap<String, usize>,
+    /// Kernels of products.
+    products: Vec<(step::Product, usize)>,
     /// Steps that do not need each other, round by round.
     rounds: Vec<Vec<Item>>,
     /// Rounds of each entry.
     entries: Vec<Range<usize>>,
     /// Bytes of scratch.
     pub scratch: usize,
+    /// Most bytes of local memory of a work-group.
+    pub local_bytes: usize,
 }
 
 /// One step of a chain, or a part of it.
@@ -99,9 +103,11 @@ impl Stream {
             shape,
             kernels: Vec::new(),
             ids: BTreeMap::new(),
+            products: Vec::new(),
             rounds: Vec::new(),
             entries: Vec::new(),
             scratch: 0,
+            local_bytes: 0,
         }
     }
 
@@ -169,21 +175,11 @@ impl Stream {
 
     fn step(&mut self, plan: &Plan, pool: &[u8], c: u32, step: &Step, rows: (u32, u32), all: &mut Vec<Vec<Item>>) {
         let kind = step.kind();
-        let mut item = |(kernel, work): (Kernel, Work)| {
-            let next = self.kernels.len();
-            let id = *self.ids.entry(kernel.text.clone()).or_insert(next);
-            if id == next {
-                self.kernels.push((kernel, self.entries.len(), c));
-            }
-            Item {
-                kernel: id,
-                work,
-                chain: c,
-                kind,
-            }
-        };
+        if let Step::Tape(t) = step {
+            self.local_bytes = self.local_bytes.max(t.slots as usize * self.shape.lanes * 4);
+        }
         match step {
-            Step::Tape(t) => all.push(vec![item(tape::tape(&self.shape, plan, pool, t, rows))]),
+            Step::Tape(t) => all.push(vec![self.item(tape::tape(&self.shape, plan, pool, t, rows), c, kind)]),
             Step::Multiply(m) => {
                 if let Some((from, lo, hi)) = &m.copy {
                     let op = TapeOp {
@@ -202,14 +198,57 @@ impl Stream {
                         slots: 0,
                         ops: vec![op],
                     };
-                    all.push(vec![item(tape::tape(&self.shape, plan, pool, &copy, rows))]);
+                    all.push(vec![self.item(
+                        tape::tape(&self.shape, plan, pool, &copy, rows),
+                        c,
+                        kind,
+                    )]);
                 }
                 // No two blocks have a column in common.
-                let blocks = m.blocks.iter().map(|b| item(step::multiply(&self.shape, m, b, rows)));
-                all.push(blocks.collect());
+                let blocks = m.blocks.iter().map(|b| step::multiply(&self.shape, m, b, rows));
+                let blocks: Vec<_> = blocks.collect();
+                let items = blocks.into_iter().map(|(product, work)| {
+                    let known = self.products.iter().find(|(p, _)| *p == product);
+                    let kernel = match known {
+                        Some(&(_, id)) => id,
+                        None => {
+                            let id = self.kernel(step::product(&product), c);
+                            self.products.push((product, id));
+                            id
+                        }
+                    };
+                    Item {
+                        kernel,
+                        work,
+                        chain: c,
+                        kind,
+                    }
+                });
+                let items = items.collect();
+                all.push(items);
             }
-            Step::Pack(p) => all.push(vec![item(step::pack(&self.shape, p))]),
-            Step::Transpose(t) => all.push(vec![item(step::transpose(&self.shape, t, rows))]),
+            Step::Pack(p) => all.push(vec![self.item(step::pack(&self.shape, p), c, kind)]),
+            Step::Transpose(t) => all.push(vec![self.item(step::transpose(&self.shape, t, rows), c, kind)]),
+        }
+    }
+
+    /// Index of a kernel.
+    fn kernel(&mut self, kernel: Kernel, chain: u32) -> usize {
+        if let Some(&id) = self.ids.get(&kernel.text) {
+            return id;
+        }
+        let id = self.kernels.len();
+        self.ids.insert(kernel.text.clone(), id);
+        self.kernels.push((kernel, self.entries.len(), chain));
+        id
+    }
+
+    fn item(&mut self, (kernel, work): (Kernel, Work), chain: u32, kind: &'static str) -> Item {
+        Item {
+            kernel: self.kernel(kernel, chain),
+            work,
+            chain,
+            kind,
         }
     }
 

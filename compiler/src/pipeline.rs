@@ -1,8 +1,8 @@
 //! The pipeline: every stage in order, each a pure function of the one before.
 
 use crate::bound::bound;
-use crate::chain::build::{Input, build_entries};
-use crate::chain::{Chain, ChainKind, ChainProgram};
+use crate::chain::ChainProgram;
+use crate::chain::build::{Input, MOST_NODES, build_entries};
 use crate::emit::{ArtifactInfo, emit};
 use crate::lower::lower;
 use crate::options::Options;
@@ -493,15 +493,22 @@ impl Driver<'_> {
             };
             if scheduled < SCHEDULED && best.as_ref().is_none_or(|b| one.bound < b.makespan) {
                 self.observer.stage("chains");
-                let chains = build_entries(&parts.iter().map(|part| input(part, target)).collect::<Vec<_>>())?;
-                if best
-                    .as_ref()
-                    .is_some_and(|b| n_nodes(&chains) > SPRAWL * n_nodes(&b.chains))
-                {
-                    scheduled += 1;
-                    examined.push(one);
-                    continue;
-                }
+                let inputs: Vec<Input<'_>> = parts.iter().map(|part| input(part, target)).collect();
+                let most = best.as_ref().map(|b| SPRAWL * n_nodes(&b.chains));
+                let chains = match build_entries(&inputs, most.unwrap_or(MOST_NODES).min(MOST_NODES)) {
+                    Ok(chains) => chains,
+                    Err(e) if matches!(e.kind, CompileErrorKind::DoesNotFit { .. }) => {
+                        if best.is_some() {
+                            scheduled += 1;
+                            examined.push(one);
+                        } else {
+                            refused = refused.or(Some(e));
+                            n_refused += 1;
+                        }
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                };
                 self.observer.stage("schedule");
                 match schedule_entries(&chains.iter().collect::<Vec<_>>(), target, &options) {
                     Ok(timed) => {
@@ -547,11 +554,7 @@ fn input<'a>(part: &'a Partitioned, target: &'a Target) -> Input<'a> {
 
 /// Instructions of all entries, about.
 fn n_nodes(entries: &[ChainProgram]) -> usize {
-    let of = |chain: &Chain| match &chain.kind {
-        ChainKind::Compute { nodes, .. } => nodes.len(),
-        ChainKind::Transfer { .. } => 2,
-    };
-    entries.iter().flat_map(|e| e.chains.values()).map(of).sum()
+    entries.iter().map(ChainProgram::n_nodes).sum()
 }
 
 /// Programs one after another.

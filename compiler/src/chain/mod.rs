@@ -309,3 +309,20 @@ pub struct ChainProgram {
     /// States.
     pub states: Vec<State>,
 }
+
+impl Chain {
+    /// Its instructions, about.
+    pub fn n_nodes(&self) -> usize {
+        match &self.kind {
+            ChainKind::Compute { nodes, .. } => nodes.len(),
+            ChainKind::Transfer { .. } => 2,
+        }
+    }
+}
+
+impl ChainProgram {
+    /// Instructions of all chains, about.
+    pub fn n_nodes(&self) -> usize {
+        self.chains.values().map(Chain::n_nodes).sum()
+    }
+}

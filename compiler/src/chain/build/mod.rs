@@ -28,7 +28,7 @@ mod windows;
 
 use super::contents::Constant;
 use super::{Affine, Buf, BufId, BufKind, Chain, ChainKind, ChainProgram, Node, NodeArg};
-use crate::error::CompileError;
+use crate::error::{CompileError, CompileErrorKind};
 use crate::layout::choose::Rows;
 use crate::layout::{Layout, Part};
 use crate::tir::{Op, TensorIr, ValueId, consteval};
@@ -142,12 +142,15 @@ type OriginKey = (String, Vec<String>);
 /// A constant vector: what is read beside it, chip, hemisphere, dtype, bytes.
 type VectorKey = (Option<BufId>, u16, Option<Dir>, DType, Vec<u8>);
 
+/// Most instructions, about, of the entries of a program: at 1 KiB of host memory each they are what a compile can hold.
+pub const MOST_NODES: usize = 6 << 20;
+
 /// Builds the chains of a partitioned program.
 ///
 /// # Errors
-/// Operations that no chain can carry out, and bugs.
+/// Operations that no chain can carry out, a program of more than [`MOST_NODES`], and bugs.
 pub fn build(input: &Input<'_>) -> Result<ChainProgram, CompileError> {
-    build_beside(input, &mut StateLayouts::new(), loads(input))
+    build_beside(input, &mut StateLayouts::new(), loads(input), MOST_NODES)
 }
 
 /// How weight tiles are loaded: the same in all entries, which share the tiles.
@@ -160,8 +163,8 @@ fn loads(input: &Input<'_>) -> tiles::Loads {
 /// one index in their lists of states; constants of equal bytes are behind one reference.
 ///
 /// # Errors
-/// As [`build`].
-pub fn build_entries(inputs: &[Input<'_>]) -> Result<Vec<ChainProgram>, CompileError> {
+/// As [`build`]; what needs more than `most` instructions does not fit.
+pub fn build_entries(inputs: &[Input<'_>], most: usize) -> Result<Vec<ChainProgram>, CompileError> {
     let mut states = StateLayouts::new();
     // A state that one entry updates in place lies as the updates need it in all of them.
     for input in inputs {
@@ -170,11 +173,12 @@ pub fn build_entries(inputs: &[Input<'_>]) -> Result<Vec<ChainProgram>, CompileE
         }
     }
     let loads = inputs.first().map(loads).unwrap_or_default();
-    let built: Result<Vec<_>, _> = inputs
-        .iter()
-        .map(|input| build_beside(input, &mut states, loads))
-        .collect();
-    let mut programs = built?;
+    let (mut programs, mut left) = (Vec::new(), most);
+    for input in inputs {
+        let program = build_beside(input, &mut states, loads, left)?;
+        left -= program.n_nodes().min(left);
+        programs.push(program);
+    }
     if programs.len() > 1 {
         share::share(&mut programs)?;
     }
@@ -185,6 +189,7 @@ fn build_beside(
     input: &Input<'_>,
     states: &mut StateLayouts,
     loads: tiles::Loads,
+    most: usize,
 ) -> Result<ChainProgram, CompileError> {
     let consts = consteval::const_values(input.ir);
     let expanded = expand::expand(input.ir, input.chip, input.target, states, &|v| consts.contains(v));
@@ -256,13 +261,14 @@ fn build_beside(
         places: loaded::Places::default(),
     };
     b.plan()?;
-    b.run()?;
+    b.run(most)?;
     Ok(b.prog)
 }
 
 impl Builder<'_> {
-    fn run(&mut self) -> Result<(), CompileError> {
+    fn run(&mut self, most: usize) -> Result<(), CompileError> {
         self.place_updates()?;
+        let (mut n_nodes, mut counted) = (0, 0);
         for v in self.ir.values.ids() {
             if self.is_const[v.index()] || self.done[v.index()] {
                 continue;
@@ -282,8 +288,37 @@ impl Builder<'_> {
                 }
             }
             self.done[v.index()] = true;
+            n_nodes += self
+                .prog
+                .chains
+                .values()
+                .skip(counted)
+                .map(Chain::n_nodes)
+                .sum::<usize>();
+            counted = self.prog.chains.len();
+            if n_nodes > most {
+                return Err(self.sprawls(v, n_nodes, most));
+            }
         }
         self.lower_ports()
+    }
+
+    /// The error of a program that takes more instructions than it may before it is whole.
+    fn sprawls(&self, v: ValueId, n_nodes: usize, most: usize) -> CompileError {
+        let total = self.ir.values.len();
+        CompileError {
+            kind: CompileErrorKind::DoesNotFit {
+                summary: format!(
+                    "{n_nodes} instructions for the first {} of {total} operations, at most {most} are allowed; use another number of chips or smaller dimensions",
+                    v.index() + 1
+                ),
+                report: format!(
+                    "instructions   {n_nodes} for {} of {total} operations\nallowed        {most}",
+                    v.index() + 1
+                ),
+            },
+            at: None,
+        }
     }
 
     /// The chip on which an operation runs.

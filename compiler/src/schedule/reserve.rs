@@ -54,6 +54,18 @@ pub(super) struct Slots {
 /// Diagonals per page of [`Belts`].
 const PAGE: usize = 512;
 
+/// Equidistant diagonals page by page: the index of the first on it, the page, its place there, how many are on it.
+fn pages(first: usize, period: usize, count: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+    let mut i = 0;
+    std::iter::from_fn(move || {
+        let d = first + i * period;
+        let n = (PAGE - d % PAGE).div_ceil(period).min(count - i);
+        let next = (n > 0).then_some((i, d / PAGE, d % PAGE, n));
+        i += n;
+        next
+    })
+}
+
 /// The belts of a chip. A slot is (stream, diagonal); it is taken over the stretch of positions from the producer to its
 /// farthest consumer, kept as one bit per stretch between neighbouring units.
 #[derive(Clone, Debug)]
@@ -68,7 +80,7 @@ pub(super) struct Belts {
     share: usize,
     /// Distance added to a diagonal so that it is not negative.
     origin: i64,
-    /// Per direction, pages of diagonals: `diagonal % PAGE * units + unit`. A page on which nothing is taken is empty.
+    /// Per direction, pages of diagonals: page `diagonal / PAGE * units + unit`. One on which nothing is taken is empty.
     taken: [Vec<Vec<u64>>; 2],
 }
 
@@ -114,28 +126,22 @@ impl Belts {
 
     /// Streams that are free for all of `slots`, one bit per `unit` words, as a mask over units.
     pub fn free(&self, slots: &Slots) -> u64 {
-        let all = if self.units >= 64 {
-            u64::MAX
-        } else {
-            (1u64 << self.units) - 1
-        };
         let stretch = self.stretch(slots.from, slots.to);
+        let blocked = |unit| self.taken_at(slots, unit, stretch).next().is_some();
+        let free = (0..self.units).filter(|&unit| !blocked(unit));
+        free.fold(0, |mask, unit| mask | 1 << unit)
+    }
+
+    /// Indices of those of `slots` at which a unit is taken somewhere on a stretch, ascending.
+    fn taken_at(&self, slots: &Slots, unit: usize, stretch: u64) -> impl Iterator<Item = usize> {
         let taken = &self.taken[slots.dir as usize];
-        let mut blocked = 0u64;
-        let mut d = self.diagonal(slots);
-        for _ in 0..slots.count {
-            let at = d % PAGE * self.units;
-            let row = taken.get(d / PAGE).and_then(|page| page.get(at..at + self.units));
-            d += slots.period as usize;
-            let Some(row) = row else { continue };
-            for (u, &bits) in row.iter().enumerate() {
-                blocked |= ((bits & stretch != 0) as u64) << u;
-            }
-            if blocked == all {
-                return 0;
-            }
-        }
-        all & !blocked
+        let period = slots.period.max(1) as usize;
+        pages(self.diagonal(slots), period, slots.count as usize).flat_map(move |(first, page, at, n)| {
+            let page = taken.get(page * self.units + unit).and_then(|page| page.get(at..));
+            let bits = page.unwrap_or_default().iter().step_by(period).take(n);
+            let hits = bits.enumerate().filter(move |(_, bits)| **bits & stretch != 0);
+            hits.map(move |(i, _)| first + i)
+        })
     }
 
     /// Cycles by which `slots` of period 1, one set per vector of `words` words, must at least be delayed until some
@@ -167,22 +173,10 @@ impl Belts {
     /// Per unit, one past the index of the last of `slots` that is taken; 0 where none is.
     fn last_taken(&self, slots: &Slots) -> Vec<u64> {
         let stretch = self.stretch(slots.from, slots.to);
-        let first = self.diagonal(slots);
-        let mut last = vec![0; self.units];
-        for i in 0..slots.count as usize {
-            let d = first + i * slots.period as usize;
-            let at = d % PAGE * self.units;
-            let page = self.taken[slots.dir as usize].get(d / PAGE);
-            let Some(row) = page.and_then(|page| page.get(at..at + self.units)) else {
-                continue;
-            };
-            for (last, bits) in last.iter_mut().zip(row) {
-                if bits & stretch != 0 {
-                    *last = i as u64 + 1;
-                }
-            }
-        }
-        last
+        let last = |unit| self.taken_at(slots, unit, stretch).last();
+        (0..self.units)
+            .map(|unit| last(unit).map_or(0, |i| i as u64 + 1))
+            .collect()
     }
 
     /// Takes (or gives back) `words` streams from `stream` on.
@@ -190,22 +184,21 @@ impl Belts {
         let stretch = self.stretch(slots.from, slots.to);
         let first = (stream / self.unit) as usize;
         let n = (words as usize).div_ceil(self.unit as usize);
-        let mut d = self.diagonal(slots);
-        let units = self.units;
-        let taken = &mut self.taken[slots.dir as usize];
-        for _ in 0..slots.count {
-            if taken.len() <= d / PAGE {
-                taken.resize(d / PAGE + 1, Vec::new());
+        let period = slots.period.max(1) as usize;
+        for (_, page, at, count) in pages(self.diagonal(slots), period, slots.count as usize) {
+            let taken = &mut self.taken[slots.dir as usize];
+            let end = (page + 1) * self.units;
+            if taken.len() < end {
+                taken.resize(end, Vec::new());
             }
-            let page = &mut taken[d / PAGE];
-            if page.is_empty() {
-                page.resize(PAGE * units, 0);
+            for page in &mut taken[page * self.units + first..][..n] {
+                if page.is_empty() {
+                    page.resize(PAGE, 0);
+                }
+                for bits in page[at..].iter_mut().step_by(period).take(count) {
+                    *bits = if take { *bits | stretch } else { *bits & !stretch };
+                }
             }
-            let at = d % PAGE * units + first;
-            for bits in &mut page[at..at + n] {
-                *bits = if take { *bits | stretch } else { *bits & !stretch };
-            }
-            d += slots.period as usize;
         }
     }
 

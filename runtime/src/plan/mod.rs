@@ -1,6 +1,6 @@
 //! Links an artifact's chains to steps over rows, with every address resolved: what an executor runs.
 //!
-//! [`load`] links every chain's instructions through their claims ([`link`]) and derives a [`Plan`] from them ([`build`],
+//! [`load()`] links every chain's instructions through their claims ([`link`]) and derives a [`Plan`] from them ([`build`],
 //! [`matrix`], [`tape`]): products over weight panels that are used where the artifact has them, and tapes of vector operations
 //! over rows. Belts, tiles and accumulators do not exist; data flows from rows through registers to rows.
 //!

@@ -12,16 +12,19 @@
 pub mod files;
 #[cfg(feature = "generate")]
 pub mod language;
+#[cfg(feature = "compile")]
+pub mod plan;
 pub mod tensors;
 
 #[cfg(feature = "compile")]
 pub use lockstep_compiler::{
-    Chips, CompileError, CompileErrorKind, Compiled, Observer, Options, Report, Silent, compile, compile_entries,
+    Chips, CompileError, CompileErrorKind, Compiled, EntryReport, Observer, Options, Report, Silent, SramUse, compile,
+    compile_entries, report_boundary, report_entries,
 };
 #[cfg(feature = "compile")]
 pub use lockstep_frontend::{
-    ConstInput, Graph, ImportError, ImportOptions, LanguageModel, LanguageOptions, Source, WeightFormat, import,
-    language as language_model,
+    ConstInput, Graph, ImportError, ImportOptions, LanguageModel, LanguageOptions, Outline, Source, StageSize,
+    WeightFormat, import, language as language_model,
 };
 #[cfg(feature = "compile")]
 pub use lockstep_graph as graph;

@@ -332,6 +332,7 @@ pub mod model {
             stop_after: stages.stop_after,
             stop_after_rewrite: args.stop_after_rewrite,
             serial: args.serial,
+            draft: false,
             tokenizer,
         }
     }

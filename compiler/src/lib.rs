@@ -31,5 +31,6 @@ pub mod tir;
 
 pub use error::{CompileError, CompileErrorKind};
 pub use options::{Chips, Options};
-pub use pipeline::{Compiled, Observer, Silent, compile, compile_entries};
-pub use report::Report;
+pub use pipeline::{Compiled, Observer, Silent, compile, compile_entries, report_boundary, report_entries};
+pub use report::{EntryReport, Report};
+pub use schedule::SramUse;

@@ -25,6 +25,8 @@ pub struct Options {
     pub stop_after_rewrite: Option<usize>,
     /// Place every chain after the one before it.
     pub serial: bool,
+    /// Schedule the most promising partition alone, and once: for plans of models that are compiled in parts.
+    pub draft: bool,
     /// What turns text into tokens and back, stored in the artifact as it is (see [`lockstep_isa::Artifact::tokenizer`]).
     pub tokenizer: String,
 }

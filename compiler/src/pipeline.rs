@@ -6,9 +6,9 @@ use crate::chain::build::{Input, MOST_NODES, build_entries};
 use crate::emit::{ArtifactInfo, emit};
 use crate::lower::lower;
 use crate::options::Options;
-use crate::partition::{Chips, MOST_SPREAD, PartitionOptions, Partitioned, candidates_of_entries};
+use crate::partition::{Chips, MOST_SPREAD, PartitionOptions, Partitioned, boundary, candidates_of_entries};
 use crate::passes::{self, FUSION, PassOptions, TIR_PASSES, precision};
-use crate::report::{self, Report};
+use crate::report::{self, EntryReport, Report};
 use crate::rewrite::{self, RewriteOptions, StageGain};
 use crate::schedule::{Schedule, ScheduleOptions, schedule_entries};
 use crate::tir::verify::Phase;
@@ -17,6 +17,7 @@ use crate::{CompileError, CompileErrorKind};
 use lockstep_graph::{Graph, Verified, Verify, VerifyErrors};
 use lockstep_isa::{Artifact, Target, verify};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// What a compile gives.
 #[derive(Default)]
@@ -86,36 +87,9 @@ pub fn compile_entries(
         observer,
         spread: 0,
     };
-    let mut lowered = Vec::with_capacity(entries.len());
-    for (name, graph) in entries {
-        let Some(ir) = cx.lower(name, graph)? else {
-            return Ok(Compiled::default());
-        };
-        lowered.push(ir);
-    }
-    check_entries(&lowered)?;
-    let Some(rewritten) = cx.optimize(&lowered, target)? else {
+    let Some((best, report)) = cx.scheduled(entries, target)? else {
         return Ok(Compiled::default());
     };
-    let Some(with) = cx.place(rewritten, target)? else {
-        return Ok(Compiled::default());
-    };
-    let (mut best, mut trial) = cx.without_rewrites(&lowered, target, with)?;
-    cx.refine(&mut best, trial.as_mut(), target)?;
-    cx.observer.stage("bound");
-    let per_entry = best
-        .program
-        .irs
-        .iter()
-        .zip(&best.parts)
-        .zip(best.chains.iter().zip(&best.timed));
-    let reports = per_entry
-        .zip(best.program.gains.iter())
-        .map(|(((ir, part), (chains, timed)), gains)| {
-            let bound = bound(ir, part, target);
-            report::entry(chains, timed, &bound, part, target, gains.clone())
-        });
-    let report = Report::new(target, options.chips, best.examined, trial, reports);
     cx.observer.stage("emit");
     let info = ArtifactInfo {
         name: entries.first().map(|(_, g)| g.name.clone()).unwrap_or_default(),
@@ -132,6 +106,49 @@ pub fn compile_entries(
         artifact: Some(artifact),
         report: Some(report),
     })
+}
+
+/// The report of a compile, which makes no artifact: nothing asks what constants hold, so that their data may be absent. `None` where the
+/// options stop the compile before it is made.
+///
+/// # Errors
+/// As [`compile_entries`].
+pub fn report_entries(
+    entries: &[(String, &Verified<Graph>)],
+    target: &Target,
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> Result<Option<Report>, CompileError> {
+    let mut cx = Driver {
+        options,
+        observer,
+        spread: 0,
+    };
+    Ok(cx.scheduled(entries, target)?.map(|(_, report)| report))
+}
+
+/// The report of what a stage hands on to the next: f32[rows, columns] from a chip to all of some others, which come after it.
+///
+/// # Errors
+/// Chips that no links join.
+pub fn report_boundary(
+    (rows, columns): (usize, usize),
+    from: u16,
+    to: Range<u16>,
+    target: &Target,
+) -> Result<EntryReport, CompileError> {
+    let part = boundary(rows, columns, from, to, target)?;
+    let chains = build_entries(&[input(&part, target)], MOST_NODES)?;
+    let once = ScheduleOptions {
+        serial: false,
+        rounds: 0,
+    };
+    let timed = schedule_entries(&chains.iter().collect::<Vec<_>>(), target, &once)?;
+    let (Some(chains), Some(timed)) = (chains.first(), timed.first()) else {
+        return Err(CompileError::internal("schedule", "a boundary without a schedule"));
+    };
+    let bound = bound(&part.ir, &part, target);
+    Ok(report::entry(chains, timed, &bound, &part, target, Vec::new()))
 }
 
 struct Driver<'a> {
@@ -209,6 +226,46 @@ struct Optimized {
 }
 
 impl Driver<'_> {
+    /// All stages up to the schedule, and what there is to say about it; `None` where the options stop before.
+    fn scheduled(
+        &mut self,
+        entries: &[(String, &Verified<Graph>)],
+        target: &Target,
+    ) -> Result<Option<(Best, Report)>, CompileError> {
+        let mut lowered = Vec::with_capacity(entries.len());
+        for (name, graph) in entries {
+            let Some(ir) = self.lower(name, graph)? else {
+                return Ok(None);
+            };
+            lowered.push(ir);
+        }
+        check_entries(&lowered)?;
+        let Some(rewritten) = self.optimize(&lowered, target)? else {
+            return Ok(None);
+        };
+        let Some(with) = self.place(rewritten, target)? else {
+            return Ok(None);
+        };
+        let (mut best, mut trial) = self.without_rewrites(&lowered, target, with)?;
+        self.refine(&mut best, trial.as_mut(), target)?;
+        self.observer.stage("bound");
+        let per_entry = best
+            .program
+            .irs
+            .iter()
+            .zip(&best.parts)
+            .zip(best.chains.iter().zip(&best.timed));
+        let reports = per_entry
+            .zip(best.program.gains.iter())
+            .map(|(((ir, part), (chains, timed)), gains)| {
+                let bound = bound(ir, part, target);
+                report::entry(chains, timed, &bound, part, target, gains.clone())
+            });
+        let examined = std::mem::take(&mut best.examined);
+        let report = Report::new(target, self.options.chips, examined, trial, reports);
+        Ok(Some((best, report)))
+    }
+
     /// Dumps after a stage if wanted; whether to stop there.
     fn after(&mut self, name: &str, text: impl FnOnce() -> String) -> bool {
         let wanted = |o: &Option<String>| o.as_deref().is_some_and(|n| n == name);
@@ -271,7 +328,7 @@ impl Driver<'_> {
         target: &Target,
         with: Best,
     ) -> Result<(Best, Option<report::Trial>), CompileError> {
-        if lowered.len() > 1 {
+        if lowered.len() > 1 || self.options.draft {
             return Ok((with, None));
         }
         let wanted = PassOptions {
@@ -321,7 +378,7 @@ impl Driver<'_> {
         target: &Target,
     ) -> Result<(), CompileError> {
         let n_chains: usize = best.chains.iter().map(|c| c.chains.len()).sum();
-        if self.options.serial || n_chains > REFINED {
+        if self.options.serial || self.options.draft || n_chains > REFINED {
             return Ok(());
         }
         self.observer.stage("schedule");
@@ -474,6 +531,7 @@ impl Driver<'_> {
         let mut refused = None;
         let mut n_refused = 0;
         let mut scheduled = 0;
+        let most = if self.options.draft { 1 } else { SCHEDULED };
         for parts in candidates {
             let free = self.options.chips == Chips::Auto;
             if free && best.is_none() && n_refused == REFUSED {
@@ -491,7 +549,7 @@ impl Driver<'_> {
                 bound: bounds.sum(),
                 makespan: None,
             };
-            if scheduled < SCHEDULED && best.as_ref().is_none_or(|b| one.bound < b.makespan) {
+            if scheduled < most && best.as_ref().is_none_or(|b| one.bound < b.makespan) {
                 self.observer.stage("chains");
                 let inputs: Vec<Input<'_>> = parts.iter().map(|part| input(part, target)).collect();
                 let most = best.as_ref().map(|b| SPRAWL * n_nodes(&b.chains));

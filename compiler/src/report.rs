@@ -356,7 +356,7 @@ impl EntryReport {
     }
 
     /// The JSON value.
-    fn to_value(&self) -> Value {
+    pub fn to_value(&self) -> Value {
         let u = self.utilisation();
         json!({
             "entry": self.name,

@@ -103,7 +103,7 @@ pub fn run(verb: &CompileVerb) -> Outcome {
         return Ok(());
     }
     print_dumps(&dumped);
-    lines(report::headline(&artifact, &value));
+    lines(report::headline(&artifact.name, &value));
     line(format!(
         "{} -> {}, {}",
         if verb.options.no_verify {

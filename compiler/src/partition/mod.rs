@@ -15,8 +15,10 @@
 //! | `plan.rs`, `entries.rs` | which partitions to try; several entries over the same weights |
 //! | `expand.rs`, `collective.rs` | the program per chip, with transfers |
 //! | `capacity.rs` | SRAM of each chip, term by term; the report of what does not fit |
+//! | `boundary.rs` | what stages that are compiled apart hand on |
 //! | `verify.rs`, `print.rs` | invariants P1.. and the text form |
 
+mod boundary;
 mod capacity;
 mod choice;
 mod collective;
@@ -34,6 +36,7 @@ mod search;
 mod tests;
 mod verify;
 
+pub use boundary::boundary;
 pub use capacity::{ChipUsage, usage};
 pub use dist::{Dist, Split};
 pub use entries::candidates_of_entries;

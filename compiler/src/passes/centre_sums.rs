@@ -15,8 +15,9 @@ use super::{Changed, PassCx};
 use crate::error::CompileError;
 use crate::tir::consteval::{self, const_values};
 use crate::tir::op::free_axes;
-use crate::tir::{Arg, MapNode, Op, ReduceOp, TensorIr, TirBuilder, ValueId};
-use lockstep_graph::IdSet;
+use crate::tir::{Arg, MapNode, Op, ReduceOp, TensorIr, TirBuilder, Type, ValueId};
+use lockstep_graph::{IdSet, Weights};
+use lockstep_isa::artifact::HostDType;
 use lockstep_isa::{AluOp, DType};
 use std::collections::BTreeMap;
 
@@ -326,8 +327,12 @@ fn centred_sum(
     b.map_nodes(shape, &operands, centred)
 }
 
-/// The elements of a float constant, and the constant before it was rounded to a narrower dtype.
+/// The elements of a float constant before it was rounded to a narrower dtype; zeros where they are absent, and what is derived from it
+/// will be absent too.
 pub(super) fn elements(b: &mut TirBuilder, v: ValueId) -> Result<Vec<f32>, CompileError> {
+    if consteval::is_absent(b.ir(), v) {
+        return Ok(vec![0.0; b.ty(v).elements()]);
+    }
     let wide = widened(b, v)?;
     Ok(consteval::tensor(b.ir(), wide)?.to_f32())
 }
@@ -379,7 +384,12 @@ pub(super) fn derived(
             (_, None) => break from.to_string(),
         }
     };
-    let v = b.const_f32(&format!("{name}.{how}"), shape, values)?;
+    let data = match consteval::is_absent(b.ir(), from) {
+        true => Weights::absent(size_of_val(values)),
+        false => values.into(),
+    };
+    let ty = Type::new(DType::F32, shape);
+    let v = b.constant(&format!("{name}.{how}"), ty, HostDType::F32, data)?;
     if dtype == DType::F32 {
         return Ok(v);
     }

@@ -13,6 +13,7 @@ use crate::error::CompileError;
 use crate::tir::op::compute_dtype;
 use crate::tir::print::host_dtype;
 use crate::tir::{Arg, Op, TensorIr, consteval};
+use lockstep_graph::Weights;
 
 /// Most elements of a value that is materialised here.
 const MAX_ELEMENTS: usize = 64;
@@ -25,7 +26,7 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
             Op::Map { nodes: original } => {
                 let mut nodes = original.clone();
                 for (i, &v) in inputs.iter().enumerate() {
-                    if b.is_const(v) && b.ty(v).elements() == 1 {
+                    if b.is_const(v) && b.ty(v).elements() == 1 && !consteval::is_absent(b.ir(), v) {
                         let bits = consteval::tensor(b.ir(), v)?.bits()[0];
                         for node in &mut nodes {
                             let arity = node.op.arity();
@@ -53,7 +54,10 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
             return Ok(v);
         }
         let ty = value.ty.clone();
-        let bytes = consteval::materialise(b.ir(), v)?;
-        b.constant(&format!("folded.{v}"), ty.clone(), host_dtype(ty.dtype), bytes.into())
+        let data = match consteval::is_absent(b.ir(), v) {
+            true => Weights::absent(ty.elements() * ty.dtype.bytes()),
+            false => consteval::materialise(b.ir(), v)?.into(),
+        };
+        b.constant(&format!("folded.{v}"), ty.clone(), host_dtype(ty.dtype), data)
     })
 }

@@ -29,7 +29,7 @@ pub(crate) fn run(ir: &mut TensorIr, _: &PassCx) -> Result<Changed, CompileError
 }
 
 /// The same elements before they were widened, behind moves; `None` where something else is done to them.
-fn as_stored(b: &mut TirBuilder, v: ValueId) -> Result<Option<ValueId>, CompileError> {
+pub(super) fn as_stored(b: &mut TirBuilder, v: ValueId) -> Result<Option<ValueId>, CompileError> {
     let data = b.ir().values[v].clone();
     match &data.op {
         Op::Map { nodes } => {

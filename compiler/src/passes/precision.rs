@@ -1,5 +1,6 @@
 //! `--precision f16|bf16`: products take operands of 16 bits, and values between operations are stored in 16 bits; maps and reductions
-//! compute in f32 and products accumulate in f32. Inputs, outputs and states keep their dtype.
+//! compute in f32 and products accumulate in f32. Inputs and outputs keep their dtype; so do states that are outputs too, all others
+//! are stored in 16 bits.
 //!
 //! ```text
 //! v2: f32[1,4] = contract v0, v1 over(1:0)        v2: f16 = map cvt.f16(v0)
@@ -8,9 +9,10 @@
 //! ```
 
 use super::Changed;
+use super::keep_stored::as_stored;
 use super::rebuild::{keep, rebuild};
 use crate::error::CompileError;
-use crate::tir::{Op, TensorIr, TirBuilder, ValueId};
+use crate::tir::{Op, StateData, TensorIr, TirBuilder, Type, ValueId};
 use lockstep_isa::DType;
 
 /// Converts a program; `to` is f16 or bf16.
@@ -29,6 +31,16 @@ pub fn run(ir: &mut TensorIr, to: DType) -> Result<Changed, CompileError> {
         .map(|p| p.value)
         .chain(ir.states.values().map(|s| s.next))
         .collect();
+    let shown: Vec<ValueId> = ends
+        .iter()
+        .copied()
+        .filter(|&v| ir.outputs.iter().any(|p| p.value == v))
+        .collect();
+    let hidden = |s: &StateData| s.ty.dtype == DType::F32 && !shown.contains(&s.next);
+    // What two states become is of one dtype.
+    let kept: Vec<ValueId> = ir.states.values().filter(|s| !hidden(s)).map(|s| s.next).collect();
+    let narrowed = |s: &StateData| hidden(s) && !kept.contains(&s.next);
+    let narrow_ends: Vec<ValueId> = ir.states.values().filter(|s| narrowed(s)).map(|s| s.next).collect();
     rebuild(ir, |b, old, id, inputs| {
         let value = &old.values[id];
         let v = match &value.op {
@@ -66,15 +78,28 @@ pub fn run(ir: &mut TensorIr, to: DType) -> Result<Changed, CompileError> {
                     &ty,
                 )?
             }
-            Op::Scatter { .. } => {
-                let mut operands = inputs.to_vec();
-                operands[0] = convert(b, inputs[0], value.ty.dtype)?;
-                operands[2] = convert(b, inputs[2], value.ty.dtype)?;
-                keep(b, old, id, &operands)?
+            Op::State(state) if old.states.get(*state).is_some_and(narrowed) => {
+                let ty = Type::new(to, &value.ty.shape);
+                b.set_state_type(*state, ty.clone());
+                b.push(value.op.clone(), &[], &ty)?
             }
-            Op::Gather if value.ty.dtype == DType::F32 && b.is_const(inputs[0]) => {
-                let table = convert(b, inputs[0], to)?;
-                keep(b, old, id, &[table, inputs[1]])?
+            Op::Scatter { .. } => {
+                let ty = Type::new(
+                    if b.dtype(inputs[0]) == to { to } else { value.ty.dtype },
+                    &value.ty.shape,
+                );
+                let mut operands = inputs.to_vec();
+                operands[2] = convert(b, inputs[2], ty.dtype)?;
+                b.push(value.op.clone(), &operands, &ty)?
+            }
+            Op::Gather if value.ty.dtype == DType::F32 => {
+                let table = if b.is_const(inputs[0]) {
+                    convert(b, inputs[0], to)?
+                } else {
+                    inputs[0]
+                };
+                let ty = Type::new(b.dtype(table), &value.ty.shape);
+                b.push(value.op.clone(), &[table, inputs[1]], &ty)?
             }
             Op::Map { .. } => {
                 let v = keep(b, old, id, inputs)?;
@@ -83,7 +108,9 @@ pub fn run(ir: &mut TensorIr, to: DType) -> Result<Changed, CompileError> {
             }
             _ => keep(b, old, id, inputs)?,
         };
-        if ends.contains(&id) {
+        if narrow_ends.contains(&id) {
+            convert(b, v, to)
+        } else if ends.contains(&id) {
             convert(b, v, value.ty.dtype)
         } else {
             Ok(v)
@@ -91,11 +118,21 @@ pub fn run(ir: &mut TensorIr, to: DType) -> Result<Changed, CompileError> {
     })
 }
 
-/// The value in a float dtype; integers stay.
+/// The value in a float dtype; integers stay. Weights that are stored in what `to` holds are converted from that.
 fn convert(b: &mut TirBuilder, v: ValueId, to: DType) -> Result<ValueId, CompileError> {
     if !b.dtype(v).is_float() || b.dtype(v) == to {
         return Ok(v);
     }
-    let shape = b.shape(v).to_vec();
-    b.map_to(&shape, &[v], |e, x| e.cvt(x[0], to))
+    let mut from = v;
+    if b.is_const(v)
+        && let Some(stored) = as_stored(b, v)?
+        && to.holds(b.dtype(stored))
+    {
+        from = stored;
+    }
+    if b.dtype(from) == to {
+        return Ok(from);
+    }
+    let shape = b.shape(from).to_vec();
+    b.map_to(&shape, &[from], |e, x| e.cvt(x[0], to))
 }

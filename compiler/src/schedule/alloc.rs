@@ -82,6 +82,9 @@ pub(super) fn rows(
             }
             if !matches!(buf.kind, BufKind::NextState(_)) {
                 use_of.padding_bytes += all.saturating_sub(bytes);
+                if matches!(buf.kind, BufKind::State(_)) {
+                    use_of.state_padding_bytes += all.saturating_sub(bytes);
+                }
             }
             homes[i].base = places.fixed[e][i].unwrap_or(0);
         }

@@ -114,6 +114,8 @@ pub struct SramUse {
     pub scratch_bytes: u64,
     /// Lanes of constants and states that hold nothing.
     pub padding_bytes: u64,
+    /// Of those, the lanes of states.
+    pub state_padding_bytes: u64,
     /// Instruction text of all entries.
     pub text_bytes: u64,
     /// The chip's SRAM.

@@ -30,10 +30,26 @@ pub fn const_values(ir: &TensorIr) -> IdSet<ValueId> {
     set
 }
 
+/// Whether a constant value is made of data that is absent, so that its type is all that is known.
+pub fn is_absent(ir: &TensorIr, v: ValueId) -> bool {
+    let mut seen = IdSet::new();
+    let mut open = vec![v];
+    while let Some(v) = open.pop() {
+        if !seen.insert(v) {
+            continue;
+        }
+        match ir.values[v].op {
+            Op::Const(k) if ir.consts[k].bytes.is_absent() => return true,
+            _ => open.extend(&ir.values[v].inputs),
+        }
+    }
+    false
+}
+
 /// Little-endian element bytes of a value of [`const_values`], row-major.
 ///
 /// # Errors
-/// If the value depends on an input or state (a bug of the caller), or a stored integer does not fit i32.
+/// If data is absent; if the value depends on an input or state (a bug of the caller), or a stored integer does not fit i32.
 pub fn materialise(ir: &TensorIr, v: ValueId) -> Result<Vec<u8>, CompileError> {
     Ok(Evaluation::of(ir, v).bytes(v)?.into_owned())
 }
@@ -150,6 +166,10 @@ pub fn read_const(data: &ConstData) -> Result<Tensor, CompileError> {
 /// # Errors
 /// As said, and if the stored bytes are not as long as the type says.
 pub fn convert(data: &ConstData) -> Result<Cow<'_, [u8]>, CompileError> {
+    if data.bytes.is_absent() {
+        let message = format!("constant {} has a shape and no data", data.name);
+        return Err(CompileError::internal("const-eval", message));
+    }
     let (bytes, n) = (data.bytes.bytes(), data.ty.elements());
     let size = data.stored.bytes();
     if bytes.len() != n * size {

@@ -20,6 +20,9 @@ pub struct ConstRef<'a> {
     pub bytes: &'a [u8],
 }
 
+/// What stands in for absent data while it is found out whether a folder takes it.
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+
 /// Evaluates an operator on constants of checked types into the data of its results, or declines.
 pub type FoldFn = fn(&Op, &[ConstRef<'_>], &[(DType, Shape)]) -> Option<Vec<Weights>>;
 
@@ -330,17 +333,37 @@ impl GraphBuilder {
         graph
     }
 
-    /// The results' data if every operand is a constant and the folder takes the operator.
+    /// The results' data if every operand is a constant and the folder takes the operator; absent where data of an operand is.
     fn folded(&self, op: &Op, inputs: &[ValueId], types: &[(DType, Shape)]) -> Option<Vec<Weights>> {
         let fold = self.fold?;
-        let operands: Option<Vec<ConstRef<'_>>> = inputs.iter().map(|&value| self.const_ref(value)).collect();
-        fold(op, &operands?, types).filter(|results| results.len() == types.len())
+        let absent = |value: &ValueId| self.graph.consts.get(value).is_some_and(|c| c.data.is_absent());
+        let operand = |value: &ValueId| match self.graph.consts.get(value) {
+            Some(constant) if constant.data.is_absent() => {
+                let data = &self.graph.values[*value];
+                Some(ConstRef {
+                    dtype: data.dtype,
+                    shape: &data.shape,
+                    bytes: ZEROS.get(..constant.data.len())?,
+                })
+            }
+            _ => self.const_ref(*value),
+        };
+        let operands: Option<Vec<ConstRef<'_>>> = inputs.iter().map(operand).collect();
+        let mut results = fold(op, &operands?, types).filter(|results| results.len() == types.len())?;
+        if inputs.iter().any(absent) {
+            results.iter_mut().for_each(|r| *r = Weights::absent(r.len()));
+        }
+        Some(results)
     }
 
-    /// Type and data of a value that is a constant.
+    /// Type and data of a value that is a constant whose data is there.
     pub fn const_ref(&self, value: ValueId) -> Option<ConstRef<'_>> {
         let data = &self.graph.values[value];
-        let bytes = self.graph.consts.get(&value)?.data.bytes();
+        let weights = &self.graph.consts.get(&value)?.data;
+        if weights.is_absent() {
+            return None;
+        }
+        let bytes = weights.bytes();
         Some(ConstRef {
             dtype: data.dtype,
             shape: &data.shape,

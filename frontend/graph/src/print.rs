@@ -36,6 +36,9 @@ pub fn print(graph: &Graph) -> String {
     for (&id, constant) in &graph.consts {
         let _ = write!(out, "w   {} : {} ", value_text(graph, id), type_text(graph, id));
         match graph.values.get(id) {
+            _ if constant.data.is_absent() => {
+                let _ = writeln!(out, "absent");
+            }
             Some(data) if data.shape.n_elements() <= INLINE_ELEMENTS => {
                 let _ = writeln!(out, "= {}", elements(data.dtype, constant.data.bytes()));
             }

@@ -267,7 +267,8 @@ fn experts(
     };
     let size = rows * columns * dtype.size();
     for expert in 0..n {
-        let part = Weights::new(data.shared().slice(expert * size..(expert + 1) * size));
+        let part = data.slice(expert * size..(expert + 1) * size);
+        let part = part.ok_or_else(|| format!("the experts of layer {layer} end before expert {expert}"))?;
         let name = format!("model.layers.{layer}.{}.{expert}.{to}.weight", names[0]);
         put(out, name, dtype, Shape::from([rows, columns]), part);
     }

@@ -57,7 +57,7 @@ pub(super) fn import(
     tensors: &Tensors,
     options: &ImportOptions,
 ) -> Result<Graph, ImportError> {
-    let mut net = Net::new(name, options, tensors, "bert.");
+    let mut net = Net::new(name, options, Ok(tensors), "bert.");
     let malformed = |net: &Net<'_>, message: String| Err(net.error(ImportErrorKind::Malformed(message)));
     let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
     if heads == 0 || !hidden.is_multiple_of(heads) || hidden == 0 {

@@ -11,10 +11,12 @@
 use super::entry::Entry;
 use super::net::Net;
 use super::rope::Rope;
+use super::weights::Blank;
 use crate::ImportOptions;
 use crate::error::ImportError;
 use crate::safetensors::Tensors;
 use lockstep_graph::{DType, Graph};
+use std::ops::Range;
 
 /// Names of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +126,36 @@ pub(super) struct EntrySize {
     pub window: usize,
 }
 
+/// What an entry does of its decoder. What a part without embeddings takes and a part without a head gives is `hidden`:
+/// [batch, tokens, hidden].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Tokens become embeddings.
+    pub embeds: bool,
+    /// Layers of the decoder.
+    pub layers: Range<usize>,
+    /// Logits are made.
+    pub head: bool,
+}
+
 impl Decoder {
+    /// Everything.
+    pub fn whole(&self) -> Part {
+        Part {
+            embeds: true,
+            layers: 0..self.layers.len(),
+            head: true,
+        }
+    }
+
+    /// Name of the embeddings of tokens.
+    pub fn embeddings(&self) -> &'static str {
+        match self.naming {
+            Naming::Llama => "embed_tokens.weight",
+            Naming::Gpt2 => "wte.weight",
+        }
+    }
+
     /// What must hold for any graph.
     pub fn check(&self) -> Result<(), String> {
         let a = &self.attention;
@@ -147,13 +178,14 @@ impl Decoder {
         Ok(())
     }
 
-    /// The graph of one entry.
+    /// The graph of one entry, or of a part of it; weights have shapes alone where `tensors` says how they would be stored.
     pub fn build(
         &self,
         name: &str,
-        tensors: &Tensors,
+        tensors: Result<&Tensors, Blank>,
         options: &ImportOptions,
         size: EntrySize,
+        part: &Part,
     ) -> Result<Graph, ImportError> {
         let prefix = match self.naming {
             Naming::Llama => "model.",
@@ -163,15 +195,17 @@ impl Decoder {
             net: Net::new(name, options, tensors, prefix),
             d: self,
             size,
+            part,
             positions: None,
             cache_rows: None,
             masks: Vec::new(),
             rotations: Vec::new(),
         };
-        let logits = entry.model()?;
+        let result = entry.model()?;
         let mut net = entry.net;
-        net.b.name(logits, "logits");
-        net.b.output("logits", logits);
+        let name = if part.head { "logits" } else { "next" };
+        net.b.name(result, name);
+        net.b.output(name, result);
         net.finish(options)
     }
 }

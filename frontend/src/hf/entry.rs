@@ -1,6 +1,6 @@
 //! The graph of one entry of a decoder, and the layers that all its parts share. Attention is in `attention.rs`, feed-forward parts in `feed.rs`.
 
-use super::decoder::{Decoder, EntrySize, Feed, Naming, NormKind};
+use super::decoder::{Decoder, EntrySize, Feed, Naming, NormKind, Part};
 use super::net::{Matrix, Net};
 use super::weights::HEAD;
 use crate::error::ImportError;
@@ -12,6 +12,7 @@ pub(super) struct Entry<'a> {
     pub net: Net<'a>,
     pub d: &'a Decoder,
     pub size: EntrySize,
+    pub part: &'a Part,
     /// i32[batch, tokens].
     pub positions: Option<ValueId>,
     /// Rows of the states that this run writes, i32[batch, tokens, 1].
@@ -23,23 +24,39 @@ pub(super) struct Entry<'a> {
 }
 
 impl Entry<'_> {
+    /// The result: logits, or what the layers hand on where the part has no head.
     pub fn model(&mut self) -> Result<ValueId, ImportError> {
         let EntrySize { batch, tokens, .. } = self.size;
+        let (d, part) = (self.d, self.part);
+        let ids = match part.embeds {
+            true => self.input("tokens", DType::I32, &[batch, tokens])?,
+            false => self.input("hidden", d.compute, &[batch, tokens, d.hidden])?,
+        };
+        if !part.layers.is_empty() || (part.embeds && d.learned_positions) {
+            let position = self.input("position", DType::I32, &[batch])?;
+            self.net.at("positions", "Positions");
+            self.places(position)?;
+        }
+        let last = match tokens > 1 && part.head {
+            true => Some(self.input("last", DType::I32, &[batch])?),
+            false => None,
+        };
+        let mut words = None;
+        let mut x = ids;
+        if part.embeds {
+            (x, words) = self.embed(ids)?;
+        }
+        for layer in part.layers.clone() {
+            x = self.layer(layer, x)?;
+        }
+        if part.head { self.head(x, last, words) } else { Ok(x) }
+    }
+
+    /// The embeddings of tokens, and the matrix that has them.
+    fn embed(&mut self, ids: ValueId) -> Result<(ValueId, Option<Matrix>), ImportError> {
         let d = self.d;
-        let ids = self.input("tokens", &[batch, tokens])?;
-        let position = self.input("position", &[batch])?;
-        let last = match tokens {
-            1 => None,
-            _ => Some(self.input("last", &[batch])?),
-        };
-        self.net.at("positions", "Positions");
-        self.places(position)?;
         self.net.at("embed_tokens", "Embedding");
-        let table = match d.naming {
-            Naming::Llama => "embed_tokens.weight",
-            Naming::Gpt2 => "wte.weight",
-        };
-        let words = self.net.matrix(table, &[d.vocab, d.hidden])?;
+        let words = self.net.matrix(d.embeddings(), &[d.vocab, d.hidden])?;
         let mut x = self.build(|b| {
             let x = b.op(Op::Gather { axis: 0 }, &[words.value, ids])?;
             b.cast(x, d.compute)
@@ -56,11 +73,14 @@ impl Entry<'_> {
                 b.binary(Binary::Add, x, at)
             })?;
         }
-        for layer in 0..d.layers.len() {
-            x = self.layer(layer, x)?;
-        }
+        Ok((x, Some(words)))
+    }
+
+    /// The logits of the last token.
+    fn head(&mut self, x: ValueId, last: Option<ValueId>, words: Option<Matrix>) -> Result<ValueId, ImportError> {
+        let EntrySize { batch, tokens, .. } = self.size;
+        let (d, hidden) = (self.d, self.d.hidden);
         self.net.at("head", "Linear");
-        let hidden = d.hidden;
         let x = self.build(|b| {
             let rows = b.reshape(x, [batch * tokens, hidden])?;
             let Some(last) = last else { return Ok(rows) };
@@ -82,9 +102,10 @@ impl Entry<'_> {
             },
         )?;
         self.net.at("lm_head", "Linear");
-        let head = match d.tied && !self.net.is_scaled(HEAD) {
-            true => words,
-            false => self.net.matrix_at(HEAD, &[d.vocab, d.hidden])?,
+        let head = match (d.tied && !self.net.is_scaled(HEAD), words) {
+            (true, Some(words)) => words,
+            (true, None) => self.net.matrix(d.embeddings(), &[d.vocab, d.hidden])?,
+            (false, _) => self.net.matrix_at(HEAD, &[d.vocab, d.hidden])?,
         };
         let logits = self.multiply(x, head)?;
         match d.softcap {
@@ -242,8 +263,8 @@ impl Entry<'_> {
         })
     }
 
-    fn input(&mut self, name: &str, shape: &[usize]) -> Result<ValueId, ImportError> {
-        let value = self.net.b.input(name, DType::I32, shape);
+    fn input(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Result<ValueId, ImportError> {
+        let value = self.net.b.input(name, dtype, shape);
         value.map_err(|error| self.net.fail(error))
     }
 
@@ -254,7 +275,12 @@ impl Entry<'_> {
 }
 
 /// x · weight, its columns times their scales.
-fn scaled(b: &mut GraphBuilder, x: ValueId, weight: ValueId, scale: Option<ValueId>) -> Result<ValueId, OpError> {
+pub(super) fn scaled(
+    b: &mut GraphBuilder,
+    x: ValueId,
+    weight: ValueId,
+    scale: Option<ValueId>,
+) -> Result<ValueId, OpError> {
     let product = b.matmul(x, weight)?;
     match scale {
         Some(scale) => b.binary(Binary::Mul, product, scale),

@@ -1,7 +1,7 @@
 //! Feed-forward parts of a decoder: gated, plain, and mixtures of experts.
 
 use super::decoder::{Act, Feed};
-use super::entry::Entry;
+use super::entry::{Entry, scaled};
 use crate::compose::gelu;
 use crate::error::ImportError;
 use lockstep_graph::op::{Binary, Reduce, Unary};
@@ -92,15 +92,20 @@ impl Entry<'_> {
             for expert in 0..experts {
                 let name = format!("{at}.experts.{expert}.{name}.weight");
                 self.net.at(&name, "Expert");
-                all.push(self.net.weight(&name, &shape)?);
+                all.push(self.net.matrix(&name, &shape)?);
             }
+            let scales: Option<Vec<ValueId>> = all.iter().map(|matrix| matrix.scale).collect();
             stacks.push(self.build(|b| {
-                let mut each = Vec::new();
-                for &weight in &all {
-                    let one = b.reshape(weight, [1, shape[0], shape[1]])?;
-                    each.push(one);
-                }
-                b.concat(&each, 0)
+                let mut stacked = |all: Vec<ValueId>, shape: &[usize]| {
+                    let mut each = Vec::new();
+                    for one in all {
+                        each.push(b.reshape(one, shape)?);
+                    }
+                    b.concat(&each, 0)
+                };
+                let values = stacked(all.iter().map(|m| m.value).collect(), &[1, shape[0], shape[1]])?;
+                let scales = scales.map(|scales| stacked(scales, &[1, 1, shape[0]])).transpose()?;
+                Ok((values, scales))
             })?);
         }
         self.net.at(&at, "Experts");
@@ -108,18 +113,24 @@ impl Entry<'_> {
         let (batch, tokens) = (self.size.batch, self.size.tokens);
         self.build(|b| {
             // Weights [n or 1, experts or active, outputs, inputs]; shares [n, the same].
+            // Their scales are [the same two, 1, outputs].
             let mut weights = Vec::new();
-            for &stack in &stacks {
-                let weight = match gather {
-                    true => b.op(Op::Gather { axis: 0 }, &[stack, chosen])?,
+            for &(stack, scales) in &stacks {
+                let mut of = |stack: ValueId| match gather {
+                    true => b.op(Op::Gather { axis: 0 }, &[stack, chosen]),
                     false => {
                         let s = b.shape(stack).to_vec();
-                        b.reshape(stack, [1, s[0], s[1], s[2]])?
+                        b.reshape(stack, [1, s[0], s[1], s[2]])
                     }
                 };
+                let (weight, scales) = (of(stack)?, scales.map(of).transpose()?);
                 let weight = b.cast(weight, DType::F32)?;
-                weights.push(b.transpose(weight, &[0, 1, 3, 2])?);
+                weights.push((b.transpose(weight, &[0, 1, 3, 2])?, scales));
             }
+            let product = |b: &mut GraphBuilder, x: ValueId, part: usize| {
+                let (weight, scales) = weights[part];
+                scaled(b, x, weight, scales)
+            };
             let m = if gather { active } else { experts };
             let shares = match gather {
                 true => shares,
@@ -135,11 +146,11 @@ impl Entry<'_> {
                 }
             };
             let x = b.reshape(rows, [n, 1, 1, hidden])?;
-            let gate = b.matmul(x, weights[0])?;
-            let up = b.matmul(x, weights[1])?;
+            let gate = product(b, x, 0)?;
+            let up = product(b, x, 1)?;
             let gate = activate(b, act, gate)?;
-            let product = b.binary(Binary::Mul, gate, up)?;
-            let each = b.matmul(product, weights[2])?;
+            let inner = b.binary(Binary::Mul, gate, up)?;
+            let each = product(b, inner, 2)?;
             let each = b.reshape(each, [n, m, hidden])?;
             let shares = b.reshape(shares, [n, m, 1])?;
             let weighted = b.binary(Binary::Mul, each, shares)?;

@@ -9,10 +9,12 @@ mod decoder;
 mod entry;
 mod feed;
 mod net;
+mod outline;
 mod rope;
 mod text;
 mod weights;
 
+pub use outline::{Outline, StageSize};
 pub use weights::WeightFormat;
 
 use crate::error::{ImportError, ImportErrorKind, read_error};
@@ -163,7 +165,7 @@ impl Checkpoint {
             context,
             window: context,
         };
-        decoder.build(&self.name, &self.tensors, options, size)
+        decoder.build(&self.name, Ok(&self.tensors), options, size, &decoder.whole())
     }
 
     /// All entries.
@@ -179,7 +181,8 @@ impl Checkpoint {
                 entry: name.clone(),
                 ..ImportOptions::default()
             };
-            entries.push((name, decoder.build(&self.name, &self.tensors, &options, size)?));
+            let graph = decoder.build(&self.name, Ok(&self.tensors), &options, size, &decoder.whole())?;
+            entries.push((name, graph));
         }
         Ok(LanguageModel {
             entries,
@@ -188,10 +191,24 @@ impl Checkpoint {
     }
 }
 
+/// Whether a directory with these files has no weights in a form that is read.
+fn weightless(files: &[String]) -> bool {
+    !files
+        .iter()
+        .any(|file| file.ends_with(".safetensors") || file.ends_with(".safetensors.index.json"))
+}
+
 /// The decoder in a directory with these files, `None` for another architecture.
 fn checkpoint(source: &dyn Source, files: &[String], config: &Config) -> Result<Option<Checkpoint>, ImportError> {
     if config.decoder()?.is_none() {
         return Ok(None);
+    }
+    if weightless(files) {
+        let message = "the directory holds a config.json and no weights (model.safetensors, or model.safetensors.index.json and its shards); without them `report` alone works";
+        return Err(ImportError::new(
+            ImportErrorKind::NotAModel(message.into()),
+            Origin::file(source.name()),
+        ));
     }
     Ok(Some(Checkpoint {
         name: source.name().into(),

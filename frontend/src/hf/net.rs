@@ -1,13 +1,13 @@
 //! What architectures share: weights by name, linear layers, bound inputs, places for messages.
 
-use super::weights::{SCALE, outputs_last};
+use super::weights::{Blank, SCALE, outputs_last};
 use crate::ImportOptions;
 use crate::bind::{Bound, Declared, bind_states, resolve};
 use crate::error::{ImportError, ImportErrorKind};
 use crate::fold::fold;
 use crate::safetensors::Tensors;
 use lockstep_graph::op::Binary;
-use lockstep_graph::{DType, Graph, GraphBuilder, Op, OpError, Origin, Shape, ValueId};
+use lockstep_graph::{DType, Graph, GraphBuilder, Op, OpError, Origin, Shape, ValueId, Weights};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -23,7 +23,8 @@ pub(super) struct Matrix {
 pub(super) struct Net<'a> {
     pub b: GraphBuilder,
     file: Arc<str>,
-    tensors: &'a Tensors,
+    /// The weights; where they have shapes alone, how they would be stored.
+    tensors: Result<&'a Tensors, Blank>,
     /// Weights made so far, so that a shared one is one constant.
     made: BTreeMap<String, ValueId>,
     prefix: String,
@@ -32,14 +33,15 @@ pub(super) struct Net<'a> {
 
 impl<'a> Net<'a> {
     /// An empty model; names of weights that start with `prefix` may leave it out.
-    pub fn new(name: &str, options: &ImportOptions, tensors: &'a Tensors, prefix: &str) -> Self {
+    pub fn new(name: &str, options: &ImportOptions, tensors: Result<&'a Tensors, Blank>, prefix: &str) -> Self {
         let entry = if options.entry.is_empty() {
             "main"
         } else {
             &options.entry
         };
         let stem = name.trim_end_matches('/').rsplit('/').next().unwrap_or("model");
-        let prefix = if tensors.keys().any(|key| key.starts_with(prefix)) {
+        let prefixed = |tensors: &Tensors| tensors.keys().any(|key| key.starts_with(prefix));
+        let prefix = if tensors.as_ref().map_or(true, |t| prefixed(t)) {
             prefix
         } else {
             ""
@@ -115,7 +117,10 @@ impl<'a> Net<'a> {
 
     /// Whether a matrix is stored as integers.
     pub fn is_scaled(&self, full: &str) -> bool {
-        self.tensors.contains_key(&format!("{full}{SCALE}"))
+        match &self.tensors {
+            Ok(tensors) => tensors.contains_key(&format!("{full}{SCALE}")),
+            Err(blank) => blank.is_scaled(full),
+        }
     }
 
     /// A matrix by its full name, as it is stored.
@@ -154,7 +159,15 @@ impl<'a> Net<'a> {
             return Ok(value);
         }
         let malformed = |message: String| ImportErrorKind::Malformed(message);
-        let Some(stored) = self.tensors.get(full) else {
+        let tensors = match self.tensors {
+            Ok(tensors) => tensors,
+            Err(blank) => {
+                let dtype = blank.dtype(full, shape);
+                let bytes = shape.iter().fold(dtype.size(), |n, &s| n.saturating_mul(s));
+                return self.make(full, dtype, shape, Weights::absent(bytes));
+            }
+        };
+        let Some(stored) = tensors.get(full) else {
             return Err(self.error(malformed(format!("the weight \"{}\" is missing", full.escape_debug()))));
         };
         let Some(dtype) = stored.dtype else {
@@ -172,11 +185,12 @@ impl<'a> Net<'a> {
                 stored.shape
             ))));
         }
-        let data = stored.data.clone();
-        let value = self
-            .b
-            .constant(full, dtype, shape, data)
-            .map_err(|error| self.fail(error))?;
+        self.make(full, dtype, shape, stored.data.clone())
+    }
+
+    fn make(&mut self, full: &str, dtype: DType, shape: &[usize], data: Weights) -> Result<ValueId, ImportError> {
+        let value = self.b.constant(full, dtype, shape, data);
+        let value = value.map_err(|error| self.fail(error))?;
         self.made.insert(full.into(), value);
         Ok(value)
     }

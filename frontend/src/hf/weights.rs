@@ -36,15 +36,12 @@ pub(super) const HEAD: &str = "lm_head.weight";
 
 /// Converts all matrices; with `tied`, the output head is the embedding of tokens.
 pub(super) fn convert(tensors: &mut Tensors, format: WeightFormat, tied: bool) {
-    let matrix = |name: &str, t: &Stored| {
-        t.shape.0.len() == 2 && name.ends_with(".weight") && !name.ends_with("wpe.weight") && floats(t).is_some()
-    };
+    let matrix = |name: &str, t: &Stored| t.shape.0.len() == 2 && is_matrix(name) && floats(t).is_some();
     let names = tensors
         .iter()
         .filter(|(name, t)| matrix(name, t))
         .map(|(name, _)| name.clone());
     let mut names: Vec<String> = names.collect();
-    let embeds = |name: &str| EMBEDDINGS.iter().any(|end| name.ends_with(end));
     if format == WeightFormat::Int8
         && tied
         && let Some(stored) = names.iter().find(|n| embeds(n)).and_then(|n| tensors.get(n))
@@ -97,6 +94,47 @@ pub(super) fn convert(tensors: &mut Tensors, format: WeightFormat, tied: bool) {
         };
         stored.set(dtype, data);
     }
+}
+
+/// How the weights of a model are stored of which the shapes alone are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Blank {
+    /// Dtype of what is no matrix, and of matrices where no format is asked for.
+    pub plain: DType,
+    /// Format of the matrices.
+    pub format: Option<WeightFormat>,
+}
+
+impl Blank {
+    /// Whether a matrix is stored as integers with scales.
+    pub fn is_scaled(&self, name: &str) -> bool {
+        self.format == Some(WeightFormat::Int8) && is_matrix(name) && !embeds(name)
+    }
+
+    /// Dtype of a weight.
+    pub fn dtype(&self, name: &str, shape: &[usize]) -> DType {
+        match self.format {
+            _ if name.ends_with(SCALE) => DType::F32,
+            Some(format) if shape.len() == 2 && is_matrix(name) => match format {
+                WeightFormat::F32 => DType::F32,
+                WeightFormat::F16 => DType::F16,
+                WeightFormat::Bf16 => DType::Bf16,
+                WeightFormat::Int8 if !embeds(name) => DType::I8,
+                WeightFormat::Int8 if self.plain == DType::F16 => DType::F16,
+                WeightFormat::Int8 => DType::Bf16,
+            },
+            _ => self.plain,
+        }
+    }
+}
+
+/// Whether formats apply to a weight of two axes with this name.
+fn is_matrix(name: &str) -> bool {
+    name.ends_with(".weight") && !name.ends_with("wpe.weight")
+}
+
+fn embeds(name: &str) -> bool {
+    EMBEDDINGS.iter().any(|end| name.ends_with(end))
 }
 
 /// Whether a matrix is stored as [inputs, outputs], as the layers of GPT-2 are.

@@ -25,7 +25,7 @@ pub fn page(artifact: &Artifact, report: &Value) -> String {
         chart::STYLE
     );
     out += &format!("<h1>{}</h1>\n", escape(&title));
-    for line in headline(artifact, report) {
+    for line in headline(&artifact.name, report) {
         out += &format!("<p>{}</p>\n", escape(&line));
     }
     for part in body(report) {

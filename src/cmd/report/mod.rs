@@ -1,6 +1,8 @@
 //! `lockstep report`: what the compiler found out about a schedule, as stored in the artifact.
 
 mod html;
+#[cfg(feature = "compile")]
+mod plan;
 
 use super::{line, lines, print_json};
 use crate::args::ReportVerb;
@@ -17,6 +19,10 @@ use std::io::Write;
 /// # Errors
 /// A subject that cannot be opened; an artifact whose report is no JSON.
 pub fn run(verb: &ReportVerb) -> Outcome {
+    #[cfg(feature = "compile")]
+    if plan::run(verb)? {
+        return Ok(());
+    }
     let mut progress = Progress::new();
     let artifact = subject::open(&verb.subject, &mut progress)?;
     drop(progress);
@@ -36,17 +42,22 @@ pub fn run(verb: &ReportVerb) -> Outcome {
         return Ok(());
     }
     if let Some(path) = &verb.html {
-        lines(headline(&artifact, &value));
+        lines(headline(&artifact.name, &value));
         line(format!("-> {}", path.display()));
         return Ok(());
     }
-    let mut out = headline(&artifact, &value);
-    out.extend(body(&value).into_iter().flat_map(Part::text));
-    for one in entries(&value) {
+    lines(whole(&artifact.name, &value));
+    Ok(())
+}
+
+/// The report as text.
+fn whole(name: &str, report: &Value) -> Vec<String> {
+    let mut out = headline(name, report);
+    out.extend(body(report).into_iter().flat_map(Part::text));
+    for one in entries(report) {
         out.extend(one.parts.into_iter().flat_map(Part::text));
     }
-    lines(out);
-    Ok(())
+    out
 }
 
 /// A part of the report, as text or as HTML.
@@ -104,30 +115,27 @@ fn word<'a>(value: &'a Value, key: &str) -> &'a str {
 }
 
 /// The first lines: model, target, chips, cycles, bound.
-pub fn headline(artifact: &Artifact, report: &Value) -> Vec<String> {
+pub fn headline(name: &str, report: &Value) -> Vec<String> {
     let mut out = Vec::new();
-    let chips = if artifact.n_chips == 1 { "chip" } else { "chips" };
-    for e in &artifact.entries {
-        let us = e.makespan as f64 * 1e6 / artifact.target.clock_hz.max(1) as f64;
-        let entry = if artifact.entries.len() == 1 {
-            String::new()
-        } else {
-            format!(" entry {}", e.name)
+    let entries = list(report, "entries");
+    let n = number(report, "chips");
+    let chips = if n == 1.0 { "chip" } else { "chips" };
+    for one in entries {
+        let entry = match entries {
+            [_] => String::new(),
+            _ => format!(" entry {}", word(one, "entry")),
         };
         out.push(format!(
-            "{}{entry} for {} on {} {chips}: {} cycles, {}",
-            artifact.name,
-            artifact.target.name,
-            artifact.n_chips,
-            text::count(e.makespan),
-            text::microseconds(us)
+            "{name}{entry} for {} on {n} {chips}: {} cycles, {}",
+            word(report, "target"),
+            cycles(one, "makespan_cycles"),
+            text::microseconds(number(one, "microseconds"))
         ));
     }
-    for one in list(report, "entries") {
-        let entry = if artifact.entries.len() == 1 {
-            String::new()
-        } else {
-            format!("entry {}: ", word(one, "entry"))
+    for one in entries {
+        let entry = match entries {
+            [_] => String::new(),
+            _ => format!("entry {}: ", word(one, "entry")),
         };
         out.push(format!(
             "{entry}bound {} cycles ({}), roofline {}; makespan / bound {:.2}, bound / roofline {:.2}",

@@ -209,6 +209,24 @@ async function check(browser, artifact) {
   await still(phone);
   assert(await phone.evaluate(() => document.documentElement.scrollWidth) <= 390, 'the page fits a phone');
   await phone.screenshot({ path: join(shots, `${name}-phone.png`), fullPage: true });
+
+  // Two fingers that part zoom in about the point between them.
+  const touched = await phone.locator('#timeline').boundingBox();
+  const devtools = await phone.context().newCDPSession(phone);
+  const fingers = (apart) => [-apart, apart].map((dx, id) => ({ x: touched.x + touched.width * 0.6 + dx, y: touched.y + 60, id }));
+  const span = () => phone.evaluate(() => lockstepView.state.scale.t1 - lockstepView.state.scale.t0);
+  const wide = await span();
+  await devtools.send('Input.dispatchTouchEvent', { type: 'touchStart', touchPoints: fingers(20) });
+  for (const apart of [30, 40, 60]) await devtools.send('Input.dispatchTouchEvent', { type: 'touchMove', touchPoints: fingers(apart) });
+  await devtools.send('Input.dispatchTouchEvent', { type: 'touchEnd', touchPoints: [] });
+  await still(phone);
+  const narrow = await span();
+  assert(narrow < wide * 0.5 && narrow > wide * 0.2, `fingers from 40 to 120 pixels apart: ${wide} cycles became ${narrow}`);
+
+  // On paper: without the tools, dark or not.
+  await phone.emulateMedia({ media: 'print', colorScheme: 'dark' });
+  assert(!(await phone.locator('.tools').isVisible()), 'paper has no tools');
+  assert.equal(await phone.evaluate(() => getComputedStyle(document.documentElement).getPropertyValue('--bg').trim()), '#fff');
   assert.deepEqual(phone.problems, []);
   await phone.close();
   console.log(`${name}: ok, ${runs.length} instructions, page of ${said.bytes} bytes`);

@@ -262,7 +262,8 @@ fn entry(report: &Value) -> Vec<Part> {
     out.push(Part::Gap);
     let mut rows = vec![text::row(["energy per run", "microjoules"])];
     if let Some(kinds) = report.get("energy_microjoules").and_then(Value::as_object) {
-        for (kind, value) in kinds {
+        let (sum, each): (Vec<_>, Vec<_>) = kinds.iter().partition(|(kind, _)| *kind == "total");
+        for (kind, value) in each.into_iter().chain(sum) {
             rows.push(vec![kind.clone(), format!("{:.3}", value.as_f64().unwrap_or(0.0))]);
         }
     }

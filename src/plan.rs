@@ -312,6 +312,11 @@ impl Planner<'_> {
             if fitting.len() == DEGREES {
                 break;
             }
+            // Of two between powers of two the smaller is for where the larger does not fit.
+            let between = |d: u16| !d.is_power_of_two();
+            if between(degree) && fitting.iter().any(|f| between(f.degree)) {
+                continue;
+            }
             let found = self.schedule("layer", &first, degree)?;
             let cycles = found.as_ref().map(|r| r.makespan).map_err(Clone::clone);
             tried.push(Tried { degree, cycles });

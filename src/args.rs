@@ -539,6 +539,8 @@ pub enum Weights {
     Bf16,
     /// 8-bit integers with a scale per output channel
     Int8,
+    /// 4-bit integers in blocks of 32 inputs with a scale each
+    Int4,
 }
 
 #[cfg(feature = "compile")]
@@ -549,6 +551,7 @@ impl From<Weights> for lockstep::WeightFormat {
             Weights::F16 => Self::F16,
             Weights::Bf16 => Self::Bf16,
             Weights::Int8 => Self::Int8,
+            Weights::Int4 => Self::Int4,
         }
     }
 }

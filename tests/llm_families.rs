@@ -9,7 +9,7 @@ use common::path;
 use lockstep::files::{self, FileSource};
 use lockstep::graph::Verified;
 use lockstep::language::{Decoder, Sampler, Sampling};
-use lockstep::{Chips, LanguageModel, LanguageOptions, LoadOptions, Options, Silent, lookup};
+use lockstep::{Chips, LanguageModel, LanguageOptions, LoadOptions, Options, Silent, WeightFormat, lookup};
 use lockstep_compiler::lower::lower;
 use lockstep_compiler::tir::eval::{Tensor, eval};
 use lockstep_frontend::hf::MODEL_TYPES;
@@ -196,6 +196,84 @@ fn compiled(family: &str, chips: u16) {
         );
         assert_eq!(a, b, "{what}: sim and cpu differ");
     }
+}
+
+/// Integer weights on three `toy` chips: the logits of the integers times their scales, as the interpreter has them, and the same bits
+/// from the simulator.
+fn quantised(family: &str, weights: WeightFormat) {
+    let golden = Golden::read(family);
+    let options = LanguageOptions {
+        weights: Some(weights),
+        prefill: vec![4],
+        ..LanguageOptions::default()
+    };
+    let model = import(family, &options);
+    let graphs: Vec<_> = model
+        .entries
+        .into_iter()
+        .map(|(name, graph)| (name, Verified::new(graph, &()).expect("a good graph")))
+        .collect();
+    let ir = lower(&graphs[0].1).expect("it lowers");
+    let mut states: Vec<Tensor> = ir.states.values().map(|s| Tensor::zeros(&s.ty)).collect();
+    let entries: Vec<_> = graphs.iter().map(|(name, graph)| (name.clone(), graph)).collect();
+    let options = Options {
+        chips: Chips::Exactly(3),
+        verify: true,
+        ..Options::default()
+    };
+    let target = files::target("toy").expect("a target");
+    let compiled = lockstep::compile_entries(&entries, &target, &options, &mut Silent).expect("it compiles");
+    let artifact = Arc::new(compiled.artifact.expect("an artifact"));
+    let load = |name: &str| {
+        let session = lookup(name)
+            .expect("an executor")
+            .load(Arc::clone(&artifact), &LoadOptions::default());
+        Decoder::new(&artifact, session.expect("it loads")).expect("a language model")
+    };
+    let (mut cpu, mut sim, mut wide) = (load("cpu"), load("sim"), load("cpu"));
+    for (position, &token) in golden.prompt.iter().enumerate() {
+        let inputs = [
+            Tensor::i32(&[1, 1], vec![token as i32]),
+            Tensor::i32(&[1], vec![position as i32]),
+        ];
+        let wanted = eval(&ir, &inputs, &mut states).expect("it runs")[0].to_f32();
+        let logits = cpu.feed(&[token]).expect("it runs").to_vec();
+        for (a, b) in logits.iter().zip(&wanted) {
+            assert!(
+                (a - b).abs() <= TOLERANCE,
+                "{family} at {position}: {a}, by the interpreter {b}"
+            );
+        }
+        if position < 3 {
+            let bits = |logits: &[f32]| logits.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+            assert_eq!(
+                bits(&logits),
+                bits(sim.feed(&[token]).expect("it runs")),
+                "{family}: sim and cpu differ"
+            );
+        }
+        if position + 1 == golden.prompt.len() {
+            let chunk = wide.feed(&golden.prompt).expect("it runs");
+            for (a, b) in chunk.iter().zip(&wanted) {
+                assert!(
+                    (a - b).abs() <= TOLERANCE,
+                    "{family} by chunks: {a}, by the interpreter {b}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn integers_of_four_bits() {
+    for family in ["llama", "gpt2", "qwen3_moe", "gemma2"] {
+        quantised(family, WeightFormat::Int4);
+    }
+}
+
+#[test]
+fn integers_of_eight_bits() {
+    quantised("llama", WeightFormat::Int8);
 }
 
 macro_rules! families {

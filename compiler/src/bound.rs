@@ -18,7 +18,7 @@
 //! the tile loads that cannot be prefetched; a transfer for its words.
 
 use crate::partition::Partitioned;
-use crate::partition::cost::{Extents, extents};
+use crate::partition::cost::{Extents, extents, stored_type};
 use crate::tir::{Arg, MapNode, Op, TensorIr, Type, ValueId};
 use lockstep_graph::SideTable;
 use lockstep_isa::{AluOp, DType, Target};
@@ -131,7 +131,9 @@ fn product(ir: &TensorIr, target: &Target, v: ValueId) -> Option<Product> {
     let (Op::Contract { batch, contracted, .. }, [a, b]) = (&data.op, data.inputs.as_slice()) else {
         return None;
     };
-    let (left, right) = (&ir.values[*a].ty, &ir.values[*b].ty);
+    let (left, right) = (&ir.values[*a].ty, &stored_type(ir, *b));
+    // Of integers with scales, it may be two that share a byte.
+    let shared = if *right == ir.values[*b].ty { 1 } else { 2 };
     let x = extents(batch, contracted, left, right);
     let alu = (x.batch * x.rows * x.columns * x.depth).div_ceil(lanes(target));
     let none = Product {
@@ -165,20 +167,20 @@ fn product(ir: &TensorIr, target: &Target, v: ValueId) -> Option<Product> {
         return Some(none);
     }
     let n = lanes(target);
-    let way = |vectors: u64, x: Extents, loaded: &Type| Way {
+    let way = |vectors: u64, x: Extents, loaded: &Type, shared: u64| Way {
         mxm: cycles(vectors),
-        words: (x.batch * x.depth * x.columns * loaded.dtype.bytes() as u64).div_ceil(n),
+        words: (x.batch * x.depth * x.columns * loaded.dtype.bytes() as u64).div_ceil(n * shared),
         // Densely packed: windows of several batches or columns share a tile.
         tiles: x.batch * x.depth * x.columns / (n * n),
     };
-    let words = |n: u64, ty: &Type| (x.batch * x.depth * n * ty.dtype.bytes() as u64).div_ceil(lanes(target));
+    let words = |of: u64, ty: &Type| (x.batch * x.depth * of * ty.dtype.bytes() as u64).div_ceil(n);
     Some(Product {
         x,
         mxm: cycles(vectors),
         dense,
         alu: 0,
-        load: words(x.rows, left).min(words(x.columns, right)),
-        ways: [way(both[0], x, right), way(both[1], turned, left)],
+        load: words(x.rows, left).min(words(x.columns, right) / shared),
+        ways: [way(both[0], x, right, shared), way(both[1], turned, left, 1)],
         units: target.mxm_units(left.dtype) as u64,
     })
 }
@@ -585,6 +587,13 @@ fn contract_times(
     }
 }
 
+/// Bytes that a constant takes at least: where it is integers times scales, two may share a byte.
+fn least_bytes(ir: &TensorIr, v: ValueId) -> u128 {
+    let (ty, whole) = (stored_type(ir, v), &ir.values[v].ty);
+    let shared = if ty == *whole { 1 } else { 2 };
+    (ty.elements() * ty.dtype.bytes()) as u128 / shared
+}
+
 /// Multiply-adds over peak, or bytes of weights over the fabric, of `n_chips` chips.
 fn roofline(ir: &TensorIr, target: &Target, n_chips: u16) -> u64 {
     let constant = crate::partition::constants(ir);
@@ -601,8 +610,8 @@ fn roofline(ir: &TensorIr, target: &Target, n_chips: u16) -> u64 {
             let peak = 2 * (target.mxm_units(dtype) as u128).max(1) * n * n;
             cycles += ((macs * rate.cycles_per_vector as u128) << 20) / peak;
         }
-        let weights = data.inputs.iter().filter(|&&u| constant[u]).map(|&u| &ir.values[u].ty);
-        bytes += weights.map(|t| (t.elements() * t.dtype.bytes()) as u128).sum::<u128>();
+        let weights = data.inputs.iter().filter(|&&u| constant[u]);
+        bytes += weights.map(|&u| least_bytes(ir, u)).sum::<u128>();
     }
     let fabric = 2 * target.streams as u128 * target.lanes as u128;
     ((cycles / chips) >> 20).max(bytes / fabric.max(1) / chips) as u64

@@ -80,7 +80,7 @@ impl CpuSession {
             mut plans,
             pool,
             row_bytes,
-        } = plan::load(&artifact, options.max_memory_bytes)?;
+        } = plan::load(&artifact, options.max_memory_bytes, false)?;
         for plan in &mut plans {
             order::order(plan, threads, row_bytes);
         }

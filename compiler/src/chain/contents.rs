@@ -73,6 +73,8 @@ pub struct Picked {
 enum Recipe {
     Given(Vec<u8>),
     Picked(Picked),
+    /// Vectors of integers of 4 bits each, two of which become one.
+    Pairs(Picked),
 }
 
 /// The bytes of a constant buffer or tile. Clones are the same contents.
@@ -92,6 +94,11 @@ impl From<Picked> for Contents {
 }
 
 impl Contents {
+    /// Vectors of one-byte integers that fit 4 bits, two of which become one vector of pairs; the last may be alone.
+    pub fn pairs(picked: Picked) -> Contents {
+        Contents(Arc::new(Recipe::Pairs(picked)))
+    }
+
     /// Tells contents apart: equal for clones, and for nothing else that is alive at the time.
     pub fn id(&self) -> usize {
         Arc::as_ptr(&self.0) as usize
@@ -105,9 +112,40 @@ impl Contents {
         let picked = match &*self.0 {
             Recipe::Given(bytes) => return Ok(bytes.into()),
             Recipe::Picked(picked) => picked,
+            Recipe::Pairs(picked) => {
+                let (rows, width) = (picked.bytes()?, picked.width());
+                if rows.iter().any(|&x| !(-8..8).contains(&(x as i8))) {
+                    return Err(CompileError::internal(
+                        "emit",
+                        "an integer of a pair is wider than 4 bits",
+                    ));
+                }
+                let pair = |pair: &[u8]| -> Vec<u8> {
+                    let (low, high) = pair.split_at(width.min(pair.len()));
+                    let high = high.iter().copied().chain(std::iter::repeat(0));
+                    low.iter().zip(high).map(|(low, high)| low & 0xf | high << 4).collect()
+                };
+                return Ok(rows
+                    .chunks((2 * width).max(1))
+                    .flat_map(pair)
+                    .collect::<Vec<u8>>()
+                    .into());
+            }
         };
+        Ok(picked.bytes()?.into())
+    }
+}
+
+impl Picked {
+    /// Elements of a vector, those before them included.
+    fn width(&self) -> usize {
+        self.lead + self.stretches.iter().map(|s| s.1).sum::<usize>()
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>, CompileError> {
+        let picked = self;
         let (from, size) = (picked.from.bytes()?, picked.size);
-        let width = picked.lead + picked.stretches.iter().map(|s| s.1).sum::<usize>();
+        let width = picked.width();
         let mut out = Vec::with_capacity(picked.vectors.len() * width * size + picked.tail.len());
         for &vector in &picked.vectors {
             out.resize(out.len() + picked.lead * size, 0);
@@ -132,6 +170,6 @@ impl Contents {
             }
         }
         out.extend_from_slice(&picked.tail);
-        Ok(out.into())
+        Ok(out)
     }
 }

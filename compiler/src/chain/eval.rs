@@ -208,7 +208,13 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
                 };
                 for &l in loads {
                     let load = &nodes[l as usize];
-                    let NodeOp::Load { by_column, window, .. } = &load.op else {
+                    let NodeOp::Load {
+                        by_column,
+                        window,
+                        scaled,
+                        ..
+                    } = &load.op
+                    else {
                         panic!("not a load")
                     };
                     let count = if *by_column {
@@ -216,14 +222,26 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
                     } else {
                         window.k1 - window.k0
                     } as usize;
-                    let belts = load.args.len();
-                    assert_eq!(load.issues() as usize, count.div_ceil(belts));
+                    let belts = load.args.len() - usize::from(*scaled);
+                    let source = |b: usize| match load.args[b] {
+                        NodeArg::Node { node, .. } => node as usize,
+                        NodeArg::Imm(_) => panic!("belt"),
+                    };
+                    let pairs = nodes[source(0)].dtype == DType::I4;
+                    let per = if pairs { 2 } else { 1 };
+                    assert_eq!(load.issues() as usize, count.div_ceil(per).div_ceil(belts));
+                    let by = |i: usize, c: usize| match scaled {
+                        false => None,
+                        true => {
+                            let scales = &results[source(belts)][i / per / belts];
+                            let bits = scales[c].expect("live scale");
+                            Some(f32::from_bits(scalar::widen(bits, nodes[source(belts)].dtype)))
+                        }
+                    };
                     for i in 0..count {
-                        let NodeArg::Node { node: src, .. } = load.args[i % belts] else {
-                            panic!("belt")
-                        };
-                        let stored = nodes[src as usize].dtype;
-                        let v = &results[src as usize][i / belts];
+                        let src = source(i / per % belts);
+                        let stored = nodes[src].dtype;
+                        let v = &results[src][i / per / belts];
                         if *by_column {
                             for k in window.k0..window.k1 {
                                 tile[k as usize][window.n0 as usize + i] = v[k as usize].map(|w| decode(w, stored));
@@ -231,7 +249,13 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
                             }
                         } else {
                             for c in window.n0..window.n1 {
-                                tile[window.k0 as usize + i][c as usize] = v[c as usize].map(|w| decode(w, stored));
+                                tile[window.k0 as usize + i][c as usize] = v[c as usize].map(|w| {
+                                    let w = match pairs {
+                                        true => (scalar::pair(w as u8)[i % 2] as f32).to_bits(),
+                                        false => decode(w, stored),
+                                    };
+                                    by(i, c as usize).map_or(w, |by| (f32::from_bits(w) * by).to_bits())
+                                });
                                 assert!(v[c as usize].is_some(), "undefined weight");
                             }
                         }

@@ -165,7 +165,7 @@ pub enum NodeOp {
         /// Number of rows.
         limit: u32,
     },
-    /// Tile load from its operands, one per belt: reads of a const tile, or of run-time vectors.
+    /// Tile load from its operands, one per belt, of i4 two rows in a vector: reads of a const tile, or of run-time vectors.
     Load {
         /// Vectors are rows (load.row) or columns (load.col).
         by_column: bool,
@@ -175,6 +175,8 @@ pub enum NodeOp {
         hemi: Dir,
         /// First plane of the matrix unit.
         plane: u8,
+        /// Whether its last operand is what the rows of each issue are multiplied by.
+        scaled: bool,
     },
     /// Product of its operand with the tile that `loads` fill. The tile is swapped in at the first issue when `swap`;
     /// without it, the tile of the mul before stays, and `loads` repeats that mul's.

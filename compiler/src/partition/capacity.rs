@@ -73,7 +73,7 @@ pub fn usage(part: &Partitioned, target: &Target) -> Vec<ChipUsage> {
     let constant = constants(ir);
     let mut chips = vec![ChipUsage::default(); part.n_chips as usize];
     for root in constant_roots(ir, &constant).iter() {
-        let ty = &ir.values[root].ty;
+        let ty = &cost::stored_type(ir, root);
         let chip = &mut chips[part.chip[root] as usize];
         chip.weights += cost::exact_bytes(ty);
         chip.padding += cost::row_bytes(target, ty) - cost::exact_bytes(ty);
@@ -235,7 +235,8 @@ fn tensors(part: &Partitioned, chip: u16) -> Vec<(String, u64)> {
         .iter()
         .filter(|&r| part.chip[r] == chip)
     {
-        *by_name.entry(constant_name(&part.ir, root)).or_default() += cost::exact_bytes(&part.ir.values[root].ty);
+        *by_name.entry(constant_name(&part.ir, root)).or_default() +=
+            cost::exact_bytes(&cost::stored_type(&part.ir, root));
     }
     for (v, data) in part.ir.values.iter().filter(|(v, _)| part.chip[*v] == chip) {
         if let Op::State(s) = data.op {

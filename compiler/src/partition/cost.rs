@@ -6,7 +6,7 @@
 use super::dist::{Dist, Split};
 use super::fabric::Load;
 use crate::tir::{Combiner, Op, TensorIr, Type, ValueId};
-use lockstep_isa::{DType, Target};
+use lockstep_isa::{AluOp, DType, Target};
 
 /// Cycles from the first read to the first readable write of a chain without a product: read, cross the chip, a few ALU
 /// operations, write (worked out for the published latencies and distances).
@@ -45,6 +45,31 @@ pub(super) fn row_bytes(target: &Target, ty: &Type) -> u64 {
     let layout =
         crate::layout::choose::default_layout(&ty.shape, lanes, &crate::layout::choose::Rows::single(usize::MAX));
     (layout.n_vectors() * ty.dtype.bytes()) as u64 * target.word_bytes() as u64
+}
+
+/// The type that a constant has in SRAM: where it is integers times scales, its tiles hold a byte of integers for each element, or
+/// less.
+pub(crate) fn stored_type(ir: &TensorIr, v: ValueId) -> Type {
+    let ty = ir.values[v].ty.clone();
+    let mut at = v;
+    while let (Op::Move { .. }, Some(&u)) = (&ir.values[at].op, ir.values[at].inputs.first()) {
+        at = u;
+    }
+    let widens = |u: &ValueId| {
+        let data = &ir.values[*u];
+        let narrow = data.inputs.first().is_some_and(|&u| ir.values[u].ty.dtype == DType::I8);
+        let cvt = matches!(&data.op, Op::Map { nodes } if matches!(nodes[..], [n] if n.op == AluOp::Cvt));
+        cvt && narrow
+    };
+    let data = &ir.values[at];
+    let scaled = match &data.op {
+        Op::Map { nodes } => matches!(nodes.last(), Some(n) if n.op == AluOp::Mul) && data.inputs.iter().any(widens),
+        _ => false,
+    };
+    match scaled && ty.dtype == DType::F32 {
+        true => Type { dtype: DType::I8, ..ty },
+        false => ty,
+    }
 }
 
 /// Bytes of the elements alone.

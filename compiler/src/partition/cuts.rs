@@ -153,7 +153,7 @@ impl Holdings {
             for (j, &u) in data.inputs.iter().enumerate() {
                 let need = s.need(v, j);
                 let whole = &cx.ir.values[u].ty;
-                let ty = need.largest(whole);
+                let ty = need.largest(&cost::stored_type(cx.ir, u));
                 let held = if cx.constant[u] {
                     Some((need, cost::row_bytes(cx.target, &ty), 0))
                 } else if cx.ir.values[u].op == Op::Input {

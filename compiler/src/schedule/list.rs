@@ -585,7 +585,8 @@ fn stream_order(group: &Group) -> Vec<Vec<usize>> {
         .iter()
         .find(|s| matches!(s.op, StepOp::Node(NodeOp::Load { .. })));
     if let Some(load) = load {
-        let belts = load
+        let scaled = matches!(load.op, StepOp::Node(NodeOp::Load { scaled: true, .. }));
+        let belts: Vec<usize> = load
             .args
             .iter()
             .filter_map(|a| match a {
@@ -593,7 +594,10 @@ fn stream_order(group: &Group) -> Vec<Vec<usize>> {
                 group::Arg::Imm(_) => None,
             })
             .collect();
-        return vec![belts];
+        let (belts, scales) = belts.split_at(belts.len() - usize::from(scaled));
+        let mut sets = vec![belts.to_vec()];
+        sets.extend(scales.iter().map(|&s| vec![s]));
+        return sets;
     }
     let mut order: Vec<usize> = (0..group.steps.len())
         .filter(|&i| group.steps[i].belt.is_some())

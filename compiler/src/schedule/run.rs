@@ -139,9 +139,9 @@ pub(super) fn make(p: &Placed<'_>, index: usize) -> Result<(Run, Claims), Compil
                     )
                 })?;
             }
-            NodeOp::Load { window, .. } => {
+            NodeOp::Load { window, scaled, .. } => {
                 run.window = *window;
-                run.belts = step.args.len() as u8;
+                run.belts = (step.args.len() - usize::from(*scaled)) as u8;
             }
             NodeOp::Mul { swap, .. } => run.swap = *swap,
             NodeOp::Alu(op) => run.alu = *op,
@@ -243,6 +243,7 @@ fn operands(p: &Placed<'_>, index: usize, run: &mut Run, claims: &mut Claims) ->
         ));
     }
     let iota = matches!(step.op, StepOp::Node(NodeOp::Alu(AluOp::Iota)));
+    let scaled = matches!(step.op, StepOp::Node(NodeOp::Load { scaled: true, .. }));
     let mut taken = [Operand::default(); 3];
     for (a, arg) in step.args.iter().enumerate() {
         match *arg {
@@ -270,7 +271,8 @@ fn operands(p: &Placed<'_>, index: usize, run: &mut Run, claims: &mut Claims) ->
                     first,
                 });
                 // A link has no operand of its own on the receiving side.
-                if matches!(step.op, StepOp::Recv) || a >= 3 {
+                let scales = scaled && a + 1 == step.args.len();
+                if matches!(step.op, StepOp::Recv) || a >= 3 && !scales {
                     continue;
                 }
                 let dtype = match step.op {
@@ -289,7 +291,11 @@ fn operands(p: &Placed<'_>, index: usize, run: &mut Run, claims: &mut Claims) ->
                 let Some(src) = src else {
                     return Err(bad(p.chain, "an operand has no belt"));
                 };
-                taken[a] = Operand { src, delay, dtype };
+                if scales {
+                    run.b = Operand { src, delay, dtype };
+                } else {
+                    taken[a] = Operand { src, delay, dtype };
+                }
             }
         }
     }

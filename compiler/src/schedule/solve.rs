@@ -8,7 +8,7 @@
 use super::group::{Arg, Step, StepOp, bad, opcode, position, push_copy};
 use crate::CompileError;
 use crate::chain::{ChainId, NodeOp};
-use lockstep_isa::Target;
+use lockstep_isa::{DType, Target};
 
 /// Times the steps, inserting delay lines as needed.
 pub(super) fn time(target: &Target, chain: ChainId, steps: &mut Vec<Step>) -> Result<(), CompileError> {
@@ -133,15 +133,24 @@ fn periods(target: &Target, chain: ChainId, steps: &mut [Step]) -> Result<(), Co
 fn check_counts(chain: ChainId, steps: &[Step]) -> Result<(), CompileError> {
     for (u, v, a, first) in edges(steps) {
         let (have, mut taken) = (steps[u].results(), steps[v].issues() as u64);
-        if let StepOp::Node(NodeOp::Load { by_column, window, .. }) = &steps[v].op {
+        if let StepOp::Node(NodeOp::Load {
+            by_column,
+            window,
+            scaled,
+            ..
+        }) = &steps[v].op
+            && !(*scaled && a + 1 == steps[v].args.len())
+        {
             // Belt `a` of `n` carries every n-th vector of the window.
             let (low, high) = if *by_column {
                 (window.n0, window.n1)
             } else {
                 (window.k0, window.k1)
             };
-            let n = steps[v].args.len().max(1);
-            taken = (high.saturating_sub(low) as usize + n - 1 - a).div_euclid(n) as u64;
+            let n = (steps[v].args.len() - usize::from(*scaled)).max(1);
+            let per = if steps[u].dtype == DType::I4 { 2 } else { 1 };
+            let vectors = usize::from(high.saturating_sub(low)).div_ceil(per);
+            taken = (vectors + n - 1 - a).div_euclid(n) as u64;
         }
         let need = first as u64 + taken;
         if need > have {

@@ -215,6 +215,7 @@ impl Maker {
                 window,
                 hemi,
                 plane: 0,
+                scaled: false,
             },
             each,
             &reads,

@@ -142,6 +142,7 @@ pub fn host_dtype(dtype: DType) -> HostDType {
         DType::I8 => HostDType::I8,
         DType::U8 => HostDType::U8,
         DType::U16 => HostDType::U16,
+        DType::I4 => HostDType::I8,
     }
 }
 

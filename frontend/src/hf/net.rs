@@ -15,7 +15,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy)]
 pub(super) struct Matrix {
     pub value: ValueId,
-    /// Factors of its output channels, f32.
+    /// Factors of its output channels, f32, where it is stored as integers that share one per channel.
     pub scale: Option<ValueId>,
 }
 
@@ -123,14 +123,39 @@ impl<'a> Net<'a> {
         }
     }
 
-    /// A matrix by its full name, as it is stored.
+    /// A matrix by its full name, as it is stored; f32 where integers share scales in blocks.
     pub fn matrix_at(&mut self, full: &str, shape: &[usize]) -> Result<Matrix, ImportError> {
         let value = self.stored(full, shape)?;
-        let scale = match self.is_scaled(full) {
-            true => Some(self.stored(&format!("{full}{SCALE}"), &[shape[usize::from(outputs_last(full))]])?),
-            false => None,
+        let name = format!("{full}{SCALE}");
+        let scales = match &self.tensors {
+            Ok(tensors) => tensors.get(&name).map(|stored| stored.shape.0.to_vec()),
+            Err(blank) => blank.scales(full, shape),
         };
-        Ok(Matrix { value, scale })
+        let Some(scales) = scales else {
+            return Ok(Matrix { value, scale: None });
+        };
+        let channels = usize::from(outputs_last(full));
+        let &[a, b] = &scales[..] else {
+            let scale = Some(self.stored(&name, &[shape[channels]])?);
+            return Ok(Matrix { value, scale });
+        };
+        let blocks = if channels == 1 { a } else { b };
+        let size = shape[1 - channels] / blocks.max(1);
+        let (of, wide, by) = match channels {
+            1 => ([blocks, shape[1]], [blocks, size, shape[1]], [blocks, 1, shape[1]]),
+            _ => ([shape[0], blocks], [shape[0], blocks, size], [shape[0], blocks, 1]),
+        };
+        let scale = self.stored(&name, &of)?;
+        let b = &mut self.b;
+        let scaled = b.reshape(value, wide).and_then(|value| {
+            let value = b.cast(value, DType::F32)?;
+            let scale = b.reshape(scale, by)?;
+            let scale = b.cast(scale, DType::F32)?;
+            let product = b.binary(Binary::Mul, value, scale)?;
+            b.reshape(product, shape)
+        });
+        let value = scaled.map_err(|error| self.fail(error))?;
+        Ok(Matrix { value, scale: None })
     }
 
     /// A weight by its full name; f32 where it is stored as integers with scales.

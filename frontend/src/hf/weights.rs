@@ -1,7 +1,10 @@
-//! Storage of the matrices of a decoder: as another float type, or as 8-bit integers with a scale per output channel.
+//! Storage of the matrices of a decoder: as another float type, as 8-bit integers with a scale per output channel, or as integers in
+//! blocks of inputs with a scale each.
 //!
-//! An integer matrix `NAME` has its scales beside it as `NAME.scale`, f32[outputs]: element (o, i) is `q * scale[o]`, with q in -127..=127
-//! and the scale such that the largest element of a channel is 127. Vectors (norms, biases) and learned positions stay as they are. So do,
+//! An integer matrix `NAME` has its scales beside it as `NAME.scale`. f32[outputs] is a scale per channel: element (o, i) is
+//! `q * scale[o]`, with q in -127..=127 and the scale such that the largest element of a channel is 127. f16[outputs, blocks] (with the
+//! inputs first, [blocks, outputs]) is a scale per block: element (o, i) is `q * scale[o, i / block]`. 4-bit integers are made in blocks of
+//! 32, or of the largest power of two that divides the inputs: q in -8..=7, the element of the largest magnitude being -8. Vectors (norms, biases) and learned positions stay as they are. So do,
 //! where matrices become integers, the embeddings of tokens, but as 16-bit floats: a scale per row would take as much SRAM as a whole row.
 //! An output head that shares their elements gets integers of its own.
 
@@ -20,7 +23,19 @@ pub enum WeightFormat {
     Bf16,
     /// 8-bit integers with an f32 scale per output channel.
     Int8,
+    /// 4-bit integers in blocks of 32 inputs with an f16 scale each.
+    Int4,
 }
+
+impl WeightFormat {
+    /// Whether matrices become integers with scales.
+    fn is_integer(self) -> bool {
+        matches!(self, WeightFormat::Int8 | WeightFormat::Int4)
+    }
+}
+
+/// Inputs of a block of 4-bit integers.
+const BLOCK: usize = 32;
 
 /// Largest magnitude of an integer weight.
 const LARGEST: f32 = 127.0;
@@ -42,7 +57,7 @@ pub(super) fn convert(tensors: &mut Tensors, format: WeightFormat, tied: bool) {
         .filter(|(name, t)| matrix(name, t))
         .map(|(name, _)| name.clone());
     let mut names: Vec<String> = names.collect();
-    if format == WeightFormat::Int8
+    if format.is_integer()
         && tied
         && let Some(stored) = names.iter().find(|n| embeds(n)).and_then(|n| tensors.get(n))
     {
@@ -54,8 +69,9 @@ pub(super) fn convert(tensors: &mut Tensors, format: WeightFormat, tied: bool) {
     for name in names {
         let Some(stored) = tensors.get_mut(&name) else { continue };
         let format = match (format, stored.dtype) {
-            (WeightFormat::Int8, Some(DType::F16)) if embeds(&name) => WeightFormat::F16,
-            (WeightFormat::Int8, _) if embeds(&name) => WeightFormat::Bf16,
+            (_, Some(DType::F16)) if format.is_integer() && embeds(&name) => WeightFormat::F16,
+            _ if format.is_integer() && embeds(&name) => WeightFormat::Bf16,
+            (WeightFormat::Int4, _) if !inputs(stored, &name).is_multiple_of(2) => WeightFormat::Int8,
             _ => format,
         };
         let Some(values) = floats(stored) else { continue };
@@ -81,14 +97,22 @@ pub(super) fn convert(tensors: &mut Tensors, format: WeightFormat, tied: bool) {
             WeightFormat::Int8 => {
                 let values: Vec<f32> = values.collect();
                 let (data, scales) = integers(&values, stored.shape.0[1], outputs_last(&name));
-                let scale = Stored {
-                    dtype: Some(DType::F32),
-                    dtype_name: "F32".into(),
-                    shape: Shape::from([scales.len()].as_slice()),
-                    data: Weights::from(scales.as_slice()),
-                };
+                let shape = Shape::from([scales.len()].as_slice());
+                let scale = Stored::new(DType::F32, shape, Weights::from(scales.as_slice()));
                 stored.set(DType::I8, data);
                 tensors.insert(format!("{name}{SCALE}"), scale);
+                continue;
+            }
+            WeightFormat::Int4 => {
+                let values: Vec<f32> = values.collect();
+                let last = outputs_last(&name);
+                let block = block(inputs(stored, &name));
+                let (data, scales) = blocks(&values, stored.shape.0[1], last, block);
+                let mut shape = stored.shape.clone();
+                shape.0[usize::from(!last)] /= block;
+                let scales: Vec<u8> = scales.iter().flat_map(|s| s.to_le_bytes()).collect();
+                stored.set(DType::I8, data);
+                tensors.insert(format!("{name}{SCALE}"), Stored::new(DType::F16, shape, scales.into()));
                 continue;
             }
         };
@@ -108,20 +132,35 @@ pub(super) struct Blank {
 impl Blank {
     /// Whether a matrix is stored as integers with scales.
     pub fn is_scaled(&self, name: &str) -> bool {
-        self.format == Some(WeightFormat::Int8) && is_matrix(name) && !embeds(name)
+        self.format.is_some_and(WeightFormat::is_integer) && is_matrix(name) && !embeds(name)
+    }
+
+    /// Shape of the scales of a matrix that is stored as integers: per channel, or per block as [`convert`] makes them.
+    pub fn scales(&self, name: &str, shape: &[usize]) -> Option<Vec<usize>> {
+        let (channels, inputs) = (usize::from(outputs_last(name)), usize::from(!outputs_last(name)));
+        match self.format {
+            _ if !self.is_scaled(name) || shape.len() != 2 => None,
+            Some(WeightFormat::Int4) if shape[inputs].is_multiple_of(2) => {
+                let mut scales = shape.to_vec();
+                scales[inputs] /= block(shape[inputs]);
+                Some(scales)
+            }
+            _ => Some(vec![shape[channels]]),
+        }
     }
 
     /// Dtype of a weight.
     pub fn dtype(&self, name: &str, shape: &[usize]) -> DType {
         match self.format {
+            _ if name.ends_with(SCALE) && shape.len() == 2 => DType::F16,
             _ if name.ends_with(SCALE) => DType::F32,
             Some(format) if shape.len() == 2 && is_matrix(name) => match format {
                 WeightFormat::F32 => DType::F32,
                 WeightFormat::F16 => DType::F16,
                 WeightFormat::Bf16 => DType::Bf16,
-                WeightFormat::Int8 if !embeds(name) => DType::I8,
-                WeightFormat::Int8 if self.plain == DType::F16 => DType::F16,
-                WeightFormat::Int8 => DType::Bf16,
+                _ if !embeds(name) => DType::I8,
+                _ if self.plain == DType::F16 => DType::F16,
+                _ => DType::Bf16,
             },
             _ => self.plain,
         }
@@ -135,6 +174,16 @@ fn is_matrix(name: &str) -> bool {
 
 fn embeds(name: &str) -> bool {
     EMBEDDINGS.iter().any(|end| name.ends_with(end))
+}
+
+/// Inputs of a block of 4-bit integers: 32, or the largest power of two that divides the inputs of the matrix.
+fn block(inputs: usize) -> usize {
+    1 << inputs.trailing_zeros().min(BLOCK.trailing_zeros())
+}
+
+/// Inputs of a matrix.
+fn inputs(stored: &Stored, name: &str) -> usize {
+    stored.shape.0[usize::from(!outputs_last(name))]
 }
 
 /// Whether a matrix is stored as [inputs, outputs], as the layers of GPT-2 are.
@@ -178,7 +227,48 @@ fn integers(values: &[f32], columns: usize, last: bool) -> (Vec<u8>, Vec<f32>) {
     (values.iter().enumerate().map(quantise).collect(), scales)
 }
 
+/// 4-bit integers, one to a byte, and scales of a matrix with rows of `columns` elements, in blocks along the rows, or along the columns
+/// where outputs come `last`.
+fn blocks(values: &[f32], columns: usize, last: bool, block: usize) -> (Vec<u8>, Vec<f16>) {
+    let columns = columns.max(1);
+    let (of, n) = match last {
+        true => (columns, values.len() / block.max(1)),
+        false => (1, values.len() / block.max(1)),
+    };
+    // Element `i` of block `b`.
+    let at = |b: usize, i: usize| b / of * of * block + b % of + i * of;
+    let mut data = vec![0u8; values.len()];
+    let mut scales = Vec::with_capacity(n);
+    for b in 0..n {
+        let largest = (0..block)
+            .map(|i| values[at(b, i)])
+            .fold(0f32, |a, x| if x.abs() > a.abs() { x } else { a });
+        let scale = f16::from_f32(largest / -8.0);
+        let by = scale.to_f32();
+        for i in (0..block).map(|i| at(b, i)) {
+            let q = if by == 0.0 {
+                0.0
+            } else {
+                (values[i] / by).round_ties_even()
+            };
+            data[i] = q.clamp(-8.0, 7.0) as i8 as u8;
+        }
+        scales.push(scale);
+    }
+    (data, scales)
+}
+
 impl Stored {
+    /// A tensor of a known element type.
+    pub(crate) fn new(dtype: DType, shape: Shape, data: Weights) -> Stored {
+        Stored {
+            dtype: Some(dtype),
+            dtype_name: dtype.to_string(),
+            shape,
+            data,
+        }
+    }
+
     fn set(&mut self, dtype: DType, data: Vec<u8>) {
         self.dtype = Some(dtype);
         self.dtype_name = dtype.to_string();
@@ -199,6 +289,28 @@ mod tests {
             for (at, (x, q)) in values.iter().zip(&data).enumerate() {
                 let scale = scales[if last { at % 12 } else { at / 12 }];
                 assert!((x - f32::from(*q as i8) * scale).abs() <= 0.5001 * scale);
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_are_within_half_a_step() {
+        let values: Vec<f32> = (0..8 * 12).map(|i| ((i * 37 % 61) as f32 - 29.0) * 0.01).collect();
+        for last in [false, true] {
+            let (data, scales) = blocks(&values, 12, last, 4);
+            assert_eq!(scales.len(), 24);
+            for (at, (x, q)) in values.iter().zip(&data).enumerate() {
+                let (row, column) = (at / 12, at % 12);
+                let scale = scales[if last {
+                    row / 4 * 12 + column
+                } else {
+                    row * 3 + column / 4
+                }]
+                .to_f32();
+                let q = f32::from(*q as i8);
+                assert!((-8.0..=7.0).contains(&q));
+                // The largest of the other sign is as far off as a whole step.
+                assert!((x - q * scale).abs() <= 1.001 * scale.abs(), "{x} {q} {scale}");
             }
         }
     }
@@ -227,6 +339,12 @@ mod tests {
         assert_eq!(tensors["a.weight.scale"].shape.0, [2]);
         assert_eq!(tensors["norm.weight"].dtype, Some(DType::F32));
         assert_eq!(tensors["wpe.weight"].dtype, Some(DType::F32));
+        let mut tensors = Tensors::new();
+        tensors.insert("a.weight".into(), tensor(&[2, 3]));
+        tensors.insert("wide.weight".into(), tensor(&[2, 48]));
+        convert(&mut tensors, WeightFormat::Int4, true);
+        assert_eq!(tensors["wide.weight.scale"].shape.0, [2, 3]);
+        assert_eq!(tensors["a.weight.scale"].shape.0, [2]);
         let mut tensors = Tensors::new();
         tensors.insert("a.weight".into(), tensor(&[2, 3]));
         convert(&mut tensors, WeightFormat::Bf16, true);

@@ -68,6 +68,9 @@ impl Run {
             }
             Opcode::LoadRow | Opcode::LoadCol => {
                 (n.a, n.belts, n.window) = (self.a, self.belts, self.window);
+                if self.b.src != Src::None {
+                    n.b = self.b;
+                }
             }
             Opcode::Mul => {
                 (n.a, n.out, n.acc_in, n.swap) = (self.a, self.out, self.acc_in, self.swap);
@@ -188,6 +191,14 @@ impl Run {
                 if !self.dtype.holds(self.a.dtype) {
                     let allowed = format!("a dtype whose values are all {}", self.dtype);
                     return self.error("a", self.a.dtype, &allowed);
+                }
+                if self.is_scaled() {
+                    stream("b", self.b)?;
+                    if !self.b.dtype.is_float() || self.dtype != DType::F32 || self.op != Opcode::LoadRow {
+                        return self.error("b", self.b.dtype, "floats, for a load.row of f32");
+                    }
+                } else if self.a.dtype == DType::I4 {
+                    return self.error("a", self.a.dtype, "pairs of integers with scales alone");
                 }
                 let issues = self.load_vectors().div_ceil(self.belts as u32);
                 if self.issues() != issues {
@@ -320,6 +331,15 @@ impl Run {
 
     /// Checks that streams exist on any target, and that what is no operand is at its default.
     fn check_operands(&self) -> Checked {
+        let memory = matches!(self.op, Opcode::Read | Opcode::Write);
+        if self.dtype == DType::I4 && !memory {
+            return self.error("dtype", self.dtype, "any other: pairs are read for tile loads alone");
+        }
+        let pairs = [self.a, self.b, self.c].map(|o| o.dtype == DType::I4);
+        let load = matches!(self.op, Opcode::LoadRow);
+        if pairs[0] && !load && !memory || pairs[1] || pairs[2] {
+            return self.error("operands", DType::I4, "pairs as rows of a load.row alone");
+        }
         let streams = [("a", self.a.src), ("b", self.b.src), ("c", self.c.src)];
         let streams = streams.into_iter().filter_map(|(field, src)| match src {
             Src::Stream(s) => Some((field, s)),

@@ -183,6 +183,9 @@ fn convert(r: &Record, x: &Extension) -> Result<Run, DecodeError> {
         }
         Opcode::LoadRow | Opcode::LoadCol => {
             (run.a, run.belts) = (operand(r.a)?, r.out);
+            if x.imm[0].get() != 0 {
+                run.b = b_word()?;
+            }
             run.window = Window {
                 n0: half(0),
                 n1: half(2),

@@ -162,6 +162,10 @@ impl Text<'_> {
                 self.operand(&mut sep, r.b, DType::U16)?;
             }
             Opcode::Alu if r.alu == AluOp::Iota => self.immediate(&mut sep, 0, DType::I32)?,
+            Opcode::LoadRow if r.is_scaled() => {
+                self.operand(&mut sep, r.a, r.dtype)?;
+                self.operand(&mut sep, r.b, DType::F16)?;
+            }
             _ => {
                 for o in [r.a, r.b, r.c] {
                     self.operand(&mut sep, o, r.dtype)?;

@@ -148,6 +148,9 @@ pub(crate) fn records(run: &Run) -> (Record, Extension) {
         }
         Opcode::LoadRow | Opcode::LoadCol => {
             r.out = run.belts;
+            if run.is_scaled() {
+                x.imm[0] = b_word(run.b);
+            }
             let w = run.window;
             for (i, v) in [w.n0, w.n1, w.k0, w.k1].into_iter().enumerate() {
                 r.tail[2 * i..2 * i + 2].copy_from_slice(&v.to_le_bytes());

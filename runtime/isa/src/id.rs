@@ -48,11 +48,13 @@ pub enum DType {
     U8 = 5,
     /// Unsigned 16-bit integer: lane maps of `permute` only.
     U16 = 6,
+    /// Two 4-bit two's complement integers in a byte, the first in its low half: weights of scaled tile loads only.
+    I4 = 7,
 }
 
 impl DType {
     /// All dtypes, in encoding order.
-    pub const ALL: [DType; 7] = [
+    pub const ALL: [DType; 8] = [
         DType::F32,
         DType::F16,
         DType::BF16,
@@ -60,15 +62,16 @@ impl DType {
         DType::I8,
         DType::U8,
         DType::U16,
+        DType::I4,
     ];
 
-    /// Size of one element in bytes; also the number of words (and of streams) of one vector.
+    /// Size of one element (of a pair of i4) in bytes; also the number of words (and of streams) of one vector.
     #[inline]
     pub const fn bytes(self) -> usize {
         match self {
             DType::F32 | DType::I32 => 4,
             DType::F16 | DType::BF16 | DType::U16 => 2,
-            DType::I8 | DType::U8 => 1,
+            DType::I8 | DType::U8 | DType::I4 => 1,
         }
     }
 
@@ -94,7 +97,8 @@ impl DType {
     pub const fn holds(self, other: DType) -> bool {
         match (self, other) {
             (DType::F32, DType::F16 | DType::BF16 | DType::U16) => true,
-            (DType::F32 | DType::F16 | DType::BF16 | DType::I32, DType::I8 | DType::U8) => true,
+            (DType::F32 | DType::F16 | DType::BF16 | DType::I32, DType::I8 | DType::U8 | DType::I4) => true,
+            (DType::I8, DType::I4) => true,
             (DType::I32, DType::U16) | (DType::U16, DType::U8) => true,
             _ => self as u8 == other as u8,
         }
@@ -115,6 +119,7 @@ impl DType {
             DType::I8 => "i8",
             DType::U8 => "u8",
             DType::U16 => "u16",
+            DType::I4 => "i4",
         }
     }
 }

@@ -42,9 +42,11 @@ moves one position per cycle. A consumer issues in exactly the cycle in which it
 const OPERANDS: &str = "
 A row is `row * slices + slice` words from the start of its bank; a vector of dtype size s takes s aligned words and s
 aligned streams. `words = 1` on a read or write of a wider dtype moves a single word, for links. A tile load takes
-vector `j * belts + g` from belt group g in its issue j. `mul` starts from zero, from accumulator row `acc[r]` or from
-a stream, and leaves its result in `acc[r]` or on a stream; `swap` makes the shadow tile active in the first issue. The
-result of a product is f32 for float dtypes and i32 for i8 and u8.
+vector `j * belts + g` from belt group g in its issue j. Where it has scales, a vector of floats per issue, each row of
+that issue is multiplied by them, lane by lane, in f32: blocks of integers with a scale of their own. An i4 vector is a
+word of pairs: the low half of a byte is its column of one row, the high half that of the next. `mul` starts from zero,
+from accumulator row `acc[r]` or from a stream, and leaves its result in `acc[r]` or on a stream; `swap` makes the
+shadow tile active in the first issue. The result of a product is f32 for float dtypes and i32 for i8 and u8.
 
 Live lanes follow from the operands; a lane outside them is undefined.
 

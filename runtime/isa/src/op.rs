@@ -10,7 +10,7 @@ macro_rules! for_each_op {
             (Write, 1, "write", Mem, "st -> row", "the belt's vector (or word) into a row");
             (Gather, 2, "gather", Mem, "idx st, row, limit -> st", "row + min(idx as u32, limit - 1) * row_stride; idx is the i32 in lane 0; output in idx's direction");
             (Scatter, 3, "scatter", Mem, "st, idx st, row, limit", "writes the row that gather would read");
-            (LoadRow, 4, "load.row", MxmLoad, "belts, columns [n0,n1), rows [k0,k1)", "vector i becomes row k0+i of the shadow tile in these columns; lanes are columns");
+            (LoadRow, 4, "load.row", MxmLoad, "belts, scales st, columns [n0,n1), rows [k0,k1)", "vector i becomes row k0+i (of i4, rows k0+2i and k0+2i+1) of the shadow tile in these columns, times the scales of its issue; lanes are columns");
             (LoadCol, 5, "load.col", MxmLoad, "belts, columns [n0,n1), rows [k0,k1)", "vector i becomes column n0+i of the shadow tile with this k window; lanes are k");
             (Mul, 6, "mul", MxmMul, "x st, acc -> out", "each loaded column: acc = fma(x[k], w[k][n], acc), k ascending in its window; other columns pass acc through");
             (Alu, 7, "alu", Vxm, "a, b, c -> forward, st", "one operation on every lane");

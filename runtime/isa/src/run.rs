@@ -155,7 +155,7 @@ impl Window {
 /// | write | of the vector | stream | | | | word | | `words` |
 /// | gather | of the vector | idx (i32) | | | stream | base word + affine part | | `row_stride` words, `limit` |
 /// | scatter | of the vector | data | idx (i32) | | | as gather | | `row_stride`, `limit` |
-/// | load.row, load.col | of the tile | first belt group; a dtype that the tile's holds, widened on the way in | | | | | | `belts`, `window` |
+/// | load.row, load.col | of the tile | first belt group; a dtype that the tile's holds, widened on the way in | scales of the rows, floats, or none (load.row of f32) | | | | | `belts`, `window` |
 /// | mul | of x and weights | x | acc stream | | stream, or none | acc row in | acc row out | `acc_in`, `swap` |
 /// | alu | of the result | a | b | c | stream or none | | | `alu`, `imm` |
 /// | fold | of the result | a | | | stream or none | | | `alu`, `fold_dims`, `emit_every` |
@@ -296,7 +296,17 @@ impl Run {
     pub fn load_vectors(&self) -> u32 {
         match self.op {
             Opcode::LoadCol => self.window.n1.saturating_sub(self.window.n0) as u32,
-            _ => self.window.k1.saturating_sub(self.window.k0) as u32,
+            _ => (self.window.k1.saturating_sub(self.window.k0) as u32).div_ceil(self.load_rows()),
         }
+    }
+
+    /// Rows of the tile that one vector of a `load.row` fills.
+    pub fn load_rows(&self) -> u32 {
+        if self.a.dtype == DType::I4 { 2 } else { 1 }
+    }
+
+    /// Whether the rows of a tile load are multiplied by scales.
+    pub fn is_scaled(&self) -> bool {
+        matches!(self.op, Opcode::LoadRow | Opcode::LoadCol) && self.b.src != Src::None
     }
 }

@@ -43,7 +43,15 @@ pub fn widen(bits: u32, dtype: DType) -> u32 {
         DType::I8 => bits as u8 as i8 as i32 as u32,
         DType::U8 => bits & 0xff,
         DType::U16 => bits & 0xffff,
+        DType::I4 => pair(bits as u8)[0] as u32,
     }
+}
+
+/// The two integers of an i4 pair.
+#[inline(always)]
+pub fn pair(byte: u8) -> [i32; 2] {
+    let byte = byte as i8;
+    [((byte << 4) >> 4) as i32, (byte >> 4) as i32]
 }
 
 /// Converts an f32 to the bits of any dtype.
@@ -57,6 +65,7 @@ pub fn narrow_f32(x: f32, to: DType) -> u32 {
         DType::I8 => x as i8 as u8 as u32,
         DType::U8 => x as u8 as u32,
         DType::U16 => x as u16 as u32,
+        DType::I4 => narrow_i32(x as i32, to),
     }
 }
 
@@ -69,6 +78,7 @@ pub fn narrow_i32(x: i32, to: DType) -> u32 {
         DType::I8 => x.clamp(i8::MIN as i32, i8::MAX as i32) as i8 as u8 as u32,
         DType::U8 => x.clamp(0, u8::MAX as i32) as u32,
         DType::U16 => x.clamp(0, u16::MAX as i32) as u32,
+        DType::I4 => x.clamp(-8, 7) as u32 & 0xf,
     }
 }
 

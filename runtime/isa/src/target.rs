@@ -202,7 +202,7 @@ impl Target {
             DType::F16 => self.mxm.f16,
             DType::BF16 => self.mxm.bf16,
             DType::I8 | DType::U8 => self.mxm.i8,
-            DType::I32 | DType::U16 => None,
+            DType::I32 | DType::U16 | DType::I4 => None,
         }
     }
 

@@ -42,8 +42,16 @@ pub unsafe fn load_wide<V: Simd>(dtype: DType, from: *const u8, i: usize) -> V {
             DType::U16 => V::from_bits(V::load_u16(from.cast::<u16>().add(i))),
             DType::U8 => V::from_bits(V::load_u8(from.add(i))),
             DType::I8 => V::from_bits(V::load_i8(from.cast::<i8>().add(i))),
+            DType::I4 => V::from_bits(halves::<V>(V::load_i8(from.cast::<i8>().add(i)))[0]),
         }
     }
+}
+
+/// The two integers of each pair of i4.
+#[inline(always)]
+pub fn halves<V: Simd>(pairs: V::Int) -> [V::Int; 2] {
+    let low = V::int_shrav(V::int_shl::<28>(pairs), V::int(28));
+    [low, V::int_shrav(pairs, V::int(4))]
 }
 
 /// Converts `n` elements of a dtype to f32.
@@ -78,7 +86,7 @@ pub unsafe fn load_float<V: Simd>(dtype: DType, from: *const u8, i: usize) -> V 
     // Matched here and not by a function of another crate: a call in the loop of a product would spill its registers.
     match dtype {
         DType::F32 | DType::F16 | DType::BF16 => x,
-        DType::I32 | DType::U16 | DType::I8 | DType::U8 => V::from_int(x.bits()),
+        DType::I32 | DType::U16 | DType::I8 | DType::U8 | DType::I4 => V::from_int(x.bits()),
     }
 }
 
@@ -130,6 +138,10 @@ unsafe fn store_narrow<V: Simd>(ty: DType, dtype: DType, x: V, to: *mut u8, i: u
                 let v = if float { x.to_int() } else { x.bits() };
                 match dtype {
                     DType::I8 => store_low::<V, u8>(clamp::<V>(v, -128, 127), to.add(i)),
+                    DType::I4 => {
+                        let v = V::int_and(clamp::<V>(v, -8, 7), V::int(0xf));
+                        store_low::<V, u8>(v, to.add(i));
+                    }
                     DType::U8 => store_low::<V, u8>(clamp::<V>(v, 0, 255), to.add(i)),
                     DType::U16 => store_low::<V, u16>(clamp::<V>(v, 0, 65_535), to.cast::<u16>().add(i)),
                     _ => V::from_bits(v).store(to.cast::<u32>().add(i)),

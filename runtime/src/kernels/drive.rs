@@ -3,7 +3,7 @@
 //! Safety rests on the plan: its builder checks every offset against the spaces (`plan::link` and `plan::build`), and the
 //! session allocates scratch and buffers of the sizes that the plan states.
 
-use super::{Factor, Kernels, Lines, MapArgs, Product};
+use super::{Factor, Kernels, Lines, MapArgs, Product, Scales};
 use crate::executor::StepTime;
 use crate::plan::{
     Arg, FactorStep, Follow, MAX_TERMS, Multiply, OpKind, Pack, Part, Plan, Rows, SPACES, Space, Step, Tape, TapeOp,
@@ -313,6 +313,12 @@ unsafe fn multiply(k: &Kernels, m: &Machine, s: &Multiply, local: &mut Local, (r
             w_step: f.w_step,
             panel_step: f.panel_step,
             k: f.k as usize,
+            scales: f.scales.map(|s| Scales {
+                from: m.byte(Space::Pool, s.offset as i64).cast_const(),
+                blocks: s.blocks as usize,
+                rows: s.rows as usize,
+                dtype: s.dtype,
+            }),
         };
         local.factors.extend(s.factors_of(b).iter().map(factor));
         let product = Product {

@@ -7,10 +7,10 @@
 //! Integer products use the same kernels: products of 8-bit integers and sums of 256 of them are exact in f32, so they
 //! are summed there and added to the i32 accumulators, [`EXACT_K`] rows at a time.
 
-use super::convert::load_float;
+use super::convert::{halves, load_float};
 use super::simd::Simd;
-use lockstep_isa::DType;
 use lockstep_isa::artifact::PANEL_COLUMNS;
+use lockstep_isa::{DType, scalar};
 
 /// Most rows of x that a micro-kernel holds. The addresses of one more would not fit into registers, which halves the speed.
 const MAX_ROWS: usize = 11;
@@ -30,12 +30,39 @@ pub struct Factor {
     pub x: isize,
     /// Panels of 32 columns, each k-major, all columns readable.
     pub w: *const u8,
-    /// Bytes from row k to row k + 1 of a panel.
+    /// Bytes from row k to row k + 1 of a panel; of pairs of i4, from a pair of rows to the next.
     pub w_step: usize,
     /// Bytes from a panel to the next.
     pub panel_step: usize,
     /// Rows of the window.
     pub k: usize,
+    /// What its weights are multiplied by before they meet x.
+    pub scales: Option<Scales>,
+}
+
+/// Scales of the rows of a window, in panels of 32 columns like the weights.
+#[derive(Clone, Copy)]
+pub struct Scales {
+    /// The first panel: `blocks` rows of 32 scales.
+    pub from: *const u8,
+    /// Rows of a panel.
+    pub blocks: usize,
+    /// Rows of weights that share a row of scales.
+    pub rows: usize,
+    /// Type of a scale, a float.
+    pub dtype: DType,
+}
+
+impl Scales {
+    /// Bytes of a row of a panel.
+    fn row(&self) -> usize {
+        PANEL_COLUMNS * self.dtype.bytes()
+    }
+
+    /// The first row of a panel.
+    fn panel(&self, q: usize) -> *const u8 {
+        self.from.wrapping_add(q * self.blocks * self.row())
+    }
 }
 
 /// `acc[r][n] += sum over factors and k of x[r][k] * w[k][n]` for one column block of a tile.
@@ -152,6 +179,7 @@ weights! {
     BF16 BF16 false;
     I32 I32 false;
     I8 I8 false;
+    I4 I4 false;
     U8 U8 false;
 }
 
@@ -186,7 +214,13 @@ unsafe fn micro<V: Simd, W: Weight, const R: usize, const P: usize, const NV: us
             }
         }
         for f in p.factors {
-            c = window::<V, W, R, P, NV>(c, x, f, at, at.ahead(p, f, P));
+            let ahead = at.ahead(p, f, P);
+            c = match &f.scales {
+                Some(s) if const { matches!(W::DTYPE, DType::I8 | DType::I4) } => {
+                    scaled_window::<V, W, R, P, NV>(c, x, f, s, at, ahead)
+                }
+                _ => window::<V, W, R, P, NV>(c, x, f, at, ahead),
+            };
         }
         for (row, acc) in c.iter().zip(acc) {
             for (q, panel) in row.iter().enumerate() {
@@ -242,6 +276,73 @@ unsafe fn window<V: Simd, W: Weight, const R: usize, const P: usize, const NV: u
                 }
             }
             w = w.add(f.w_step);
+        }
+    }
+    c
+}
+
+/// As [`window`], for integers that are multiplied by scales.
+///
+/// # Safety
+/// As for [`micro`]; the scales are readable for as many panels.
+#[inline(always)]
+unsafe fn scaled_window<V: Simd, W: Weight, const R: usize, const P: usize, const NV: usize>(
+    mut c: [[[V; NV]; P]; R],
+    x: &[*const u8; R],
+    f: &Factor,
+    s: &Scales,
+    at: Place,
+    mut ahead: *const u8,
+) -> [[[V; NV]; P]; R] {
+    let per = if const { matches!(W::DTYPE, DType::I4) } { 2 } else { 1 };
+    let rows: [*const f32; R] = std::array::from_fn(|r| x[r].wrapping_offset(f.x).cast());
+    let mut w = f.w.wrapping_add(at.panel * f.panel_step + at.column);
+    let scale_panel = s.blocks * s.row();
+    let mut scales = s.panel(at.panel).wrapping_add(at.column * s.dtype.bytes());
+    let mut k = 0;
+    while k < f.k {
+        let end = (k + s.rows.max(1)).min(f.k);
+        let mut by = [[V::splat(0.0); NV]; P];
+        // SAFETY: all accesses are those that the caller vouches for.
+        unsafe {
+            for (q, panel) in by.iter_mut().enumerate() {
+                for (v, reg) in panel.iter_mut().enumerate() {
+                    *reg = load_float::<V>(s.dtype, scales.wrapping_add(q * scale_panel), v * V::N);
+                }
+            }
+        }
+        scales = scales.wrapping_add(s.row());
+        while k < end {
+            V::prefetch(ahead);
+            ahead = ahead.wrapping_add(LINE_BYTES);
+            let mut b = [[[V::splat(0.0); NV]; P]; 2];
+            // SAFETY: all accesses are those that the caller vouches for.
+            unsafe {
+                for (q, by) in by.iter().enumerate() {
+                    for (v, by) in by.iter().enumerate() {
+                        let bytes = V::load_i8(w.add(q * f.panel_step + v * V::N).cast());
+                        if per == 2 {
+                            let [low, high] = halves::<V>(bytes);
+                            b[0][q][v] = V::from_int(low).mul(*by);
+                            b[1][q][v] = V::from_int(high).mul(*by);
+                        } else {
+                            b[0][q][v] = V::from_int(bytes).mul(*by);
+                        }
+                    }
+                }
+                for (half, b) in b.iter().enumerate().take(per.min(end - k)) {
+                    for (r, row) in c.iter_mut().enumerate() {
+                        let a = V::splat(rows[r].add(k + half).read_unaligned());
+                        for (panel, b) in row.iter_mut().zip(b) {
+                            for (reg, &b) in panel.iter_mut().zip(b) {
+                                *reg = a.fma(b, *reg);
+                            }
+                        }
+                    }
+                }
+                w = w.add(f.w_step);
+            }
+            k += per;
         }
     }
     c
@@ -423,7 +524,9 @@ unsafe fn widened_block<L: Level>(p: &Product<'_>) {
             // SAFETY: panel `q` is within the block, and scratch has room for a panel, as the caller vouches.
             unsafe {
                 let w = f.w.add(q * f.panel_step);
-                if f.w_step == row {
+                if let Some(s) = &f.scales {
+                    decode_panel::<L>(p, f, s, q);
+                } else if f.w_step == row {
                     L::to_float(p.dtype, w, p.scratch, f.k * PANEL_COLUMNS);
                 } else {
                     for k in 0..f.k {
@@ -435,6 +538,7 @@ unsafe fn widened_block<L: Level>(p: &Product<'_>) {
                     w: p.scratch,
                     w_step: PANEL_BYTES,
                     panel_step: 0,
+                    scales: None,
                     ..*f
                 };
                 let wide = Product {
@@ -446,6 +550,36 @@ unsafe fn widened_block<L: Level>(p: &Product<'_>) {
                 panel_rows::<L, F32>(&wide, q);
             }
         }
+    }
+}
+
+/// Decodes panel `q` of a scaled window into scratch.
+///
+/// # Safety
+/// As for [`widened_block`].
+unsafe fn decode_panel<L: Level>(p: &Product<'_>, f: &Factor, s: &Scales, q: usize) {
+    let mut by = [0f32; PANEL_COLUMNS];
+    for k in 0..f.k {
+        // SAFETY: the rows of the panel and of its scales are readable and scratch has room for a panel, as the caller vouches.
+        let to = unsafe {
+            if k % s.rows.max(1) == 0 {
+                let scales = s.panel(q).wrapping_add(k / s.rows.max(1) * s.row());
+                L::to_float(s.dtype, scales, by.as_mut_ptr().cast(), PANEL_COLUMNS);
+            }
+            let panel = f.w.add(q * f.panel_step);
+            let to = p.scratch.add(k * PANEL_BYTES).cast::<[f32; PANEL_COLUMNS]>();
+            if p.dtype == DType::I4 {
+                let pairs = panel
+                    .add(k / 2 * f.w_step)
+                    .cast::<[u8; PANEL_COLUMNS]>()
+                    .read_unaligned();
+                to.write_unaligned(pairs.map(|b| scalar::pair(b)[k % 2] as f32));
+            } else {
+                L::to_float(p.dtype, panel.add(k * f.w_step), to.cast(), PANEL_COLUMNS);
+            }
+            &mut *to
+        };
+        to.iter_mut().zip(&by).for_each(|(x, by)| *x *= by);
     }
 }
 
@@ -501,13 +635,17 @@ pub(super) unsafe fn product<L: Level>(p: &Product<'_>) {
 unsafe fn exact_windows<L: Level>(p: &Product<'_>) {
     // SAFETY: as the caller vouches.
     unsafe {
+        let scaled = p.factors.iter().any(|f| f.scales.is_some());
         match p.dtype {
+            DType::F32 | DType::F16 | DType::BF16 | DType::I32 if scaled => widened_block::<L>(p),
+            DType::U8 | DType::U16 if scaled => widened_block::<L>(p),
             DType::F32 => block::<L, F32>(p),
             _ if p.x.len() >= WIDEN_ROWS => widened_block::<L>(p),
             DType::F16 => block::<L, F16>(p),
             DType::BF16 => block::<L, BF16>(p),
             DType::I32 => block::<L, I32>(p),
             DType::I8 => block::<L, I8>(p),
+            DType::I4 => block::<L, I4>(p),
             DType::U8 | DType::U16 => block::<L, U8>(p),
         }
     }

@@ -27,7 +27,7 @@ mod tests;
 
 use crate::executor::Simd as Level;
 pub use drive::{Local, MAX_BLOCK, Machine, Probe};
-pub use gemm::{Factor, Product};
+pub use gemm::{Factor, Product, Scales};
 use lockstep_isa::{AluOp, DType};
 pub use map::{Lines, MapArgs};
 pub use moves::{copy_pieces, transpose};

@@ -245,6 +245,7 @@ fn products_equal_the_scalar_chain() {
                         w_step: step,
                         panel_step: step * depth,
                         k,
+                        scales: None,
                     };
                     let factors = [factor(0, head), factor(head, depth - head)];
                     let p = Product {
@@ -284,6 +285,83 @@ fn products_equal_the_scalar_chain() {
                                 k.level
                             );
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Integers in blocks with a scale each: every weight is its integer times its scale, rounded once.
+#[test]
+fn scaled_products_equal_the_scalar_chain() {
+    let lanes = 320;
+    for k in levels() {
+        for (dtype, per) in [(DType::I4, 2usize), (DType::I8, 1)] {
+            for (rows, depth, n, block) in [
+                (1usize, 64usize, 320usize, 32usize),
+                (1, 31, 70, 8),
+                (2, 40, 96, 32),
+                (3, 32, 33, 16),
+                (6, 65, 200, 32),
+            ] {
+                let number = |i: usize, salt: usize| ((i * 7919 + salt * 31) % 201) as i32 - 100;
+                let x: Vec<f32> = (0..rows * lanes).map(|i| number(i, 1) as f32 / 37.0).collect();
+                let (panels, stored, blocks) = (n.div_ceil(32), depth.div_ceil(per), depth.div_ceil(block));
+                let bytes: Vec<u8> = (0..panels * stored * 32).map(|i| number(i, 2) as u8).collect();
+                let scales: Vec<u16> = (0..panels * blocks * 32)
+                    .map(|i| scalar::narrow_f32(number(i, 3) as f32 / 300.0, DType::F16) as u16)
+                    .collect();
+                let mut acc = vec![0f32; rows * lanes];
+                let mut scratch = vec![0u32; 32 * depth];
+                let pointers: Vec<*const u8> = (0..rows).map(|r| x[r * lanes..].as_ptr().cast()).collect();
+                let sums: Vec<*mut u8> = (0..rows).map(|r| acc[r * lanes..].as_mut_ptr().cast()).collect();
+                let factor = Factor {
+                    x: 0,
+                    w: bytes.as_ptr(),
+                    w_step: 32,
+                    panel_step: 32 * stored,
+                    k: depth,
+                    scales: Some(super::Scales {
+                        from: scales.as_ptr().cast(),
+                        blocks,
+                        rows: block,
+                        dtype: DType::F16,
+                    }),
+                };
+                let p = Product {
+                    x: &pointers,
+                    acc: &sums,
+                    factors: &[factor],
+                    integer: false,
+                    dtype,
+                    n,
+                    zero: true,
+                    next: std::ptr::null(),
+                    scratch: scratch.as_mut_ptr().cast(),
+                };
+                // SAFETY: the buffers have the sizes stated.
+                unsafe { (k.product)(&p) };
+                for r in 0..rows {
+                    for j in 0..n {
+                        let mut want = 0f32;
+                        for d in 0..depth {
+                            let byte = bytes[(j / 32 * stored + d / per) * 32 + j % 32];
+                            let q = match dtype {
+                                DType::I4 => scalar::pair(byte)[d % 2] as f32,
+                                _ => byte as i8 as f32,
+                            };
+                            let scale = scales[(j / 32 * blocks + d / block) * 32 + j % 32];
+                            let w = q * f32::from_bits(scalar::widen(scale.into(), DType::F16));
+                            want = scalar::mac_f32(x[r * lanes + d], w, want);
+                        }
+                        let got = acc[r * lanes + j];
+                        assert_eq!(
+                            got.to_bits(),
+                            want.to_bits(),
+                            "{:?} {dtype} {rows}x{depth}x{n} row {r} column {j}",
+                            k.level
+                        );
                     }
                 }
             }
@@ -467,6 +545,7 @@ fn speed_of_products() {
                         w_step: 128,
                         panel_step: 128 * depth,
                         k: kk,
+                        scales: None,
                     };
                     let p = Product {
                         x: &x,

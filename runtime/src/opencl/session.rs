@@ -60,7 +60,7 @@ impl OpenClSession {
             plans,
             pool,
             row_bytes: _,
-        } = plan::load(&artifact, options.max_memory_bytes)?;
+        } = plan::load(&artifact, options.max_memory_bytes, true)?;
         let host = HostIo::new(&artifact, &memory, options.max_memory_bytes)?;
         let device = driver.device().clone();
         let mut stream = Stream::new(Shape::of(&device, artifact.target.word_bytes()));

@@ -132,7 +132,7 @@ fn load(d: DType, width: usize, at: usize) -> String {
         DType::F16 => format!("half{v}_bits(convert_uint{v}({}))", raw("ushort")),
         DType::I32 => format!("convert_float{v}({})", raw("int")),
         DType::U16 => format!("convert_float{v}({})", raw("ushort")),
-        DType::I8 => format!("convert_float{v}({})", raw("char")),
+        DType::I8 | DType::I4 => format!("convert_float{v}({})", raw("char")),
         DType::U8 => format!("convert_float{v}({})", raw("uchar")),
     }
 }

@@ -125,7 +125,7 @@ pub fn dtype(d: DType) -> &'static str {
         DType::BF16 => "bf16",
         DType::I32 => "i32",
         DType::U16 => "u16",
-        DType::I8 => "i8",
+        DType::I8 | DType::I4 => "i8",
         DType::U8 => "u8",
     }
 }

@@ -63,6 +63,8 @@ pub struct Builder<'a> {
     pub row_bytes: usize,
     /// Most bytes of scratch.
     pub limit: u64,
+    /// Whether integers with scales become f32.
+    pub decode: bool,
 }
 
 /// Something about a chain that rules the fused form out.

@@ -107,6 +107,7 @@ mod tests {
                 offset: 0,
                 w_step: 128,
                 panel_step: 40960,
+                scales: None,
             }],
             places: vec![(0, 0)],
             acc: Rows::linear(Space::Scratch, 1280, 1280),

@@ -314,6 +314,7 @@ mod tests {
                 offset,
                 w_step: 128,
                 panel_step: 1024,
+                scales: None,
             });
         }
         Step::Multiply(m)

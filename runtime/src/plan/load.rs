@@ -23,16 +23,17 @@ pub struct Loaded {
     pub row_bytes: usize,
 }
 
-/// Links an artifact; chip memory, and scratch and pool each, take at most `limit` bytes.
+/// Links an artifact; chip memory, and scratch and pool each, take at most `limit` bytes. With `decode`, weights that are integers
+/// with scales become f32 in the pool, and no step has scales.
 ///
 /// # Errors
 /// An artifact that contradicts itself or its target, memory over the limit.
-pub fn load(artifact: &Artifact, limit: u64) -> Result<Loaded, ExecError> {
+pub fn load(artifact: &Artifact, limit: u64, decode: bool) -> Result<Loaded, ExecError> {
     for tile_rows in [false, true] {
         let memory = Memory::new(artifact, tile_rows, limit)?;
         let mut pool = Pool::default();
         let row_bytes = artifact.target.word_bytes().next_multiple_of(16) * 4;
-        match build_plans(artifact, &memory, &mut pool, row_bytes, tile_rows, limit) {
+        match build_plans(artifact, &memory, &mut pool, (row_bytes, decode), tile_rows, limit) {
             Ok(plans) => {
                 let pool = pool.bytes;
                 return Ok(Loaded {
@@ -54,7 +55,7 @@ fn build_plans(
     artifact: &Artifact,
     memory: &Memory,
     pool: &mut Pool,
-    row_bytes: usize,
+    (row_bytes, decode): (usize, bool),
     tile_rows: bool,
     limit: u64,
 ) -> Result<Vec<Plan>, LinkError> {
@@ -69,6 +70,7 @@ fn build_plans(
                 pool: &mut pool,
                 row_bytes,
                 limit,
+                decode,
             };
             for chain in chains {
                 builder.chain(chain)?;

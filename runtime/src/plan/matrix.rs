@@ -7,7 +7,7 @@
 use crate::memory::Memory;
 use crate::plan::build::{Building, Chain};
 use crate::plan::link::{Linked, Source};
-use crate::plan::{Arg, BlockStep, FactorStep, Multiply, OpKind, Pack, Rows, Space, Step, Tape, TapeOp};
+use crate::plan::{Arg, BlockStep, FactorStep, Multiply, OpKind, Pack, Rows, ScaleStep, Space, Step, Tape, TapeOp};
 use lockstep_isa::artifact::PANEL_COLUMNS;
 use lockstep_isa::run::AccIn;
 use lockstep_isa::{DType, Opcode, scalar};
@@ -23,6 +23,7 @@ pub struct Weights {
     w_step: usize,
     panel_step: usize,
     dtype: DType,
+    scales: Option<ScaleStep>,
 }
 
 impl Weights {
@@ -34,6 +35,7 @@ impl Weights {
             w_step: PANEL_COLUMNS * 4,
             panel_step: PANEL_COLUMNS * 4 * k as usize,
             dtype: dtype.widened(),
+            scales: None,
         }
     }
 }
@@ -60,11 +62,12 @@ impl Chain<'_, '_> {
     }
 
     /// The panels of a tile load, in place. `None` where the load does not take consecutive rows of one weight tile.
-    fn tile_weights(&self, load: usize) -> Building<Option<Weights>> {
+    fn tile_weights(&mut self, load: usize) -> Building<Option<Weights>> {
         let linked = self.b.linked;
         let run = linked.nodes[load].run;
         let (vectors, belts) = (run.load_vectors(), (run.belts as u32).max(1));
-        if run.op != Opcode::LoadRow || !self.is_static_load(load) {
+        let decoded = run.is_scaled() && self.b.decode;
+        if run.op != Opcode::LoadRow || decoded || !self.is_static_load(load) {
             return Ok(None);
         }
         let mut start = None;
@@ -106,6 +109,7 @@ impl Chain<'_, '_> {
             w_step,
             panel_step,
             dtype: image.dtype,
+            scales: self.scales_of(load)?,
         }))
     }
 
@@ -121,6 +125,55 @@ impl Chain<'_, '_> {
         };
         self.weights[rank] = Some(weights);
         Ok(weights)
+    }
+
+    /// Bytes of memory at which the scales of each issue of a load lie, lane 0.
+    fn scale_rows(&self, load: usize) -> Building<Vec<usize>> {
+        let linked = self.b.linked;
+        let run = linked.nodes[load].run;
+        let slot = (run.belts as u32).min(run.load_vectors()) as usize;
+        let (read, first) = linked.producer(load, slot, run.issues())?;
+        if !linked.is_constant(read) || linked.width(read) != run.b.dtype.bytes() {
+            return Err(linked.error(load, "scales that are no constants").into());
+        }
+        let rows = linked.memory_rows(read)?.skip(first);
+        Ok((0..run.issues()).map(|j| rows.at(j) as usize).collect())
+    }
+
+    /// The scales of a load in panels of the pool.
+    fn scales_of(&mut self, load: usize) -> Building<Option<ScaleStep>> {
+        let linked = self.b.linked;
+        let run = linked.nodes[load].run;
+        if !run.is_scaled() {
+            return Ok(None);
+        }
+        let rows = self.scale_rows(load)?;
+        let alike = rows.iter().take_while(|r| Some(*r) == rows.first()).count().max(1);
+        let even = rows.chunks(alike).all(|c| c.iter().all(|r| r == &c[0]));
+        let each = if even { alike } else { 1 };
+        let blocks: Vec<usize> = rows.iter().step_by(each).copied().collect();
+        let (size, n) = (run.b.dtype.bytes(), (run.window.n1 - run.window.n0) as usize);
+        let panels = n.div_ceil(PANEL_COLUMNS);
+        let bytes = panels * blocks.len() * PANEL_COLUMNS * size;
+        self.check_limit(self.b.pool.bytes.len() as u64 + bytes as u64)?;
+        let offset = self.b.pool.reserve(bytes);
+        for (b, row) in blocks.iter().enumerate() {
+            for q in 0..panels {
+                let count = PANEL_COLUMNS.min(n - q * PANEL_COLUMNS) * size;
+                let from = row + (run.window.n0 as usize + q * PANEL_COLUMNS) * size;
+                let to = offset + (q * blocks.len() + b) * PANEL_COLUMNS * size;
+                let to = self.b.pool.bytes.get_mut(to..to + count);
+                if let (Some(from), Some(to)) = (linked.memory.bytes().get(from..from + count), to) {
+                    to.copy_from_slice(from);
+                }
+            }
+        }
+        Ok(Some(ScaleStep {
+            offset,
+            blocks: blocks.len() as u32,
+            rows: each as u32 * run.belts as u32 * run.load_rows(),
+            dtype: run.b.dtype,
+        }))
     }
 
     fn packed_weights(&mut self, load: usize, rows: u32) -> Building<Weights> {
@@ -151,6 +204,17 @@ impl Chain<'_, '_> {
             n: lanes as u32,
             out: 0,
         };
+        if run.is_scaled() {
+            if !self.is_static_load(load) {
+                return Err(linked.error(load, "scaled rows that are computed at run time").into());
+            }
+            let scales = self.scale_rows(load)?;
+            self.check_limit(self.b.pool.bytes.len() as u64 + bytes as u64)?;
+            let at = self.b.pool.reserve(bytes);
+            let to = &mut self.b.pool.bytes[at..at + bytes];
+            pack_scaled(linked.memory, &pack, (&scales, run.b.dtype), k as usize, to);
+            return Ok(Weights::packed(Space::Pool, at, k as u32, DType::F32));
+        }
         if self.is_static_load(load) {
             self.check_limit(self.b.pool.bytes.len() as u64 + bytes as u64)?;
             let at = self.b.pool.reserve(bytes);
@@ -239,6 +303,7 @@ impl Chain<'_, '_> {
                 offset: w.offset,
                 w_step: w.w_step,
                 panel_step: w.panel_step,
+                scales: w.scales,
             };
             parts.push((block, factor));
         }
@@ -397,6 +462,7 @@ fn in_place(pack: &Pack, rows: u32, n: u16) -> Option<Weights> {
         w_step: step as usize,
         panel_step: PANEL_COLUMNS * size,
         dtype: pack.dtype,
+        scales: None,
     })
 }
 
@@ -421,6 +487,42 @@ fn pack_constant(memory: &Memory, pack: &Pack, to: &mut [u8]) {
             let element = (n / PANEL_COLUMNS * depth + k) * PANEL_COLUMNS + n % PANEL_COLUMNS;
             if let Some(to) = to.get_mut(element * 4..element * 4 + 4) {
                 to.copy_from_slice(&wide.to_le_bytes());
+            }
+        }
+    }
+}
+
+/// Packs constant rows of memory, multiplied by the scales of their issue, into panels of f32 that are `depth` rows deep.
+fn pack_scaled(memory: &Memory, pack: &Pack, (scales, dtype): (&[usize], DType), depth: usize, to: &mut [u8]) {
+    let belts = pack.belts.len() as u32;
+    let element = |at: usize, size: usize| {
+        let mut bits = [0u8; 4];
+        if let Some(from) = memory.bytes().get(at..at + size) {
+            bits[..size].copy_from_slice(from);
+        }
+        u32::from_le_bytes(bits)
+    };
+    let (size, per) = (pack.dtype.bytes(), if pack.dtype == DType::I4 { 2 } else { 1 });
+    for i in 0..pack.vectors {
+        let row = pack.belts[(i % belts) as usize].at(i / belts) as usize;
+        let Some(scale) = scales.get((i / belts) as usize) else {
+            continue;
+        };
+        for lane in 0..pack.n as usize {
+            let at = pack.lo as usize + lane;
+            let by = f32::from_bits(scalar::widen(element(scale + at * dtype.bytes(), dtype.bytes()), dtype));
+            let bits = element(row + at * size, size);
+            for half in 0..per {
+                let x = match pack.dtype {
+                    DType::I4 => scalar::pair(bits as u8)[half] as f32,
+                    float if float.is_float() => f32::from_bits(scalar::widen(bits, float)),
+                    integer => scalar::widen(bits, integer) as i32 as f32,
+                };
+                let k = i as usize * per + half;
+                let element = (lane / PANEL_COLUMNS * depth + k) * PANEL_COLUMNS + lane % PANEL_COLUMNS;
+                if let (true, Some(to)) = (k < depth, to.get_mut(element * 4..element * 4 + 4)) {
+                    to.copy_from_slice(&(x * by).to_le_bytes());
+                }
             }
         }
     }

@@ -292,6 +292,21 @@ pub struct FactorStep {
     pub w_step: usize,
     /// Bytes from a panel to the next.
     pub panel_step: usize,
+    /// What its rows are multiplied by.
+    pub scales: Option<ScaleStep>,
+}
+
+/// Scales of the rows of a window, in panels of the pool: `blocks` rows of 32 columns each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ScaleStep {
+    /// Byte of the first panel in the pool.
+    pub offset: usize,
+    /// Rows of each panel.
+    pub blocks: u32,
+    /// Rows of the window that share a row of scales.
+    pub rows: u32,
+    /// Type of a scale.
+    pub dtype: DType,
 }
 
 /// One column block of a product, and others that multiply by the same weights.
@@ -609,6 +624,9 @@ impl Step {
                 }
                 for f in m.factors.iter_mut().filter(|f| f.space == Space::Pool) {
                     f.offset += pool;
+                }
+                for s in m.factors.iter_mut().filter_map(|f| f.scales.as_mut()) {
+                    s.offset += pool;
                 }
             }
             Step::Pack(p) => p.belts.iter_mut().for_each(rows),

@@ -105,7 +105,17 @@ impl Engine {
         let words = stored.words() as u8;
         let start = issue.n * belts;
         let count = belts.min(run.load_vectors() - start);
-        hemisphere.count_load(issue.cycle, count * words as u32)?;
+        let position = issue.code.position;
+        let [row, scales, _] = &mut self.operands;
+        let mut taken = count * words as u32;
+        if let (true, Src::Stream(stream)) = (run.is_scaled(), run.b.src) {
+            let words = run.b.dtype.words();
+            let seen = chip.belts.see(stream, words as u8, false, position, issue.cycle)?;
+            need_lanes(&seen.live, n0, n1, run.b.dtype, self.lanes)?;
+            widen_lanes(seen.bytes, run.b.dtype, n0, n1, scales);
+            taken += words as u32;
+        }
+        hemisphere.count_load(issue.cycle, taken)?;
         let shadow = &mut hemisphere.units[plane as usize].shadow;
         let Some(block) = shadow.iter_mut().find(|b| b.owner == issue.id && b.ready == u64::MAX) else {
             return fault(HazardKind::Tile, "the shadow tile was swapped away");
@@ -115,15 +125,29 @@ impl Engine {
                 dir: first.dir,
                 index: first.index + g as u8 * words,
             };
-            let position = issue.code.position;
             let seen = chip.belts.see(stream, words, false, position, issue.cycle)?;
             let i = (start + g) as usize;
-            let row = &mut self.operands[0];
             if run.op == Opcode::LoadRow {
                 need_lanes(&seen.live, n0, n1, stored, self.lanes)?;
-                widen_lanes(seen.bytes, stored, n0, n1, row);
-                decode_lanes(stored, run.dtype, n0, n1, row);
-                block.data[i * columns..][..columns].copy_from_slice(&row[n0 as usize..n1 as usize]);
+                let lanes = n0 as usize..n1 as usize;
+                let per = run.load_rows() as usize;
+                let to = block.data[i * per * columns..].chunks_exact_mut(columns).take(per);
+                for (half, to) in to.enumerate() {
+                    if stored == DType::I4 {
+                        for (x, &byte) in row[lanes.clone()].iter_mut().zip(&seen.bytes[lanes.clone()]) {
+                            *x = scalar::pair(byte)[half] as u32;
+                        }
+                    } else {
+                        widen_lanes(seen.bytes, stored, n0, n1, row);
+                    }
+                    decode_lanes(stored, run.dtype, n0, n1, row);
+                    to.copy_from_slice(&row[lanes.clone()]);
+                    if run.is_scaled() {
+                        for (x, &scale) in to.iter_mut().zip(&scales[lanes.clone()]) {
+                            *x = (f32::from_bits(*x) * f32::from_bits(scale)).to_bits();
+                        }
+                    }
+                }
             } else {
                 need_lanes(&seen.live, k0, k1, stored, self.lanes)?;
                 widen_lanes(seen.bytes, stored, k0, k1, row);

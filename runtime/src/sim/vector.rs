@@ -98,7 +98,7 @@ pub(super) fn widen_lanes(bytes: &[u8], dtype: DType, lo: u16, hi: u16, out: &mu
                 *o = scalar::widen(u16::from_le_bytes([b[0], b[1]]) as u32, dtype);
             }
         }
-        DType::I8 | DType::U8 => {
+        DType::I8 | DType::U8 | DType::I4 => {
             for (o, b) in to.iter_mut().zip(from) {
                 *o = scalar::widen(b[0] as u32, dtype);
             }

@@ -746,6 +746,7 @@ fn data(tokens: &[&str], n: usize, dtype: DType) -> Res<Vec<u8>> {
             DType::BF16 => out.extend(half::bf16::from_f64(v).to_le_bytes()),
             DType::I32 => out.extend((v as i32).to_le_bytes()),
             DType::U16 => out.extend((v as u16).to_le_bytes()),
+            DType::I4 => out.push(v as u8),
             DType::I8 => out.extend((v as i8).to_le_bytes()),
             DType::U8 => out.extend((v as u8).to_le_bytes()),
         }

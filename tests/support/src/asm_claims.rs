@@ -27,15 +27,14 @@ fn meet(a: (u16, u16), b: (u16, u16)) -> (u16, u16) {
 pub fn operands(run: &Run) -> Vec<Operand> {
     if matches!(run.op, Opcode::LoadRow | Opcode::LoadCol) {
         let groups = (run.belts as u32).min(run.load_vectors());
-        return (0..groups as u8)
-            .map(|g| {
-                let mut o = run.a;
-                if let Src::Stream(s) = &mut o.src {
-                    s.index = s.index.wrapping_add(g.wrapping_mul(run.dtype.words() as u8));
-                }
-                o
-            })
-            .collect();
+        let belts = (0..groups as u8).map(|g| {
+            let mut o = run.a;
+            if let Src::Stream(s) = &mut o.src {
+                s.index = s.index.wrapping_add(g.wrapping_mul(run.a.dtype.words() as u8));
+            }
+            o
+        });
+        return belts.chain(run.is_scaled().then_some(run.b)).collect();
     }
     [run.a, run.b, run.c]
         .into_iter()

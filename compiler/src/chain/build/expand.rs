@@ -417,6 +417,8 @@ fn extreme(dtype: DType, least: bool) -> u32 {
         }
         (DType::I32, false) => i32::MAX as u32,
         (DType::I32, true) => i32::MIN as u32,
+        (DType::I4, false) => 7,
+        (DType::I4, true) => 8,
         (DType::I8, false) => i8::MAX as u32,
         (DType::I8, true) => i8::MIN as u8 as u32,
         (DType::U8, false) => u8::MAX as u32,

@@ -18,6 +18,7 @@ mod plan;
 mod ports;
 mod prepare;
 mod reduce;
+mod scaled;
 mod scatter;
 mod share;
 mod source;
@@ -124,7 +125,9 @@ pub(crate) struct Builder<'a> {
     const_homes: BTreeMap<(ValueId, u16, Option<Dir>, Layout), Rc<Home>>,
     constants: BTreeMap<ValueId, Arc<Constant>>,
     vectors: BTreeMap<VectorKey, BufId>,
-    tiles: BTreeMap<tiles::TileKey, Vec<(BufId, u32)>>,
+    tiles: BTreeMap<tiles::TileKey, tiles::TileBufs>,
+    /// Weights that are integers times scales.
+    scaled: BTreeMap<ValueId, scaled::Scaled>,
     origin_ids: BTreeMap<OriginKey, u32>,
     origin: u32,
     states: &'a mut StateLayouts,
@@ -254,6 +257,7 @@ fn build_beside(
         constants: BTreeMap::new(),
         vectors: BTreeMap::new(),
         tiles: BTreeMap::new(),
+        scaled: scaled::find(ir, &|v| consts.contains(v)),
         origin_ids: BTreeMap::new(),
         origin: 0,
         states,

@@ -9,7 +9,7 @@ use crate::chain::{Affine, Buf, BufId, BufKind, Tile};
 use crate::error::CompileError;
 use crate::layout::choose::{Rows, finish, whole_axis};
 use crate::layout::{Few, LaneDigit, Layout, VecDigit};
-use crate::partition::cost::extents;
+use crate::partition::cost::{extents, stored_type};
 use crate::tir::{Op, TensorIr, ValueId, row_major};
 use lockstep_graph::EntityId;
 use lockstep_isa::run::Window;
@@ -19,6 +19,9 @@ use std::sync::Arc;
 
 /// What makes two weight tiles the same: the constant, the chip, the window, and the elements of rows and columns.
 pub(crate) type TileKey = (ValueId, u16, Window, Vec<u32>, Vec<u32>);
+
+/// The belts of a weight tile, with their vectors, and the read of its scales.
+pub(crate) type TileBufs = (Vec<(BufId, u32)>, Option<(BufId, Affine, [u32; 3])>);
 
 /// Finds an element of a value: buffer, vector, lane, and how many elements from it on, one after the other along an axis, lie one
 /// lane after the other. Takes the builder, the element's coordinates, the axis, and the most that are of interest.
@@ -48,7 +51,7 @@ impl Loads {
             let (Op::Contract { batch, contracted, .. }, &[left, right]) = (&data.op, &data.inputs[..]) else {
                 continue;
             };
-            let (left, right) = (&ir.values[left].ty, &ir.values[right].ty);
+            let (left, right) = (&ir.values[left].ty, &stored_type(ir, right));
             let rate = target.mxm_rate(left.dtype).map(|r| r.cycles_per_vector as u64);
             let (Some(rate), true) = (rate, is_const(data.inputs[1])) else {
                 continue;
@@ -70,6 +73,9 @@ impl Loads {
     }
 }
 
+/// Most belts of a load of weights: each is a bank of its own for as long as the load takes, and its hemisphere has few.
+pub(super) const MOST_BELTS: u16 = 16;
+
 /// Rows per column from which a tile is stored by columns.
 const LEAST_SAVED: usize = 2;
 
@@ -85,6 +91,8 @@ pub(crate) struct BlockLoad {
     pub by_column: bool,
     /// Belts: buffer, address, steps.
     pub belts: Vec<(BufId, Affine, [u32; 3])>,
+    /// What the rows are multiplied by on their way, likewise.
+    pub scales: Option<(BufId, Affine, [u32; 3])>,
 }
 
 impl Builder<'_> {
@@ -125,17 +133,32 @@ impl Builder<'_> {
         let dtype = self.dtype(rhs);
         let by_column = self.loads.by_column && of_column.len() * LEAST_SAVED <= of_row.len();
         let key = (rhs, chip, window, of_row, of_column);
-        let belts = match self.tiles.get(&key) {
-            Some(belts) => belts.clone(),
-            None => {
+        let known = self.tiles.get(&key).cloned();
+        let scaled = match known.is_none() {
+            true => self.scaled.get(&rhs).cloned(),
+            false => None,
+        };
+        let apart = scaled.and_then(|scaled| {
+            let columns = stretches(key.4.iter().map(|&c| c as usize)).into();
+            self.scaled_tile(&scaled, (chip, window), (&key.3, &key.4), columns, side)
+        });
+        let (belts, scales) = match (known, apart) {
+            (Some(known), _) => known,
+            (None, Some(tile)) => {
+                let made = (tile.belts, Some(tile.scales));
+                self.tiles.insert(key, made.clone());
+                made
+            }
+            (None, None) => {
                 let count = if by_column { columns.len() } else { rows.len() } as u16;
                 let n_belts = (self.loads.words / dtype.words())
+                    .min(MOST_BELTS)
                     .min(count)
                     .min(most_belts.min(u16::MAX as usize) as u16)
                     .max(1);
                 let belts = self.weight_belts(&key, dtype, n_belts, by_column, side)?;
-                self.tiles.insert(key, belts.clone());
-                belts
+                self.tiles.insert(key, (belts.clone(), None));
+                (belts, None)
             }
         };
         let belts = belts
@@ -153,7 +176,8 @@ impl Builder<'_> {
             .collect();
         Ok(vec![BlockLoad {
             window,
-            by_column,
+            by_column: by_column && scales.is_none(),
+            scales,
             belts,
         }])
     }
@@ -357,6 +381,7 @@ impl Builder<'_> {
                 loads.push(BlockLoad {
                     window,
                     by_column,
+                    scales: None,
                     belts: piece.at.iter().map(|&(buf, at)| (buf, at, piece.dims)).collect(),
                 });
             }

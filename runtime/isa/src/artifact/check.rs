@@ -52,10 +52,12 @@ fn reach(base: i128, dims: impl Iterator<Item = (u64, i64)>) -> (i128, i128) {
 
 impl Run {
     /// Number of producers that a run's claims name, not counting the accumulator's: its stream and ALU operands, the
-    /// belt groups of a tile load that carry a vector, the word of a recv.
+    /// belt groups of a tile load that carry a vector and its scales, the word of a recv.
     pub fn n_producers(&self) -> usize {
         match self.op.unit() {
-            UnitKind::MxmLoad => (self.belts as usize).min(self.load_vectors() as usize),
+            UnitKind::MxmLoad => {
+                (self.belts as usize).min(self.load_vectors() as usize) + usize::from(self.is_scaled())
+            }
             UnitKind::C2cRecv => 1,
             _ => [self.a, self.b, self.c]
                 .iter()

@@ -6,7 +6,7 @@
 //! its words move along. What an ALU forwards is a belt of length zero.
 
 use super::report::Sink;
-use super::structure::{operands, result_dtype, taken};
+use super::structure::{belt_groups, operands, result_dtype, taken};
 use super::walk::Walk;
 use super::{ChipCx, Invariant};
 use crate::claim::Producer;
@@ -214,7 +214,9 @@ fn meet(
 
 fn slot_name(run: &Run, slot: usize) -> String {
     match run.op {
-        crate::op::Opcode::LoadRow | crate::op::Opcode::LoadCol => format!("belt group {slot}"),
+        crate::op::Opcode::LoadRow | crate::op::Opcode::LoadCol if slot < belt_groups(run) as usize => {
+            format!("belt group {slot}")
+        }
         _ => format!("operand {slot}"),
     }
 }

@@ -115,10 +115,16 @@ fn check_loads(cx: &ChipCx<'_>, sink: &mut Sink) {
         let issues = cx.info[i as usize].issues;
         let mut steps = Walk::issues(run, cx.first(i) as i64).from(0);
         let mut left = run.load_vectors();
+        let scales = if run.is_scaled() { run.b.dtype.words() as u32 } else { 0 };
         for _ in 0..issues {
             let vectors = left.min(run.belts as u32);
             left -= vectors;
-            takes.push((hemi as u8, steps.step(), vectors * run.a.dtype.words() as u32, i));
+            takes.push((
+                hemi as u8,
+                steps.step(),
+                vectors * run.a.dtype.words() as u32 + scales,
+                i,
+            ));
         }
     }
     takes.sort_unstable();

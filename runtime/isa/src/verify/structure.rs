@@ -29,7 +29,7 @@ pub(super) fn is_raw(run: &Run) -> bool {
     run.op == Opcode::Recv || (run.op == Opcode::Read && (run.words as u16) < run.dtype.words())
 }
 
-/// Stream and ALU operands in claim order; the belt groups of a tile load count as operands.
+/// Stream and ALU operands in claim order; the belt groups of a tile load count as operands, its scales come after them.
 pub(super) fn operands(run: &Run, mut visit: impl FnMut(usize, Operand)) {
     if matches!(run.op, Opcode::LoadRow | Opcode::LoadCol) {
         for g in 0..belt_groups(run) {
@@ -38,6 +38,9 @@ pub(super) fn operands(run: &Run, mut visit: impl FnMut(usize, Operand)) {
                 s.index = s.index.wrapping_add(g.wrapping_mul(run.a.dtype.words() as u8));
             }
             visit(g as usize, o);
+        }
+        if run.is_scaled() {
+            visit(belt_groups(run) as usize, run.b);
         }
         return;
     }
@@ -58,7 +61,7 @@ pub(super) fn belt_groups(run: &Run) -> u8 {
 /// Vectors that a run takes of operand `slot`: one per issue, except for the last issue of a tile load.
 pub(super) fn taken(run: &Run, slot: usize) -> u32 {
     match run.op {
-        Opcode::LoadRow | Opcode::LoadCol => {
+        Opcode::LoadRow | Opcode::LoadCol if slot < belt_groups(run) as usize => {
             let belts = run.belts.max(1) as u32;
             run.load_vectors().saturating_sub(slot as u32).div_ceil(belts)
         }

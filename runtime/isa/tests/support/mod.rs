@@ -131,6 +131,7 @@ pub fn run(rng: &mut Rng, op: Opcode, t: &Target) -> Run {
             }
         }
         Opcode::LoadRow | Opcode::LoadCol => {
+            let scaled = op == Opcode::LoadRow && dtype == DType::F32 && rng.flip();
             let (n0, k0) = (rng.below(16) as u16, rng.below(16) as u16);
             r.window = Window {
                 n0,
@@ -140,7 +141,11 @@ pub fn run(rng: &mut Rng, op: Opcode, t: &Target) -> Run {
             };
             r.belts = 1 + rng.below(4) as u8;
             r.a = on_belt(rng, dtype);
-            r.a.src = Src::Stream(stream(rng, dtype.words(), r.belts as u16));
+            if scaled {
+                r.a.dtype = rng.pick(&[DType::I4, DType::I8]);
+                r.b = on_belt(rng, DType::F16);
+            }
+            r.a.src = Src::Stream(stream(rng, r.a.dtype.words(), r.belts as u16));
             let count = r.load_vectors().div_ceil(r.belts as u32) as u16;
             r.dims = [
                 Dim {

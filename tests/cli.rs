@@ -131,7 +131,7 @@ fn a_model_that_does_not_fit() {
 #[test]
 fn wrong_artifacts() {
     let dir = Scratch::new("artifacts");
-    let mut bytes = std::fs::read(path("runtime/isa/tests/data/v2.artifact")).expect("the golden artifact");
+    let mut bytes = std::fs::read(path("runtime/isa/tests/data/v3.artifact")).expect("the golden artifact");
     dir.file("short.lks", &bytes[..200]);
     dir.file("garbage.lks", b"not an artifact at all");
     let middle = bytes.len() / 2;

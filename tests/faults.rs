@@ -9,7 +9,7 @@ mod common;
 
 use lockstep::files::FileSource;
 use lockstep::graph::Verified;
-use lockstep::{Artifact, Chips, ImportOptions, Options, Silent, Target};
+use lockstep::{Artifact, Chips, ImportOptions, LanguageOptions, Options, Silent, Target, WeightFormat};
 use lockstep_compiler::chain::BufKind;
 use lockstep_compiler::emit::{ArtifactInfo, emit};
 use lockstep_graph::EntityId;
@@ -79,6 +79,28 @@ fn silero() -> Artifact {
     compiled.artifact.expect("an artifact")
 }
 
+/// A decoder with weights of 4 bits on two chips.
+fn int4() -> Artifact {
+    let source = FileSource::open(&common::path("tests/data/llm/llama")).expect("a directory");
+    let options = LanguageOptions {
+        weights: Some(WeightFormat::Int4),
+        ..LanguageOptions::default()
+    };
+    let model = lockstep::language_model(&source, &options).expect("it imports");
+    let (name, graph) = model.expect("it is a decoder").entries.swap_remove(0);
+    let graph = Verified::new(graph, &()).expect("a sound graph");
+    let target = Target::builtin("toy").expect("a target").expect("a target");
+    let options = Options {
+        chips: Chips::Exactly(2),
+        ..Options::default()
+    };
+    let compiled = lockstep::compile_entries(&[(name, &graph)], &target, &options, &mut Silent);
+    let artifact = compiled.expect("it compiles").artifact.expect("an artifact");
+    let scaled = |p: &lockstep_isa::artifact::Program| p.runs.iter().any(|r| r.is_scaled());
+    assert!(artifact.programs.iter().any(scaled), "no load has scales");
+    artifact
+}
+
 /// Injects `each` faults of every class; the numbers per class.
 fn all_rejected(name: &str, a: &mut Artifact, each: u64) -> BTreeMap<FaultClass, u32> {
     verify(a).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -122,6 +144,12 @@ fn faults_in_the_shipped_model_are_rejected() {
     let counts = all_rejected("silero", &mut silero(), 12);
     assert!(counts.len() > 15, "{counts:?}");
     assert!(counts.values().sum::<u32>() >= 200, "{counts:?}");
+}
+
+#[test]
+fn faults_in_loads_of_scaled_weights_are_rejected() {
+    let counts = all_rejected("int4", &mut int4(), 40);
+    assert!(counts.values().sum::<u32>() >= 600, "{counts:?}");
 }
 
 #[test]

@@ -11,6 +11,8 @@ use lockstep_graph::{ConstRef, DType, Op, Shape, Weights};
 const MAX_INTS: usize = 1 << 20;
 /// The same for floats and 8-bit integers, which may be weights.
 const MAX_FLOATS: usize = 1 << 12;
+/// The same for 8-bit integers that become floats: the compiler stores weights as the integers that it sees behind them.
+const MAX_DECODED: usize = 1 << 6;
 
 /// The folder for [`lockstep_graph::GraphBuilder::fold_with`].
 pub(crate) fn fold(op: &Op, inputs: &[ConstRef<'_>], types: &[(DType, Shape)]) -> Option<Vec<Weights>> {
@@ -25,6 +27,10 @@ pub(crate) fn fold(op: &Op, inputs: &[ConstRef<'_>], types: &[(DType, Shape)]) -
     if !inputs.iter().all(|input| small(input.dtype, input.shape))
         || !types.iter().all(|(dtype, shape)| small(*dtype, shape))
     {
+        return None;
+    }
+    let decodes = |x: &ConstRef<'_>| x.dtype.is_int8() && types.iter().any(|(dtype, _)| dtype.is_float());
+    if inputs.iter().any(|x| x.shape.n_elements() > MAX_DECODED && decodes(x)) {
         return None;
     }
     let inputs: Option<Vec<Tensor>> = inputs

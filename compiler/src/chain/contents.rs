@@ -75,6 +75,8 @@ enum Recipe {
     Picked(Picked),
     /// Vectors of integers of 4 bits each, two of which become one.
     Pairs(Picked),
+    /// Vectors of which so many that follow each other are the same; one of each is kept.
+    Alike(Picked, usize),
 }
 
 /// The bytes of a constant buffer or tile. Clones are the same contents.
@@ -99,6 +101,11 @@ impl Contents {
         Contents(Arc::new(Recipe::Pairs(picked)))
     }
 
+    /// Vectors of which each `block` that follow each other, and those that are left, are the same; the first of each is kept.
+    pub fn alike(picked: Picked, block: usize) -> Contents {
+        Contents(Arc::new(Recipe::Alike(picked, block)))
+    }
+
     /// Tells contents apart: equal for clones, and for nothing else that is alive at the time.
     pub fn id(&self) -> usize {
         Arc::as_ptr(&self.0) as usize
@@ -107,11 +114,26 @@ impl Contents {
     /// The bytes.
     ///
     /// # Errors
-    /// Constants that cannot be evaluated, see [`weights`]; elements outside their constant (a bug).
+    /// Constants that cannot be evaluated, see [`weights`]; elements outside their constant, integers wider than their pairs and
+    /// vectors that are not alike (bugs).
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>, CompileError> {
         let picked = match &*self.0 {
             Recipe::Given(bytes) => return Ok(bytes.into()),
             Recipe::Picked(picked) => picked,
+            Recipe::Alike(picked, block) => {
+                let (rows, vector) = (picked.bytes()?, (picked.width() * picked.size).max(1));
+                let blocks = rows.chunks(vector.saturating_mul(*block).max(1));
+                let mut kept = Vec::with_capacity(blocks.len() * vector);
+                for block in blocks {
+                    let (first, rest) = block.split_at(vector.min(block.len()));
+                    if rest.chunks(vector).any(|other| other != first) {
+                        let found = "rows of a block of weights have scales of their own";
+                        return Err(CompileError::internal("emit", found));
+                    }
+                    kept.extend_from_slice(first);
+                }
+                return Ok(kept.into());
+            }
             Recipe::Pairs(picked) => {
                 let (rows, width) = (picked.bytes()?, picked.width());
                 if rows.iter().any(|&x| !(-8..8).contains(&(x as i8))) {

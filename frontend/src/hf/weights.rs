@@ -4,9 +4,10 @@
 //! An integer matrix `NAME` has its scales beside it as `NAME.scale`. f32[outputs] is a scale per channel: element (o, i) is
 //! `q * scale[o]`, with q in -127..=127 and the scale such that the largest element of a channel is 127. f16[outputs, blocks] (with the
 //! inputs first, [blocks, outputs]) is a scale per block: element (o, i) is `q * scale[o, i / block]`. 4-bit integers are made in blocks of
-//! 32, or of the largest power of two that divides the inputs: q in -8..=7, the element of the largest magnitude being -8. Vectors (norms, biases) and learned positions stay as they are. So do,
-//! where matrices become integers, the embeddings of tokens, but as 16-bit floats: a scale per row would take as much SRAM as a whole row.
-//! An output head that shares their elements gets integers of its own.
+//! 32, or of the largest power of two that divides the inputs: q in -8..=7, the element of the largest magnitude being -8; a matrix of
+//! an odd number of inputs gets 8-bit integers. Vectors (norms, biases) and learned positions stay as they are. So do, where matrices
+//! become integers, the embeddings of tokens, but as 16-bit floats: a scale per row would take as much SRAM as a whole row. An output
+//! head that shares their elements gets integers of its own.
 
 use crate::safetensors::{Stored, Tensors};
 use half::{bf16, f16};

@@ -64,7 +64,7 @@ fn round_trip() {
 /// `LOCKSTEP_BLESS=1` replaces it, which only a new version of the format may do.
 #[test]
 fn the_golden_file_is_read() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/v2.artifact");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/v3.artifact");
     if std::env::var_os("LOCKSTEP_BLESS").is_some() {
         std::fs::write(&path, support::artifact(1).to_bytes().unwrap()).unwrap();
     }
@@ -157,8 +157,8 @@ fn damage_is_named() {
             message(&|b| b.clear()),
         ),
         (
-            "artifact: format version 3 is not supported; this build reads version 2",
-            message(&|b| b[8] = 3),
+            "artifact: format version 4 is not supported; this build reads version 3",
+            message(&|b| b[8] = 4),
         ),
         (
             "artifact: the file has 100 bytes, its header says ",

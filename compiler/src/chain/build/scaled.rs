@@ -12,7 +12,6 @@
 //! where two neighbouring rows have different ones the products are made by the compiler.
 
 use super::Builder;
-use super::tiles::MOST_BELTS;
 use crate::chain::contents::{Constant, Contents, Picked, Stretch};
 use crate::chain::{Affine, Buf, BufId, BufKind, Tile};
 use crate::tir::map::unravel;
@@ -253,12 +252,24 @@ impl Scaled {
         Some((v, at))
     }
 
-    /// Rows of a block of a tile: as many from its first row on as share their scales, 0 where not even a vector's do.
+    /// Rows of a block of a tile: as many from its first row on as share their scales, 0 where not even a vector's do. Looks at
+    /// the columns at which the scales of a row begin to come from elsewhere; [`Contents::alike`] compares all of them.
     fn block(&self, of_row: &[u32], of_column: &[u32]) -> usize {
         let least = if self.pairs { 2 } else { 1 };
-        let some = [0, of_column.len() / 2, of_column.len().saturating_sub(1)];
+        let Some((&top, &last)) = of_row.first().zip(of_column.last()) else {
+            return 0;
+        };
+        let mut from = None;
+        let mut some = vec![last];
+        for &column in of_column {
+            let source = self.scale_of((top + column) as usize).map(|(v, _)| v);
+            if from != Some(source) {
+                from = Some(source);
+                some.push(column);
+            }
+        }
         let mut block = MOST_ROWS;
-        for column in some.iter().filter_map(|&n| of_column.get(n)) {
+        for column in some {
             let ids: Vec<_> = of_row
                 .iter()
                 .map(|row| self.scale_of((row + column) as usize))
@@ -279,15 +290,19 @@ impl Builder<'_> {
         (chip, window): (u16, Window),
         (of_row, of_column): (&[u32], &[u32]),
         columns: Arc<[Stretch]>,
+        most_belts: usize,
         side: Option<Dir>,
     ) -> Option<ScaledTile> {
         let mut block = scaled.block(of_row, of_column);
-        if block == 0 {
+        let words = self.loads.most.checked_sub(scaled.dtype.words())?;
+        let most = most_belts.min(words.min(self.loads.belts).into());
+        if block == 0 || most == 0 {
             return None;
         }
         let (per, dtype) = if scaled.pairs { (2, DType::I4) } else { (1, DType::I8) };
         let count = of_row.len().div_ceil(per);
-        let n_belts = (block / per).min(MOST_BELTS.into()).min(count);
+        // A power of two, as a block is, so that no issue takes rows of two blocks.
+        let n_belts = (block / per).min(1usize << most.ilog2()).min(count);
         let issues = count.div_ceil(n_belts);
         let mut each = (block / per / n_belts).max(1);
         if issues % each != 0 || n_belts == count {
@@ -343,12 +358,14 @@ impl Builder<'_> {
             .into_iter()
             .map(|(buf, n)| (self.prog.bufs.push(buf), n))
             .collect();
-        let firsts: Vec<usize> = rows().step_by(block).collect();
-        let n = firsts.len() as u32;
+        let n = of_row.len().div_ceil(block) as u32;
         let scales = self.prog.bufs.push(Buf {
             dtype: scaled.dtype,
             n_vectors: n,
-            kind: BufKind::Rows(picked(&scaled.scales, scaled.dtype.bytes(), firsts).into()),
+            kind: BufKind::Rows(Contents::alike(
+                picked(&scaled.scales, scaled.dtype.bytes(), rows().collect()),
+                block,
+            )),
             ..base
         });
         let at = Affine {

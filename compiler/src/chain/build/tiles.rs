@@ -33,9 +33,16 @@ const LOAD_WORDS: u16 = 16;
 /// Words per cycle left to activations where loads take longer than products: one vector of four bytes.
 const LEFT_WORDS: u16 = 4;
 
+/// Banks of a hemisphere left to activations, sums and the scales of a load.
+const LEFT_BANKS: u16 = 4;
+
 /// How the weight tiles of a program are stored and loaded; entries that share them agree.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Loads {
+    /// Words per cycle that a hemisphere takes.
+    pub most: u16,
+    /// Belts of one load: each takes a bank of the hemisphere for as long as the load takes.
+    pub belts: u16,
     /// Words per cycle of the load of one tile: where few rows are multiplied, almost all that a hemisphere takes.
     pub words: u16,
     /// Whether tiles with fewer columns than rows are stored column by column: they take fewer vectors so, which counts where
@@ -64,6 +71,10 @@ impl Loads {
         }
         let most = (target.mxm.load_words_per_cycle as u16).min(target.streams as u16);
         Loads {
+            most,
+            belts: (u16::from(target.groups) * u16::from(target.banks))
+                .saturating_sub(LEFT_BANKS)
+                .max(1),
             words: match loads > products {
                 true => most.saturating_sub(LEFT_WORDS).max(LOAD_WORDS),
                 false => LOAD_WORDS,
@@ -72,9 +83,6 @@ impl Loads {
         }
     }
 }
-
-/// Most belts of a load of weights: each is a bank of its own for as long as the load takes, and its hemisphere has few.
-pub(super) const MOST_BELTS: u16 = 16;
 
 /// Rows per column from which a tile is stored by columns.
 const LEAST_SAVED: usize = 2;
@@ -140,7 +148,7 @@ impl Builder<'_> {
         };
         let apart = scaled.and_then(|scaled| {
             let columns = stretches(key.4.iter().map(|&c| c as usize)).into();
-            self.scaled_tile(&scaled, (chip, window), (&key.3, &key.4), columns, side)
+            self.scaled_tile(&scaled, (chip, window), (&key.3, &key.4), columns, most_belts, side)
         });
         let (belts, scales) = match (known, apart) {
             (Some(known), _) => known,
@@ -152,7 +160,6 @@ impl Builder<'_> {
             (None, None) => {
                 let count = if by_column { columns.len() } else { rows.len() } as u16;
                 let n_belts = (self.loads.words / dtype.words())
-                    .min(MOST_BELTS)
                     .min(count)
                     .min(most_belts.min(u16::MAX as usize) as u16)
                     .max(1);

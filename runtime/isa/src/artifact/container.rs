@@ -15,7 +15,7 @@ pub use super::record::Section;
 pub const MAGIC: [u8; 8] = *b"LOCKSTEP";
 
 /// Version of the format.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Bytes of the header, and offset of the table.
 pub const HEADER_BYTES: usize = 64;

@@ -49,10 +49,12 @@ pub(crate) fn find(ir: &TensorIr, is_const: &dyn Fn(ValueId) -> bool) -> BTreeMa
         let (Op::Contract { .. }, &[left, right]) = (&data.op, &data.inputs[..]) else {
             continue;
         };
-        if ir.values[left].ty.dtype == DType::F32 && is_const(right) && !apart.contains_key(&right) {
-            if let Some(parts) = take_apart(&mut more, right) {
-                apart.insert(right, parts);
-            }
+        if ir.values[left].ty.dtype == DType::F32
+            && is_const(right)
+            && !apart.contains_key(&right)
+            && let Some(parts) = take_apart(&mut more, right)
+        {
+            apart.insert(right, parts);
         }
     }
     if apart.is_empty() {

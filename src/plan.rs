@@ -342,7 +342,7 @@ impl Planner<'_> {
             if n * usize::from(layer.degree) > room {
                 break;
             }
-            let ranges = (0..n).map(|i| i * n_layers / n..(i + 1) * n_layers / n).collect();
+            let ranges: Vec<_> = (0..n).map(|i| i * n_layers / n..(i + 1) * n_layers / n).collect();
             let Some(parts) = self.distinct(&ranges, layer.degree)? else {
                 continue;
             };
@@ -360,7 +360,7 @@ impl Planner<'_> {
     }
 
     /// A representative of each distinct stage; `None` where one does not fit.
-    fn distinct(&mut self, ranges: &Vec<Range<usize>>, degree: u16) -> Result<Option<Vec<Part>>, PlanError> {
+    fn distinct(&mut self, ranges: &[Range<usize>], degree: u16) -> Result<Option<Vec<Part>>, PlanError> {
         let mut distinct: Vec<(Range<usize>, usize)> = Vec::new();
         for range in ranges {
             let alike = |of: &Range<usize>| self.outline.alike(of.clone(), range.clone());
@@ -483,7 +483,7 @@ impl Planner<'_> {
 /// Layers that the chips of a stage hold, by the chip that holds most; temporaries are shared.
 fn layers_that_fit(layer: &EntryReport) -> usize {
     let fit = layer.sram.iter().map(|s| {
-        let each = s.const_bytes + s.state_bytes + s.padding_bytes + s.text_bytes;
+        let each = s.used_bytes() - s.scratch_bytes;
         s.total_bytes.saturating_sub(s.scratch_bytes) / each.max(1)
     });
     fit.min().unwrap_or(1) as usize
@@ -493,7 +493,7 @@ fn layers_that_fit(layer: &EntryReport) -> usize {
 fn users_that_fit(stage: &EntryReport) -> usize {
     let fit = stage.sram.iter().map(|s| {
         let each = s.state_bytes + s.state_padding_bytes;
-        let fixed = s.const_bytes + s.text_bytes + s.scratch_bytes + s.padding_bytes - s.state_padding_bytes;
+        let fixed = s.used_bytes() - each;
         s.total_bytes.saturating_sub(fixed) / each.max(1)
     });
     fit.min().unwrap_or(1) as usize

@@ -9,7 +9,7 @@ mod common;
 
 use lockstep::files::FileSource;
 use lockstep::graph::Verified;
-use lockstep::{Artifact, Chips, ImportOptions, LanguageOptions, Options, Silent, Target, WeightFormat};
+use lockstep::{Artifact, Chips, ImportOptions, Options, Silent, Target, WeightFormat};
 use lockstep_compiler::chain::BufKind;
 use lockstep_compiler::emit::{ArtifactInfo, emit};
 use lockstep_graph::EntityId;
@@ -81,21 +81,7 @@ fn silero() -> Artifact {
 
 /// A decoder with weights of 4 bits on two chips.
 fn int4() -> Artifact {
-    let source = FileSource::open(&common::path("tests/data/llm/llama")).expect("a directory");
-    let options = LanguageOptions {
-        weights: Some(WeightFormat::Int4),
-        ..LanguageOptions::default()
-    };
-    let model = lockstep::language_model(&source, &options).expect("it imports");
-    let (name, graph) = model.expect("it is a decoder").entries.swap_remove(0);
-    let graph = Verified::new(graph, &()).expect("a sound graph");
-    let target = Target::builtin("toy").expect("a target").expect("a target");
-    let options = Options {
-        chips: Chips::Exactly(2),
-        ..Options::default()
-    };
-    let compiled = lockstep::compile_entries(&[(name, &graph)], &target, &options, &mut Silent);
-    let artifact = compiled.expect("it compiles").artifact.expect("an artifact");
+    let artifact = common::llama(WeightFormat::Int4);
     let scaled = |p: &lockstep_isa::artifact::Program| p.runs.iter().any(|r| r.is_scaled());
     assert!(artifact.programs.iter().any(scaled), "no load has scales");
     artifact

@@ -9,7 +9,9 @@ use common::path;
 use lockstep::files::{self, FileSource};
 use lockstep::graph::Verified;
 use lockstep::language::{Decoder, Sampler, Sampling};
-use lockstep::{Chips, LanguageModel, LanguageOptions, LoadOptions, Options, Silent, WeightFormat, lookup};
+use lockstep::{
+    Artifact, Chips, Graph, LanguageModel, LanguageOptions, LoadOptions, Options, Silent, WeightFormat, lookup,
+};
 use lockstep_compiler::lower::lower;
 use lockstep_compiler::tir::eval::{Tensor, eval};
 use lockstep_frontend::hf::MODEL_TYPES;
@@ -145,19 +147,15 @@ fn eval_of_chunks_gives_the_goldens() {
     }
 }
 
-/// Compiled for `toy` chips: prefill and decode on the cpu executor.
-fn compiled(family: &str, chips: u16) {
-    let golden = Golden::read(family);
-    let options = LanguageOptions {
-        prefill: vec![4],
-        ..LanguageOptions::default()
-    };
-    let model = import(family, &options);
-    let graphs: Vec<_> = model
-        .entries
-        .into_iter()
-        .map(|(name, graph)| (name, Verified::new(graph, &()).expect("a good graph")))
-        .collect();
+/// All entries of a model.
+fn verified(model: LanguageModel) -> Vec<(String, Verified<Graph>)> {
+    let entries = model.entries.into_iter();
+    let verified = |graph| Verified::new(graph, &()).expect("a good graph");
+    entries.map(|(name, graph)| (name, verified(graph))).collect()
+}
+
+/// Entries compiled for `toy` chips.
+fn artifact(family: &str, graphs: &[(String, Verified<Graph>)], chips: u16) -> Arc<Artifact> {
     let entries: Vec<_> = graphs.iter().map(|(name, graph)| (name.clone(), graph)).collect();
     let target = files::target("toy").expect("a target");
     let options = Options {
@@ -166,16 +164,28 @@ fn compiled(family: &str, chips: u16) {
         ..Options::default()
     };
     let compiled = lockstep::compile_entries(&entries, &target, &options, &mut Silent);
-    let artifact = compiled
-        .unwrap_or_else(|e| panic!("{family} on {chips} chips: {e}"))
-        .artifact;
-    let artifact = Arc::new(artifact.expect("an artifact"));
-    let load = |name: &str| {
-        let session = lookup(name)
-            .expect("an executor")
-            .load(Arc::clone(&artifact), &LoadOptions::default());
-        Decoder::new(&artifact, session.expect("it loads")).expect("a language model")
+    let compiled = compiled.unwrap_or_else(|e| panic!("{family} on {chips} chips: {e}"));
+    Arc::new(compiled.artifact.expect("an artifact"))
+}
+
+/// An artifact on an executor.
+fn decoder(artifact: &Arc<Artifact>, backend: &str) -> Decoder {
+    let session = lookup(backend)
+        .expect("an executor")
+        .load(Arc::clone(artifact), &LoadOptions::default());
+    Decoder::new(artifact, session.expect("it loads")).expect("a language model")
+}
+
+/// Compiled for `toy` chips: prefill and decode on the cpu executor.
+fn compiled(family: &str, chips: u16) {
+    let golden = Golden::read(family);
+    let options = LanguageOptions {
+        prefill: vec![4],
+        ..LanguageOptions::default()
     };
+    let model = import(family, &options);
+    let artifact = artifact(family, &verified(model), chips);
+    let load = |name: &str| decoder(&artifact, name);
     let what = format!("{family} on {chips} chips");
     let all = golden.all();
     // Prefill, then token by token.
@@ -208,28 +218,11 @@ fn quantised(family: &str, weights: WeightFormat) {
         ..LanguageOptions::default()
     };
     let model = import(family, &options);
-    let graphs: Vec<_> = model
-        .entries
-        .into_iter()
-        .map(|(name, graph)| (name, Verified::new(graph, &()).expect("a good graph")))
-        .collect();
+    let graphs = verified(model);
     let ir = lower(&graphs[0].1).expect("it lowers");
     let mut states: Vec<Tensor> = ir.states.values().map(|s| Tensor::zeros(&s.ty)).collect();
-    let entries: Vec<_> = graphs.iter().map(|(name, graph)| (name.clone(), graph)).collect();
-    let options = Options {
-        chips: Chips::Exactly(3),
-        verify: true,
-        ..Options::default()
-    };
-    let target = files::target("toy").expect("a target");
-    let compiled = lockstep::compile_entries(&entries, &target, &options, &mut Silent).expect("it compiles");
-    let artifact = Arc::new(compiled.artifact.expect("an artifact"));
-    let load = |name: &str| {
-        let session = lookup(name)
-            .expect("an executor")
-            .load(Arc::clone(&artifact), &LoadOptions::default());
-        Decoder::new(&artifact, session.expect("it loads")).expect("a language model")
-    };
+    let artifact = artifact(family, &graphs, 3);
+    let load = |name: &str| decoder(&artifact, name);
     let (mut cpu, mut sim, mut wide) = (load("cpu"), load("sim"), load("cpu"));
     for (position, &token) in golden.prompt.iter().enumerate() {
         let inputs = [

@@ -12,8 +12,8 @@ use lockstep::isa::{AluOp, DType, scalar};
 use lockstep::runtime::opencl::driver::{Contents, Driver, Range3};
 use lockstep::runtime::opencl::{KernelStore, OpenCl, device, prelude};
 use lockstep::{
-    Artifact, Chips, Executor, HostTensor, ImportOptions, LanguageOptions, LoadOptions, Options, Silent, TensorView,
-    WeightFormat, lookup, tensors,
+    Artifact, Chips, Executor, HostTensor, ImportOptions, LoadOptions, Options, Silent, TensorView, WeightFormat,
+    lookup, tensors,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -85,22 +85,7 @@ fn silero_on_one_chip_and_on_four() {
 #[test]
 fn a_decoder_with_integer_weights() {
     for weights in [WeightFormat::Int8, WeightFormat::Int4] {
-        let source = FileSource::open(&common::path("tests/data/llm/llama")).expect("a directory");
-        let options = LanguageOptions {
-            weights: Some(weights),
-            ..LanguageOptions::default()
-        };
-        let model = lockstep::language_model(&source, &options).expect("it imports");
-        let (name, graph) = model.expect("it is a decoder").entries.swap_remove(0);
-        let graph = Verified::new(graph, &()).expect("a good graph");
-        let machine = files::target("toy").expect("a target");
-        let options = Options {
-            chips: Chips::Exactly(2),
-            ..Options::default()
-        };
-        let compiled = lockstep::compile_entries(&[(name, &graph)], &machine, &options, &mut Silent);
-        let artifact = compiled.expect("it compiles").artifact.expect("an artifact");
-        same_bits("integer weights", &Arc::new(artifact));
+        same_bits("integer weights", &Arc::new(common::llama(weights)));
     }
 }
 

@@ -104,77 +104,26 @@ fn a_large_model_is_planned_in_stages() {
     assert!(n(&asked["chips"]) <= 60);
 }
 
+/// What `report outline --target toy`, with more options, says; see [`check`].
+macro_rules! refused {
+    ($dir:expr, $name:literal $(, $arg:expr)*) => {
+        check!($dir, $name, "report", "outline", "--target", "toy" $(, $arg)*)
+    };
+}
+
 #[test]
 fn what_needs_weights_says_so() {
     let dir = Scratch::new("plan-errors");
     outline(&dir, "llama", &[]);
     check!(dir, "model_without_weights", "compile", "outline", "--target", "toy");
-    check!(
-        dir,
-        "buckets_without_weights",
-        "report",
-        "outline",
-        "--target",
-        "toy",
-        "--buckets",
-        "16,32"
-    );
-    check!(
-        dir,
-        "page_without_weights",
-        "report",
-        "outline",
-        "--target",
-        "toy",
-        "--html",
-        "page.html"
-    );
+    refused!(dir, "buckets_without_weights", "--buckets", "16,32");
+    refused!(dir, "page_without_weights", "--html", "page.html");
     outline(&dir, "llama", &[("hidden_size", Value::Null)]);
-    check!(dir, "config_without_a_size", "report", "outline", "--target", "toy");
+    refused!(dir, "config_without_a_size");
     outline(&dir, "llama", &[("model_type", json!("mamba"))]);
-    check!(
-        dir,
-        "unknown_model_type_without_weights",
-        "report",
-        "outline",
-        "--target",
-        "toy"
-    );
+    refused!(dir, "unknown_model_type_without_weights");
     outline(&dir, "llama", &large());
-    check!(
-        dir,
-        "no_plan_on_few_chips",
-        "report",
-        "outline",
-        "--target",
-        "toy",
-        "--weights",
-        "int8",
-        "--chips",
-        "9"
-    );
-    check!(
-        dir,
-        "no_room_for_stages",
-        "report",
-        "outline",
-        "--target",
-        "toy",
-        "--weights",
-        "int8",
-        "--chips",
-        "30"
-    );
-    check!(
-        dir,
-        "plan_of_several_sequences",
-        "report",
-        "outline",
-        "--target",
-        "toy",
-        "--weights",
-        "int8",
-        "--batch",
-        "2"
-    );
+    refused!(dir, "no_plan_on_few_chips", "--weights", "int8", "--chips", "9");
+    refused!(dir, "no_room_for_stages", "--weights", "int8", "--chips", "30");
+    refused!(dir, "plan_of_several_sequences", "--weights", "int8", "--batch", "2");
 }

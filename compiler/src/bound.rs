@@ -131,9 +131,9 @@ fn product(ir: &TensorIr, target: &Target, v: ValueId) -> Option<Product> {
     let (Op::Contract { batch, contracted, .. }, [a, b]) = (&data.op, data.inputs.as_slice()) else {
         return None;
     };
-    let (left, right) = (&ir.values[*a].ty, &stored_type(ir, *b));
-    // Of integers with scales, it may be two that share a byte.
-    let shared = if *right == ir.values[*b].ty { 1 } else { 2 };
+    let left = &ir.values[*a].ty;
+    let (right, shared) = &stored(ir, *b);
+    let shared = *shared;
     let x = extents(batch, contracted, left, right);
     let alu = (x.batch * x.rows * x.columns * x.depth).div_ceil(lanes(target));
     let none = Product {
@@ -587,11 +587,11 @@ fn contract_times(
     }
 }
 
-/// Bytes that a constant takes at least: where it is integers times scales, two may share a byte.
-fn least_bytes(ir: &TensorIr, v: ValueId) -> u128 {
-    let (ty, whole) = (stored_type(ir, v), &ir.values[v].ty);
-    let shared = if ty == *whole { 1 } else { 2 };
-    (ty.elements() * ty.dtype.bytes()) as u128 / shared
+/// The type that a constant has in SRAM, and how many of its elements may share one: of integers with scales it may be two.
+fn stored(ir: &TensorIr, v: ValueId) -> (Type, u64) {
+    let ty = stored_type(ir, v);
+    let shared = if ty == ir.values[v].ty { 1 } else { 2 };
+    (ty, shared)
 }
 
 /// Multiply-adds over peak, or bytes of weights over the fabric, of `n_chips` chips.
@@ -611,7 +611,10 @@ fn roofline(ir: &TensorIr, target: &Target, n_chips: u16) -> u64 {
             cycles += ((macs * rate.cycles_per_vector as u128) << 20) / peak;
         }
         let weights = data.inputs.iter().filter(|&&u| constant[u]);
-        bytes += weights.map(|&u| least_bytes(ir, u)).sum::<u128>();
+        let least = weights
+            .map(|&u| stored(ir, u))
+            .map(|(ty, shared)| (ty.elements() * ty.dtype.bytes()) as u64 / shared);
+        bytes += least.map(u128::from).sum::<u128>();
     }
     let fabric = 2 * target.streams as u128 * target.lanes as u128;
     ((cycles / chips) >> 20).max(bytes / fabric.max(1) / chips) as u64

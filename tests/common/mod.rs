@@ -75,6 +75,27 @@ macro_rules! check {
 #[allow(unused_imports)]
 pub(crate) use check;
 
+/// A tiny Llama with integer weights, compiled for two `toy` chips.
+#[cfg(feature = "compile")]
+pub fn llama(weights: lockstep::WeightFormat) -> lockstep::Artifact {
+    use lockstep::{Chips, LanguageOptions, Options, Silent};
+    let source = files::FileSource::open(&path("tests/data/llm/llama")).expect("a directory");
+    let options = LanguageOptions {
+        weights: Some(weights),
+        ..LanguageOptions::default()
+    };
+    let model = lockstep::language_model(&source, &options).expect("it imports");
+    let (name, graph) = model.expect("it is a decoder").entries.swap_remove(0);
+    let graph = lockstep::graph::Verified::new(graph, &()).expect("a good graph");
+    let target = files::target("toy").expect("a target");
+    let options = Options {
+        chips: Chips::Exactly(2),
+        ..Options::default()
+    };
+    let compiled = lockstep::compile_entries(&[(name, &graph)], &target, &options, &mut Silent);
+    compiled.expect("it compiles").artifact.expect("an artifact")
+}
+
 /// The arrays of a golden file.
 pub fn golden(below: &str) -> Vec<HostTensor> {
     let bytes = files::map_file(&path(below)).expect("the golden file");

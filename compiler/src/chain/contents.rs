@@ -117,44 +117,12 @@ impl Contents {
     /// Constants that cannot be evaluated, see [`weights`]; elements outside their constant, integers wider than their pairs and
     /// vectors that are not alike (bugs).
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>, CompileError> {
-        let picked = match &*self.0 {
-            Recipe::Given(bytes) => return Ok(bytes.into()),
-            Recipe::Picked(picked) => picked,
-            Recipe::Alike(picked, block) => {
-                let (rows, vector) = (picked.bytes()?, (picked.width() * picked.size).max(1));
-                let blocks = rows.chunks(vector.saturating_mul(*block).max(1));
-                let mut kept = Vec::with_capacity(blocks.len() * vector);
-                for block in blocks {
-                    let (first, rest) = block.split_at(vector.min(block.len()));
-                    if rest.chunks(vector).any(|other| other != first) {
-                        let found = "rows of a block of weights have scales of their own";
-                        return Err(CompileError::internal("emit", found));
-                    }
-                    kept.extend_from_slice(first);
-                }
-                return Ok(kept.into());
-            }
-            Recipe::Pairs(picked) => {
-                let (rows, width) = (picked.bytes()?, picked.width());
-                if rows.iter().any(|&x| !(-8..8).contains(&(x as i8))) {
-                    return Err(CompileError::internal(
-                        "emit",
-                        "an integer of a pair is wider than 4 bits",
-                    ));
-                }
-                let pair = |pair: &[u8]| -> Vec<u8> {
-                    let (low, high) = pair.split_at(width.min(pair.len()));
-                    let high = high.iter().copied().chain(std::iter::repeat(0));
-                    low.iter().zip(high).map(|(low, high)| low & 0xf | high << 4).collect()
-                };
-                return Ok(rows
-                    .chunks((2 * width).max(1))
-                    .flat_map(pair)
-                    .collect::<Vec<u8>>()
-                    .into());
-            }
-        };
-        Ok(picked.bytes()?.into())
+        Ok(match &*self.0 {
+            Recipe::Given(bytes) => bytes.into(),
+            Recipe::Picked(picked) => picked.bytes()?.into(),
+            Recipe::Pairs(picked) => picked.pairs()?.into(),
+            Recipe::Alike(picked, block) => picked.first_of_each(*block)?.into(),
+        })
     }
 }
 
@@ -164,14 +132,44 @@ impl Picked {
         self.lead + self.stretches.iter().map(|s| s.1).sum::<usize>()
     }
 
+    /// Every two vectors of one-byte integers as one of pairs of 4 bits.
+    fn pairs(&self) -> Result<Vec<u8>, CompileError> {
+        let (rows, width) = (self.bytes()?, self.width());
+        if rows.iter().any(|&x| !(-8..8).contains(&(x as i8))) {
+            let found = "an integer of a pair is wider than 4 bits";
+            return Err(CompileError::internal("emit", found));
+        }
+        let pair = |pair: &[u8]| -> Vec<u8> {
+            let (low, high) = pair.split_at(width.min(pair.len()));
+            let high = high.iter().copied().chain(std::iter::repeat(0));
+            low.iter().zip(high).map(|(low, high)| low & 0xf | high << 4).collect()
+        };
+        Ok(rows.chunks((2 * width).max(1)).flat_map(pair).collect())
+    }
+
+    /// The first of every `block` vectors, which are all alike.
+    fn first_of_each(&self, block: usize) -> Result<Vec<u8>, CompileError> {
+        let (rows, vector) = (self.bytes()?, (self.width() * self.size).max(1));
+        let blocks = rows.chunks(vector.saturating_mul(block).max(1));
+        let mut kept = Vec::with_capacity(blocks.len() * vector);
+        for block in blocks {
+            let (first, rest) = block.split_at(vector.min(block.len()));
+            if rest.chunks(vector).any(|other| other != first) {
+                let found = "rows of a block of weights have scales of their own";
+                return Err(CompileError::internal("emit", found));
+            }
+            kept.extend_from_slice(first);
+        }
+        Ok(kept)
+    }
+
     fn bytes(&self) -> Result<Vec<u8>, CompileError> {
-        let picked = self;
-        let (from, size) = (picked.from.bytes()?, picked.size);
-        let width = picked.width();
-        let mut out = Vec::with_capacity(picked.vectors.len() * width * size + picked.tail.len());
-        for &vector in &picked.vectors {
-            out.resize(out.len() + picked.lead * size, 0);
-            for &(first, n) in &*picked.stretches {
+        let (from, size) = (self.from.bytes()?, self.size);
+        let width = self.width();
+        let mut out = Vec::with_capacity(self.vectors.len() * width * size + self.tail.len());
+        for &vector in &self.vectors {
+            out.resize(out.len() + self.lead * size, 0);
+            for &(first, n) in &*self.stretches {
                 let at = (vector + first) * size;
                 let Some(elements) = from.get(at..at + n * size) else {
                     return Err(CompileError::internal(
@@ -191,7 +189,7 @@ impl Picked {
                 }
             }
         }
-        out.extend_from_slice(&picked.tail);
+        out.extend_from_slice(&self.tail);
         Ok(out)
     }
 }

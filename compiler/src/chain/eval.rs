@@ -227,8 +227,7 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
                         NodeArg::Node { node, .. } => node as usize,
                         NodeArg::Imm(_) => panic!("belt"),
                     };
-                    let pairs = nodes[source(0)].dtype == DType::I4;
-                    let per = if pairs { 2 } else { 1 };
+                    let per = nodes[source(0)].dtype.load_rows();
                     assert_eq!(load.issues() as usize, count.div_ceil(per).div_ceil(belts));
                     let by = |i: usize, c: usize| match scaled {
                         false => None,
@@ -250,9 +249,9 @@ fn compute(program: &ChainProgram, nodes: &[Node], mem: &mut [Vec<Vector>], lane
                         } else {
                             for c in window.n0..window.n1 {
                                 tile[window.k0 as usize + i][c as usize] = v[c as usize].map(|w| {
-                                    let w = match pairs {
-                                        true => (scalar::pair(w as u8)[i % 2] as f32).to_bits(),
-                                        false => decode(w, stored),
+                                    let w = match stored {
+                                        DType::I4 => (scalar::pair(w as u8)[i % per] as f32).to_bits(),
+                                        _ => decode(w, stored),
                                     };
                                     by(i, c as usize).map_or(w, |by| (f32::from_bits(w) * by).to_bits())
                                 });

@@ -122,6 +122,13 @@ pub struct SramUse {
     pub total_bytes: u64,
 }
 
+impl SramUse {
+    /// Everything that the chip holds.
+    pub fn used_bytes(&self) -> u64 {
+        self.const_bytes + self.state_bytes + self.scratch_bytes + self.padding_bytes + self.text_bytes
+    }
+}
+
 /// Schedules one entry.
 ///
 /// # Errors

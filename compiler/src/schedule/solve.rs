@@ -8,7 +8,7 @@
 use super::group::{Arg, Step, StepOp, bad, opcode, position, push_copy};
 use crate::CompileError;
 use crate::chain::{ChainId, NodeOp};
-use lockstep_isa::{DType, Target};
+use lockstep_isa::Target;
 
 /// Times the steps, inserting delay lines as needed.
 pub(super) fn time(target: &Target, chain: ChainId, steps: &mut Vec<Step>) -> Result<(), CompileError> {
@@ -148,8 +148,7 @@ fn check_counts(chain: ChainId, steps: &[Step]) -> Result<(), CompileError> {
                 (window.k0, window.k1)
             };
             let n = (steps[v].args.len() - usize::from(*scaled)).max(1);
-            let per = if steps[u].dtype == DType::I4 { 2 } else { 1 };
-            let vectors = usize::from(high.saturating_sub(low)).div_ceil(per);
+            let vectors = usize::from(high.saturating_sub(low)).div_ceil(steps[u].dtype.load_rows());
             taken = (vectors + n - 1 - a).div_euclid(n) as u64;
         }
         let need = first as u64 + taken;

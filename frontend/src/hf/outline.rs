@@ -104,20 +104,6 @@ impl Outline {
         self.decoder.positions
     }
 
-    /// Experts of the layer that has the most; 0 where there are none.
-    pub fn n_experts(&self) -> usize {
-        let experts = |feed| match feed {
-            super::decoder::Feed::Experts { experts, .. } => experts,
-            _ => 0,
-        };
-        self.decoder
-            .layers
-            .iter()
-            .map(|layer| experts(layer.feed))
-            .max()
-            .unwrap_or(0)
-    }
-
     /// What turns tokens into activations.
     ///
     /// # Errors

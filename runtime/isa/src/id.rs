@@ -65,6 +65,15 @@ impl DType {
         DType::I4,
     ];
 
+    /// Rows of a tile that one vector of a `load.row` fills.
+    #[inline]
+    pub const fn load_rows(self) -> usize {
+        match self {
+            DType::I4 => 2,
+            _ => 1,
+        }
+    }
+
     /// Size of one element (of a pair of i4) in bytes; also the number of words (and of streams) of one vector.
     #[inline]
     pub const fn bytes(self) -> usize {

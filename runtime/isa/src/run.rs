@@ -302,7 +302,7 @@ impl Run {
 
     /// Rows of the tile that one vector of a `load.row` fills.
     pub fn load_rows(&self) -> u32 {
-        if self.a.dtype == DType::I4 { 2 } else { 1 }
+        self.a.dtype.load_rows() as u32
     }
 
     /// Whether the rows of a tile load are multiplied by scales.

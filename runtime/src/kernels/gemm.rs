@@ -294,7 +294,7 @@ unsafe fn scaled_window<V: Simd, W: Weight, const R: usize, const P: usize, cons
     at: Place,
     mut ahead: *const u8,
 ) -> [[[V; NV]; P]; R] {
-    let per = if const { matches!(W::DTYPE, DType::I4) } { 2 } else { 1 };
+    let per = const { W::DTYPE.load_rows() };
     let rows: [*const f32; R] = std::array::from_fn(|r| x[r].wrapping_offset(f.x).cast());
     let mut w = f.w.wrapping_add(at.panel * f.panel_step + at.column);
     let scale_panel = s.blocks * s.row();
@@ -637,8 +637,7 @@ unsafe fn exact_windows<L: Level>(p: &Product<'_>) {
     unsafe {
         let scaled = p.factors.iter().any(|f| f.scales.is_some());
         match p.dtype {
-            DType::F32 | DType::F16 | DType::BF16 | DType::I32 if scaled => widened_block::<L>(p),
-            DType::U8 | DType::U16 if scaled => widened_block::<L>(p),
+            dtype if scaled && !matches!(dtype, DType::I8 | DType::I4) => widened_block::<L>(p),
             DType::F32 => block::<L, F32>(p),
             _ if p.x.len() >= WIDEN_ROWS => widened_block::<L>(p),
             DType::F16 => block::<L, F16>(p),

@@ -32,15 +32,14 @@ pub fn load(artifact: &Artifact, limit: u64, decode: bool) -> Result<Loaded, Exe
     for tile_rows in [false, true] {
         let memory = Memory::new(artifact, tile_rows, limit)?;
         let mut pool = Pool::default();
-        let row_bytes = artifact.target.word_bytes().next_multiple_of(16) * 4;
-        match build_plans(artifact, &memory, &mut pool, (row_bytes, decode), tile_rows, limit) {
+        match build_plans(artifact, &memory, &mut pool, tile_rows, limit, decode) {
             Ok(plans) => {
                 let pool = pool.bytes;
                 return Ok(Loaded {
                     memory,
                     plans,
                     pool,
-                    row_bytes,
+                    row_bytes: row_bytes(artifact),
                 });
             }
             Err(LinkError::Artifact(e)) => return Err(e),
@@ -51,13 +50,17 @@ pub fn load(artifact: &Artifact, limit: u64, decode: bool) -> Result<Loaded, Exe
     Err(ExecError::artifact("weights", what))
 }
 
+fn row_bytes(artifact: &Artifact) -> usize {
+    artifact.target.word_bytes().next_multiple_of(16) * 4
+}
+
 fn build_plans(
     artifact: &Artifact,
     memory: &Memory,
     pool: &mut Pool,
-    (row_bytes, decode): (usize, bool),
     tile_rows: bool,
     limit: u64,
+    decode: bool,
 ) -> Result<Vec<Plan>, LinkError> {
     let mut plans = Vec::with_capacity(artifact.entries.len());
     for entry in &artifact.entries {
@@ -68,7 +71,7 @@ fn build_plans(
                 linked: &linked,
                 plan: Plan::default(),
                 pool: &mut pool,
-                row_bytes,
+                row_bytes: row_bytes(artifact),
                 limit,
                 decode,
             };

@@ -502,7 +502,7 @@ fn pack_scaled(memory: &Memory, pack: &Pack, (scales, dtype): (&[usize], DType),
         }
         u32::from_le_bytes(bits)
     };
-    let (size, per) = (pack.dtype.bytes(), if pack.dtype == DType::I4 { 2 } else { 1 });
+    let (size, per) = (pack.dtype.bytes(), pack.dtype.load_rows());
     for i in 0..pack.vectors {
         let row = pack.belts[(i % belts) as usize].at(i / belts) as usize;
         let Some(scale) = scales.get((i / belts) as usize) else {

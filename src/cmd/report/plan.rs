@@ -183,7 +183,7 @@ fn text_of(plan: &Plan, name: &str, target: &str) -> Vec<String> {
         let fullest = r
             .sram
             .iter()
-            .max_by_key(|s| s.total_bytes - free(s))
+            .max_by_key(|s| s.used_bytes())
             .cloned()
             .unwrap_or_default();
         rows.push(vec![
@@ -203,11 +203,6 @@ fn text_of(plan: &Plan, name: &str, target: &str) -> Vec<String> {
     out.extend(text::table(&rows));
     out.push("bytes are those of the fullest chip, for one instance".into());
     out
-}
-
-fn free(s: &lockstep::SramUse) -> u64 {
-    let used = s.const_bytes + s.state_bytes + s.scratch_bytes + s.padding_bytes + s.text_bytes;
-    s.total_bytes.saturating_sub(used)
 }
 
 fn value(plan: &Plan, target: &str) -> Value {

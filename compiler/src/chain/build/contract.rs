@@ -23,8 +23,8 @@ use crate::layout::Layout;
 use crate::layout::choose::{Rows, with_lanes};
 use crate::tir::{Op, ValueId};
 use lockstep_graph::EntityId;
+use lockstep_isa::Dir;
 use lockstep_isa::run::Window;
-use lockstep_isa::{DType, Dir};
 use std::collections::BTreeMap;
 
 /// What an axis of the result is.
@@ -299,8 +299,7 @@ impl Builder<'_> {
                 let w = load.window;
                 let count = if load.by_column { w.n1 - w.n0 } else { w.k1 - w.k0 } as u32;
                 let stored = self.prog.bufs[load.belts[0].0].dtype;
-                let per = if stored == DType::I4 { 2 } else { 1 };
-                let issues = count.div_ceil(per).div_ceil(belts.len() as u32);
+                let issues = count.div_ceil(stored.load_rows() as u32).div_ceil(belts.len() as u32);
                 if let Some((buf, at, dims)) = load.scales {
                     let (b_lo, b_hi) = (self.prog.bufs[buf].lo, self.prog.bufs[buf].hi);
                     let scales = self.prog.bufs[buf].dtype;

@@ -12,8 +12,9 @@
 //! where two neighbouring rows have different ones the products are made by the compiler.
 
 use super::Builder;
+use super::tiles::TileBufs;
 use crate::chain::contents::{Constant, Contents, Picked, Stretch};
-use crate::chain::{Affine, Buf, BufId, BufKind, Tile};
+use crate::chain::{Affine, Buf, BufKind, Tile};
 use crate::tir::map::unravel;
 use crate::tir::{Arg, ConstData, IndexMap, MapNode, Op, TensorIr, Type, ValueData, ValueId, consteval};
 use lockstep_isa::artifact::HostDType;
@@ -230,15 +231,6 @@ fn integers(ir: &mut TensorIr, nodes: &[MapNode], node: u32, data: &ValueData) -
     ))
 }
 
-/// How a tile of scaled weights is loaded.
-#[derive(Clone)]
-pub(crate) struct ScaledTile {
-    /// Belts of integers, with their vectors.
-    pub belts: Vec<(BufId, u32)>,
-    /// The scales, and the steps and the address of their read.
-    pub scales: (BufId, Affine, [u32; 3]),
-}
-
 impl Scaled {
     /// The scale of an element: which one, by value behind the moves and element of it.
     fn scale_of(&self, element: usize) -> Option<(ValueId, usize)> {
@@ -294,14 +286,15 @@ impl Builder<'_> {
         columns: Arc<[Stretch]>,
         most_belts: usize,
         side: Option<Dir>,
-    ) -> Option<ScaledTile> {
+    ) -> Option<TileBufs> {
         let mut block = scaled.block(of_row, of_column);
         let words = self.loads.most.checked_sub(scaled.dtype.words())?;
         let most = most_belts.min(words.min(self.loads.belts).into());
         if block == 0 || most == 0 {
             return None;
         }
-        let (per, dtype) = if scaled.pairs { (2, DType::I4) } else { (1, DType::I8) };
+        let dtype = if scaled.pairs { DType::I4 } else { DType::I8 };
+        let per = dtype.load_rows();
         let count = of_row.len().div_ceil(per);
         // A power of two, as a block is, so that no issue takes rows of two blocks.
         let n_belts = (block / per).min(1usize << most.ilog2()).min(count);
@@ -375,9 +368,9 @@ impl Builder<'_> {
             strides: if each > 1 { [0, 1, 0] } else { [i32::from(n > 1), 0, 0] },
         };
         let dims = if each > 1 { [each as u32, n, 1] } else { [n, 1, 1] };
-        Some(ScaledTile {
+        Some(TileBufs {
             belts,
-            scales: (scales, at, dims),
+            scales: Some((scales, at, dims)),
         })
     }
 }

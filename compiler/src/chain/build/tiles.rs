@@ -20,8 +20,14 @@ use std::sync::Arc;
 /// What makes two weight tiles the same: the constant, the chip, the window, and the elements of rows and columns.
 pub(crate) type TileKey = (ValueId, u16, Window, Vec<u32>, Vec<u32>);
 
-/// The belts of a weight tile, with their vectors, and the read of its scales.
-pub(crate) type TileBufs = (Vec<(BufId, u32)>, Option<(BufId, Affine, [u32; 3])>);
+/// How a weight tile is stored.
+#[derive(Clone)]
+pub(crate) struct TileBufs {
+    /// Belts, with their vectors.
+    pub belts: Vec<(BufId, u32)>,
+    /// Of integers that are multiplied on their way: the scales, and the address and the steps of their read.
+    pub scales: Option<(BufId, Affine, [u32; 3])>,
+}
 
 /// Finds an element of a value: buffer, vector, lane, and how many elements from it on, one after the other along an axis, lie one
 /// lane after the other. Takes the builder, the element's coordinates, the axis, and the most that are of interest.
@@ -138,34 +144,14 @@ impl Builder<'_> {
                 .sum::<usize>() as u32
             })
             .collect();
-        let dtype = self.dtype(rhs);
         let by_column = self.loads.by_column && of_column.len() * LEAST_SAVED <= of_row.len();
         let key = (rhs, chip, window, of_row, of_column);
-        let known = self.tiles.get(&key).cloned();
-        let scaled = match known.is_none() {
-            true => self.scaled.get(&rhs).cloned(),
-            false => None,
-        };
-        let apart = scaled.and_then(|scaled| {
-            let columns = stretches(key.4.iter().map(|&c| c as usize)).into();
-            self.scaled_tile(&scaled, (chip, window), (&key.3, &key.4), columns, most_belts, side)
-        });
-        let (belts, scales) = match (known, apart) {
-            (Some(known), _) => known,
-            (None, Some(tile)) => {
-                let made = (tile.belts, Some(tile.scales));
+        let TileBufs { belts, scales } = match self.tiles.get(&key) {
+            Some(known) => known.clone(),
+            None => {
+                let made = self.tile_bufs(&key, by_column, most_belts, side)?;
                 self.tiles.insert(key, made.clone());
                 made
-            }
-            (None, None) => {
-                let count = if by_column { columns.len() } else { rows.len() } as u16;
-                let n_belts = (self.loads.words / dtype.words())
-                    .min(count)
-                    .min(most_belts.min(u16::MAX as usize) as u16)
-                    .max(1);
-                let belts = self.weight_belts(&key, dtype, n_belts, by_column, side)?;
-                self.tiles.insert(key, (belts.clone(), None));
-                (belts, None)
             }
         };
         let belts = belts
@@ -187,6 +173,33 @@ impl Builder<'_> {
             scales,
             belts,
         }])
+    }
+
+    /// The buffers of a weight tile: as integers with their scales where it is made of them and they allow it.
+    fn tile_bufs(
+        &mut self,
+        key: &TileKey,
+        by_column: bool,
+        most_belts: usize,
+        side: Option<Dir>,
+    ) -> Result<TileBufs, CompileError> {
+        let (rhs, chip, window, of_row, of_column) = key;
+        if let Some(scaled) = self.scaled.get(rhs).cloned() {
+            let columns = stretches(of_column.iter().map(|&c| c as usize)).into();
+            let rows = (&of_row[..], &of_column[..]);
+            let tile = self.scaled_tile(&scaled, (*chip, *window), rows, columns, most_belts, side);
+            if let Some(tile) = tile {
+                return Ok(tile);
+            }
+        }
+        let dtype = self.dtype(*rhs);
+        let count = if by_column { of_column.len() } else { of_row.len() } as u16;
+        let n_belts = (self.loads.words / dtype.words())
+            .min(count)
+            .min(most_belts.min(u16::MAX as usize) as u16)
+            .max(1);
+        let belts = self.weight_belts(key, dtype, n_belts, by_column, side)?;
+        Ok(TileBufs { belts, scales: None })
     }
 
     /// The buffers of a weight tile, one per belt, with their vectors: columns of the tile or rows of it.

@@ -8,7 +8,7 @@ use common::silero;
 use lockstep::files::{self, FileSource};
 use lockstep::graph::Verified;
 use lockstep::runtime::opencl::driver::{Contents, Device, Driven, Driver, Failure, Range3};
-use lockstep::runtime::opencl::{KernelStore, OpenClSession};
+use lockstep::runtime::opencl::{KernelStore, Kernels, OpenClSession};
 use lockstep::{
     Artifact, Chips, ExecError, HostTensor, ImportOptions, LoadOptions, Options, Session, Silent, TensorView,
 };
@@ -82,6 +82,17 @@ impl Fake {
 impl Driver for Fake {
     fn device(&self) -> &Device {
         &self.device
+    }
+
+    fn another(&self) -> Driven<Box<dyn Driver>> {
+        Ok(Box::new(Fake {
+            device: self.device.clone(),
+            plan: self.plan.clone(),
+            seen: Rc::clone(&self.seen),
+            launches: 0,
+            programs: self.programs,
+            runs: 0,
+        }))
     }
 
     fn buffer(&mut self, contents: Contents<'_>) -> Driven<usize> {
@@ -190,7 +201,8 @@ fn artifact() -> Arc<Artifact> {
 
 fn load(plan: Plan, store: Option<&dyn KernelStore>) -> Result<(OpenClSession, Rc<RefCell<Seen>>), ExecError> {
     let (driver, seen) = Fake::new(plan);
-    OpenClSession::load(artifact(), driver, store, &LoadOptions::default()).map(|s| (s, seen))
+    let session = Kernels::new(driver).load(artifact(), store, &LoadOptions::default());
+    session.map(|s| (s, seen))
 }
 
 fn refusal(plan: Plan) -> String {
@@ -278,7 +290,7 @@ fn a_kernel_that_does_not_build_is_named_by_its_chain() {
         refused: Some("= tanh_f("),
         ..Plan::default()
     });
-    let later = OpenClSession::load(artifact(), driver, None, &LoadOptions::default());
+    let later = Kernels::new(driver).load(artifact(), None, &LoadOptions::default());
     let later = later.err().expect("silero has a tanh").to_string();
     assert!(later.contains("chain h") && !later.contains("chain h0 "), "{later}");
 }
@@ -337,4 +349,29 @@ fn kept_kernels_are_used_and_stale_ones_built_again() {
         bytes.pop();
     }
     assert_eq!(counts(Plan::default()), (1, 0));
+}
+
+#[test]
+fn sessions_share_kernels_that_were_built_together() {
+    let (driver, seen) = Fake::new(Plan::default());
+    let mut kernels = Kernels::new(driver);
+    let (one, options) = (artifact(), LoadOptions::default());
+    let (first, _) = Fake::new(Plan::default());
+    let mut alone = Kernels::new(first);
+    alone.load(Arc::clone(&one), None, &options).expect("it loads");
+    kernels
+        .add(&[Arc::clone(&one), Arc::clone(&one)], &options)
+        .expect("it builds");
+    assert_eq!((seen.borrow().sources, kernels.count()), (1, alone.count()));
+    assert!(seen.borrow().sizes.is_empty(), "building takes no memory");
+    for _ in 0..2 {
+        kernels.load(Arc::clone(&one), None, &options).expect("it loads");
+    }
+    assert_eq!((seen.borrow().sources, kernels.count()), (1, alone.count()));
+    let (driver, _) = Fake::new(Plan {
+        refused: Some("= tanh_f("),
+        ..Plan::default()
+    });
+    let told = Kernels::new(driver).add(&[one], &options).expect_err("a refusal");
+    assert!(told.to_string().contains("chain h"), "{told}");
 }

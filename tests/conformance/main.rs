@@ -4,7 +4,7 @@
 //! cargo test --test conformance                          the chosen tests of the committed archive
 //! cargo test --release --test conformance -- --full      the core list and the pytorch suites, from models/onnx-tests
 //! cargo test --release --test conformance -- --light     the whole networks, compiled for tsp-2020
-//! cargo test --release --test conformance -- --opencl NAME..  on an OpenCL device, too; fails where there is none
+//! cargo test --release --test conformance -- --opencl  the chosen tests on an OpenCL device, too; fails where there is none
 //! options: --bless rewrites what is expected and docs/ONNX_SUPPORT.md; --jobs N; --limit SECONDS; --verbose;
 //!          NAME.. runs only the tests whose names contain one of these (of the full list; with --opencl of the chosen ones)
 //! ```
@@ -22,7 +22,8 @@ mod run;
 mod support;
 mod workers;
 
-use case::Store;
+use case::{Case, Store};
+use lockstep::runtime::opencl::OpenCl;
 use outcome::{Outcome, Record};
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -153,11 +154,36 @@ fn bless(records: &[Record]) -> Result<(), String> {
     std::fs::write(path(EXPECTED), text).map_err(|e| format!("{EXPECTED}: {e}"))
 }
 
-/// One request a line, `SUITE NAME`; one record a line.
+/// A test whose artifacts the opencl executor is to repeat.
+struct Pending {
+    case: Case,
+    record: Record,
+    ran: Vec<run::Ran>,
+}
+
+/// One request a line, `FROM SUITE NAME`, and one record a line. After the request `opencl` the records of all tests since the last one
+/// again, with what became of them on an OpenCL device.
 fn work(opencl: bool) -> Result<(), String> {
     let mut stores: [Option<Store>; 2] = [None, None];
+    let mut kernels = match opencl {
+        true => Some(OpenCl::default().kernels().map_err(|e| e.to_string())?),
+        false => None,
+    };
+    let mut pending: Vec<Pending> = Vec::new();
+    let tell = |record: &Record| {
+        println!("{}", record.line());
+        std::io::stdout().flush().map_err(|e| e.to_string())
+    };
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|e| e.to_string())?;
+        if let ("opencl", Some(kernels)) = (line.as_str(), &mut kernels) {
+            run::build(kernels, pending.iter().flat_map(|p| &p.ran));
+            for mut p in pending.drain(..) {
+                p.record.opencl = Some(run::repeat(&p.case, &p.record.fixed, &p.ran, kernels));
+                tell(&p.record)?;
+            }
+            continue;
+        }
         let mut parts = line.split(' ');
         let (Some(from), Some(suite), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(format!("bad request {line}"));
@@ -179,31 +205,37 @@ fn work(opencl: bool) -> Result<(), String> {
         };
         let started = std::time::Instant::now();
         let case = stores[usize::from(fetched)].as_ref().map(|s| s.case(suite, name));
-        let mut record = match case {
-            Some(Ok(case)) => std::panic::catch_unwind(|| run::run(&case, machine, opencl)).unwrap_or_else(|panic| {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text
-                    .or_else(|| panic.downcast_ref::<&str>().copied())
-                    .unwrap_or("no message");
-                let mut record = Record {
-                    operator: case.operator(),
-                    opset: case.opset(),
-                    ..Record::default()
-                };
-                record.all(&Outcome::failed("panic", text));
-                record
-            }),
+        let mut ran = Vec::new();
+        let mut record = match &case {
+            Some(Ok(case)) => {
+                let all = std::panic::AssertUnwindSafe(&mut ran);
+                std::panic::catch_unwind(|| run::run(case, machine, { all }.0)).unwrap_or_else(|panic| {
+                    let text = panic.downcast_ref::<String>().map(String::as_str);
+                    let text = text
+                        .or_else(|| panic.downcast_ref::<&str>().copied())
+                        .unwrap_or("no message");
+                    let mut record = Record {
+                        operator: case.operator(),
+                        opset: case.opset(),
+                        ..Record::default()
+                    };
+                    record.all(&Outcome::failed("panic", text));
+                    record
+                })
+            }
             Some(Err(message)) => {
                 let mut record = Record::default();
-                record.all(&Outcome::Unsupported(message));
+                record.all(&Outcome::Unsupported(message.clone()));
                 record
             }
             None => return Err("no store".into()),
         };
         record.name = name.to_string();
         record.millis = started.elapsed().as_millis() as u64;
-        println!("{}", record.line());
-        std::io::stdout().flush().map_err(|e| e.to_string())?;
+        tell(&record)?;
+        if let (true, true, Some(Ok(case))) = (opencl, record.outcome().passed(), case) {
+            pending.push(Pending { case, record, ran });
+        }
     }
     Ok(())
 }
@@ -238,8 +270,16 @@ fn summary(records: &[Record], verbose: bool) {
     }
     let count = |f: &dyn Fn(&Record) -> &Outcome| records.iter().filter(|r| f(r).passed()).count();
     let classes = |c: &str| records.iter().filter(|r| r.outcome().class() == c).count();
+    let on_opencl: Vec<&Outcome> = records.iter().filter_map(|r| r.opencl.as_ref()).collect();
+    let opencl = match on_opencl.is_empty() {
+        true => String::new(),
+        false => {
+            let passed = on_opencl.iter().filter(|o| o.passed()).count();
+            format!(", opencl {passed} of {}", on_opencl.len())
+        }
+    };
     println!(
-        "{} tests: {} passed on all, {} failed, {} unsupported; eval {}, sim {}, cpu {}; {} with an input fixed at compile time",
+        "{} tests: {} passed on all, {} failed, {} unsupported; eval {}, sim {}, cpu {}{opencl}; {} with an input fixed at compile time",
         records.len(),
         classes("passed"),
         classes("failed"),
@@ -255,6 +295,10 @@ fn checked(wanted: &Wanted) -> Result<bool, String> {
     let fetched = wanted.full || wanted.light || !wanted.opencl && !wanted.names.is_empty();
     let store = store(fetched)?;
     let tests = tests(wanted, &store)?;
+    if wanted.opencl {
+        let kernels = OpenCl::default().kernels().map_err(|e| e.to_string())?;
+        println!("opencl: {}", kernels.device().name);
+    }
     let from = if fetched { "fetched" } else { "committed" };
     let records = workers::run(
         &tests,

@@ -85,6 +85,8 @@ pub struct Record {
     pub sim: Outcome,
     /// The cpu executor.
     pub cpu: Outcome,
+    /// The opencl executor, where it was asked for.
+    pub opencl: Option<Outcome>,
     /// Largest error in units of the last place.
     pub ulp: f64,
     /// Milliseconds that it took.
@@ -100,14 +102,17 @@ impl Record {
     /// The worst outcome, the interpreter's first.
     pub fn outcome(&self) -> &Outcome {
         let all = [&self.eval, &self.sim, &self.cpu];
-        all.into_iter().find(|o| !o.passed()).unwrap_or(&self.cpu)
+        all.into_iter()
+            .chain(&self.opencl)
+            .find(|o| !o.passed())
+            .unwrap_or(&self.cpu)
     }
 
     /// One line.
     pub fn line(&self) -> String {
         json!({
             "name": self.name, "operator": self.operator, "opset": self.opset, "fixed": self.fixed, "target": self.target, "chips": self.chips,
-            "eval": self.eval.json(), "sim": self.sim.json(), "cpu": self.cpu.json(), "ulp": self.ulp, "millis": self.millis,
+            "eval": self.eval.json(), "sim": self.sim.json(), "cpu": self.cpu.json(), "opencl": self.opencl.as_ref().map(Outcome::json), "ulp": self.ulp, "millis": self.millis,
         })
         .to_string()
     }
@@ -133,6 +138,7 @@ impl Record {
             eval: Outcome::of(&v["eval"]),
             sim: Outcome::of(&v["sim"]),
             cpu: Outcome::of(&v["cpu"]),
+            opencl: v.get("opencl").filter(|o| !o.is_null()).map(Outcome::of),
             ulp: v["ulp"].as_f64()?,
             millis: v["millis"].as_u64()?,
         })

@@ -1,4 +1,5 @@
-//! One test through the whole line: import, lower, the interpreter; then compile, prove, simulate, and run by the cpu executor.
+//! One test through the whole line: import, lower, the interpreter; then compile, prove, simulate, and run by the cpu executor. What
+//! the opencl executor is to repeat is kept: its kernels are built for many tests at once.
 
 use crate::case::Case;
 use crate::compare;
@@ -6,9 +7,10 @@ use crate::outcome::{Outcome, Record};
 use lockstep::graph::{Graph, Verified};
 use lockstep::isa::artifact::HostDType;
 use lockstep::runtime::host_convert::{to_chip, to_host};
+use lockstep::runtime::opencl::Kernels;
 use lockstep::{
     Artifact, Chips, CompileError, CompileErrorKind, ConstInput, HostTensor, ImportError, ImportOptions, LoadOptions,
-    Options, Silent, TensorView, files, lookup,
+    Options, Session, Silent, TensorView, files, lookup,
 };
 use lockstep_compiler::lower::lower;
 use lockstep_compiler::tir::TensorIr;
@@ -46,8 +48,14 @@ impl Machine {
     }
 }
 
-/// Runs a test, with `opencl` also on an OpenCL device.
-pub fn run(case: &Case, machine: Machine, opencl: bool) -> Record {
+/// An artifact of a test and the bits that it gave on the simulator.
+pub struct Ran {
+    artifact: Arc<Artifact>,
+    bits: Vec<HostTensor>,
+}
+
+/// Runs a test. What the simulator and the cpu executor agree on goes into `ran`.
+pub fn run(case: &Case, machine: Machine, ran: &mut Vec<Ran>) -> Record {
     let machine = machine.for_data(case);
     let mut record = Record {
         target: machine.target.to_string(),
@@ -73,7 +81,7 @@ pub fn run(case: &Case, machine: Machine, opencl: bool) -> Record {
     };
     (record.sim, record.cpu) = (Outcome::Passed, Outcome::Passed);
     for &chips in machine.chips {
-        execute(case, &graph, machine.target, chips, opencl, &mut record);
+        execute(case, &graph, machine.target, chips, ran, &mut record);
         if !record.sim.passed() || !record.cpu.passed() {
             break;
         }
@@ -241,7 +249,7 @@ fn compile(graph: &Verified<Graph>, target: &str, chips: Chips) -> Result<Arc<Ar
 }
 
 /// Compiles for a number of chips (for as many as the model can use, or needs) and runs on the executors.
-fn execute(case: &Case, graph: &Verified<Graph>, target: &str, chips: u16, opencl: bool, record: &mut Record) {
+fn execute(case: &Case, graph: &Verified<Graph>, target: &str, chips: u16, ran: &mut Vec<Ran>, record: &mut Record) {
     let mut made = compile(graph, target, Chips::Exactly(chips));
     let refused = |e: &CompileError| match e.kind {
         CompileErrorKind::Options(_) => chips > 1,
@@ -262,7 +270,10 @@ fn execute(case: &Case, graph: &Verified<Graph>, target: &str, chips: u16, openc
     record.chips.push(artifact.n_chips);
     let mut results = Vec::new();
     for backend in ["sim", "cpu"] {
-        let outcome = run_on(case, &artifact, backend, &record.fixed);
+        let session = lookup(backend).and_then(|e| e.load(Arc::clone(&artifact), &LoadOptions::default()));
+        let outcome = session
+            .map_err(|e| format!("load: {e}"))
+            .and_then(|mut s| run_on(case, &artifact, s.as_mut(), &record.fixed));
         let (outcome, bits) = match outcome {
             Ok((ulp, bits)) => {
                 record.ulp = record.ulp.max(ulp);
@@ -282,26 +293,48 @@ fn execute(case: &Case, graph: &Verified<Graph>, target: &str, chips: u16, openc
     if sim != cpu {
         record.cpu = Outcome::failed("cpu", "the bits differ from the simulator's");
     }
-    if opencl {
-        let differs = match run_on(case, &artifact, "opencl", &record.fixed) {
-            Ok((_, bits)) if bits == *sim => return,
-            Ok(_) => "the bits differ from the simulator's".to_owned(),
-            Err(message) => message,
-        };
-        record.cpu = Outcome::failed("opencl", differs);
+    if let Some(bits) = results.into_iter().flatten().next() {
+        ran.push(Ran { artifact, bits });
+    }
+}
+
+/// Builds the kernels of all these artifacts; what does not build fails again where it is loaded.
+pub fn build<'a>(kernels: &mut Kernels, ran: impl Iterator<Item = &'a Ran>) {
+    let artifacts: Vec<Arc<Artifact>> = ran.map(|r| Arc::clone(&r.artifact)).collect();
+    let _ = kernels.add(&artifacts, &LoadOptions::default());
+}
+
+/// Runs what the other executors ran on an OpenCL device and compares the bits.
+pub fn repeat(case: &Case, fixed: &[String], ran: &[Ran], kernels: &mut Kernels) -> Outcome {
+    for Ran { artifact, bits } in ran {
+        let session = kernels.load(Arc::clone(artifact), None, &LoadOptions::default());
+        let found = session
+            .map_err(|e| format!("load: {e}"))
+            .and_then(|mut s| run_on(case, artifact, &mut s, fixed));
+        match found {
+            Ok((_, found)) if found == *bits => {}
+            Ok(_) => {
+                let chips = artifact.n_chips;
+                return Outcome::failed(
+                    "opencl",
+                    format!("the bits on {chips} chips differ from the simulator's"),
+                );
+            }
+            Err(message) => return Outcome::failed("opencl", message),
+        }
+    }
+    match ran.is_empty() {
+        true => Outcome::failed("opencl", "there is nothing to compare with"),
+        false => Outcome::Passed,
     }
 }
 
 fn run_on(
     case: &Case,
-    artifact: &Arc<Artifact>,
-    backend: &str,
+    artifact: &Artifact,
+    session: &mut dyn Session,
     fixed: &[String],
 ) -> Result<(f64, Vec<HostTensor>), String> {
-    let executor = lookup(backend).map_err(|e| e.to_string())?;
-    let mut session = executor
-        .load(Arc::clone(artifact), &LoadOptions::default())
-        .map_err(|e| format!("load: {e}"))?;
     let entry = &artifact.entries[0];
     let (mut worst, mut all) = (0.0f64, Vec::new());
     for (inputs, wanted) in usable(case, fixed) {

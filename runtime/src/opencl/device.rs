@@ -20,7 +20,9 @@ use opencl3::memory::{
 use opencl3::platform::get_platforms;
 use opencl3::program::Program;
 use opencl3::types::{CL_BLOCKING, cl_device_id};
+use std::cell::RefCell;
 use std::ops::Range;
+use std::rc::Rc;
 
 /// `CL_PLATFORM_NOT_FOUND_KHR`: a library without a driver.
 const NO_PLATFORM: i32 = -1001;
@@ -105,11 +107,11 @@ pub struct Open {
     // Dropped in this order: what a queue still uses comes after it.
     queue: CommandQueue,
     launches: Vec<(Kernel, Range3)>,
-    programs: Vec<Program>,
+    programs: Rc<RefCell<Vec<Program>>>,
     buffers: Vec<Buffer<u8>>,
     /// What buffers lie over.
     held: Vec<SharedBytes>,
-    context: Context,
+    context: Rc<Context>,
     id: cl_device_id,
 }
 
@@ -138,19 +140,8 @@ pub fn open(n: Option<usize>) -> Result<Open, String> {
     }
     let failed = |e: ClError| format!("device {:?} cannot be opened: {e}", device.name);
     let context = Context::from_device(&Raw::new(id)).map_err(failed)?;
-    // SAFETY: the device belongs to the context, and no property is one that the device may lack.
-    #[allow(deprecated)]
-    let queue = unsafe { CommandQueue::create(&context, id, 0) }.map_err(failed)?;
-    Ok(Open {
-        device,
-        queue,
-        launches: Vec::new(),
-        programs: Vec::new(),
-        buffers: Vec::new(),
-        held: Vec::new(),
-        context,
-        id,
-    })
+    let context = Rc::new(context);
+    Open::new(device.clone(), id, context, Rc::default()).map_err(failed)
 }
 
 fn lost(call: &'static str) -> impl FnOnce(ClError) -> Failure {
@@ -160,6 +151,27 @@ fn lost(call: &'static str) -> impl FnOnce(ClError) -> Failure {
 }
 
 impl Open {
+    fn new(
+        device: Device,
+        id: cl_device_id,
+        context: Rc<Context>,
+        programs: Rc<RefCell<Vec<Program>>>,
+    ) -> opencl3::Result<Open> {
+        // SAFETY: the device belongs to the context, and no property is one that the device may lack.
+        #[allow(deprecated)]
+        let queue = unsafe { CommandQueue::create(&context, id, 0) }?;
+        Ok(Open {
+            device,
+            queue,
+            launches: Vec::new(),
+            programs,
+            buffers: Vec::new(),
+            held: Vec::new(),
+            context,
+            id,
+        })
+    }
+
     fn create(&mut self, flags: cl_mem_flags, bytes: usize, from: *const u8) -> Driven<usize> {
         // SAFETY: where `from` is not null, the caller has `bytes` readable bytes there, which live as long as this device where
         // the flags say that they are used in place.
@@ -183,6 +195,12 @@ impl Open {
 impl Driver for Open {
     fn device(&self) -> &Device {
         &self.device
+    }
+
+    fn another(&self) -> Driven<Box<dyn Driver>> {
+        let (context, programs) = (Rc::clone(&self.context), Rc::clone(&self.programs));
+        let made = Open::new(self.device.clone(), self.id, context, programs);
+        Ok(Box::new(made.map_err(lost("clCreateCommandQueue"))?))
     }
 
     fn buffer(&mut self, contents: Contents<'_>) -> Driven<usize> {
@@ -236,21 +254,24 @@ impl Driver for Open {
                 log: format!("{e}\n{}", log.trim_end_matches('\0').trim()),
             });
         }
-        self.programs.push(program);
-        Ok(self.programs.len() - 1)
+        let mut programs = self.programs.borrow_mut();
+        programs.push(program);
+        Ok(programs.len() - 1)
     }
 
     fn binary(&mut self, program: usize) -> Option<Vec<u8>> {
-        let mut all = self.programs.get(program)?.get_binaries().ok()?;
+        let mut all = self.programs.borrow().get(program)?.get_binaries().ok()?;
         all.pop().filter(|b| !b.is_empty())
     }
 
     fn launch(&mut self, program: usize, kernel: &str, buffers: &[usize], number: u64, range: Range3) -> Driven<usize> {
-        let Some(p) = self.programs.get(program) else {
-            let what = format!("program {program} does not exist");
-            return Err(Failure::Lost { what });
+        let made = match self.programs.borrow().get(program) {
+            Some(p) => Kernel::create(p, kernel).map_err(lost("clCreateKernel"))?,
+            None => {
+                let what = format!("program {program} does not exist");
+                return Err(Failure::Lost { what });
+            }
         };
-        let made = Kernel::create(p, kernel).map_err(lost("clCreateKernel"))?;
         for (i, &b) in buffers.iter().enumerate() {
             let buffer = self.buffer_of(b)?.get();
             // SAFETY: the kernels of this executor take buffers first.

@@ -74,10 +74,17 @@ pub struct Range3 {
     pub group: [usize; 3],
 }
 
-/// A device with its buffers, programs and launches. Those are numbered from 0 in the order in which they were made.
+/// A device with its buffers, programs and launches. Those are numbered from 0 in the order in which they were made; programs over
+/// all drivers that came from one another.
 pub trait Driver {
     /// The device.
     fn device(&self) -> &Device;
+
+    /// A driver of the same device that has the same programs, but no buffers and no launches.
+    ///
+    /// # Errors
+    /// A lost device.
+    fn another(&self) -> Driven<Box<dyn Driver>>;
 
     /// Makes a buffer.
     ///

@@ -1,7 +1,7 @@
 //! The executor `opencl`: every step of a plan is a launch of a kernel on an accelerator.
 //!
 //! Loading links the artifact to the same steps as the cpu executor's ([`crate::plan`]) and writes a kernel for each kind of step
-//! ([`tape`], [`step`]); addresses are parameters, so that few kernels serve all chains of all chips ([`stream`]). All memory is the
+//! ([`tape`], [`step`]), built once for all sessions of a device ([`kernels`]); addresses are parameters, so that few kernels serve all chains of all chips ([`stream`]). All memory is the
 //! device's: chip memory with the states, scratch, constants and weights. A run writes the inputs, replays the launches, which were
 //! fixed at load, and reads the outputs. It allocates nothing and decides nothing.
 //!
@@ -10,6 +10,7 @@
 
 pub mod device;
 pub mod driver;
+pub mod kernels;
 pub mod prelude;
 pub mod session;
 pub mod step;
@@ -22,6 +23,7 @@ use crate::error::ExecError;
 use crate::executor::{Executor, LoadOptions, Session};
 pub use device::devices;
 pub use driver::Device;
+pub use kernels::Kernels;
 use lockstep_isa::Artifact;
 pub use session::OpenClSession;
 use std::sync::Arc;
@@ -43,14 +45,24 @@ pub struct OpenCl {
     pub store: Option<Arc<dyn KernelStore>>,
 }
 
+impl OpenCl {
+    /// The device with no kernels yet, for several artifacts.
+    ///
+    /// # Errors
+    /// No library, no driver, no such device, one that cannot be used.
+    pub fn kernels(&self) -> Result<Kernels, ExecError> {
+        let driver = device::open(self.device).map_err(|what| ExecError::NoDevice { what })?;
+        Ok(Kernels::new(Box::new(driver)))
+    }
+}
+
 impl Executor for OpenCl {
     fn name(&self) -> &'static str {
         "opencl"
     }
 
     fn load(&self, artifact: Arc<Artifact>, options: &LoadOptions) -> Result<Box<dyn Session>, ExecError> {
-        let driver = device::open(self.device).map_err(|what| ExecError::NoDevice { what })?;
-        let session = OpenClSession::load(artifact, Box::new(driver), self.store.as_deref(), options)?;
+        let session = self.kernels()?.load(artifact, self.store.as_deref(), options)?;
         Ok(Box::new(session))
     }
 }

@@ -1,7 +1,8 @@
 //! A loaded artifact on a device.
 
 use super::KernelStore;
-use super::driver::{Contents, Driven, Driver, Failure, Range3};
+use super::driver::{Contents, Device, Driven, Driver, Failure, Range3};
+use super::kernels::Kernels;
 use super::stream::{Launches, Stream};
 use super::work::Shape;
 use crate::error::ExecError;
@@ -19,10 +20,6 @@ use std::time::Instant;
 
 /// Bytes after the rows of a buffer: products load whole registers.
 const SPARE_BYTES: u64 = 256;
-/// Bytes of the hash before what a store keeps.
-const HASH_BYTES: usize = 32;
-/// Most characters of a build log in an error.
-const LOG_CHARS: usize = 400;
 
 /// A session on a device.
 pub struct OpenClSession {
@@ -44,29 +41,29 @@ struct EntryRun {
     what: Vec<(u32, &'static str)>,
 }
 
+/// The plan of an artifact and its steps as launches.
+pub(super) fn link(artifact: &Artifact, device: &Device, options: &LoadOptions) -> Result<(Loaded, Stream), ExecError> {
+    let loaded = plan::load(artifact, options.max_memory_bytes, true)?;
+    let mut stream = Stream::new(Shape::of(device, artifact.target.word_bytes()));
+    for plan in &loaded.plans {
+        stream.entry(plan, &loaded.pool);
+    }
+    Ok((loaded, stream))
+}
+
 impl OpenClSession {
-    /// Loads an artifact onto the device of a driver.
-    ///
-    /// # Errors
-    /// An artifact that contradicts itself; too little memory; a kernel that does not build; a lost device.
-    pub fn load(
+    /// Loads an artifact onto a device with its kernels.
+    pub(super) fn load(
         artifact: Arc<Artifact>,
-        mut driver: Box<dyn Driver>,
+        kernels: &mut Kernels,
         store: Option<&dyn KernelStore>,
         options: &LoadOptions,
     ) -> Result<OpenClSession, ExecError> {
-        let Loaded {
-            memory,
-            plans,
-            pool,
-            row_bytes: _,
-        } = plan::load(&artifact, options.max_memory_bytes, true)?;
-        let host = HostIo::new(&artifact, &memory, options.max_memory_bytes)?;
+        let mut driver = kernels.another()?;
         let device = driver.device().clone();
-        let mut stream = Stream::new(Shape::of(&device, artifact.target.word_bytes()));
-        for plan in &plans {
-            stream.entry(plan, &pool);
-        }
+        let (loaded, mut stream) = link(&artifact, &device, options)?;
+        let Loaded { memory, pool, .. } = loaded;
+        let host = HostIo::new(&artifact, &memory, options.max_memory_bytes)?;
         let scratch = stream.scratch as u64;
         let local = stream.local_bytes as u64;
         if local > device.local_bytes {
@@ -127,7 +124,7 @@ impl OpenClSession {
             weights.push(buffer("weights", Contents::Held(artifact.weights.clone(), range))?);
         }
 
-        let built = build(driver.as_mut(), &stream, store, &artifact)?;
+        let (places, new) = kernels.places(&stream, store, &artifact)?;
         let lost = |f: Failure| failure(&device.name, "launches", device.memory_bytes, f);
         let buffers = |part: usize| {
             let weights = weights.get(part).copied().unwrap_or(pool);
@@ -136,11 +133,10 @@ impl OpenClSession {
         let mut first = Vec::new();
         for (l, &base) in launches.iter().zip(&bases) {
             let range = range(l.groups, l.local, l.blocks.len());
-            let name = format!("k{}", l.kernel);
-            let id = driver
-                .launch(built.program, &name, &buffers(l.part), base, range)
-                .map_err(lost)?;
-            first.push(id);
+            if let Some(k) = places.get(l.kernel) {
+                let id = driver.launch(k.program, &k.name, &buffers(l.part), base, range);
+                first.push(id.map_err(lost)?);
+            }
         }
         let first = first.first().copied().unwrap_or(0);
         // Once for each kernel: what a driver still has to do for the first launch is done here.
@@ -148,15 +144,17 @@ impl OpenClSession {
         for l in &launches {
             if shapes.insert((l.kernel, l.local)) {
                 let range = range([1, 1], l.local, 1);
-                let name = format!("k{}", l.kernel);
-                let id = driver
-                    .launch(built.program, &name, &buffers(0), idle, range)
-                    .map_err(lost)?;
-                driver.run(id..id + 1).map_err(lost)?;
+                if let Some(k) = places.get(l.kernel) {
+                    let id = driver.launch(k.program, &k.name, &buffers(0), idle, range);
+                    let id = id.map_err(lost)?;
+                    driver.run(id..id + 1).map_err(lost)?;
+                }
             }
         }
         driver.finish().map_err(lost)?;
-        built.keep(driver.as_mut(), store);
+        if let (Some(new), Some(store)) = (new, store) {
+            new.keep(driver.as_mut(), store);
+        }
 
         let entries = artifact.entries.iter().zip(&entries).map(|(entry, own)| {
             let spans = |list: &[Signature]| {
@@ -280,89 +278,6 @@ impl Session for OpenClSession {
     }
 }
 
-/// A built program, and where it is to be kept.
-struct Built {
-    program: usize,
-    /// Its key, if it was built from source.
-    new: Option<String>,
-}
-
-impl Built {
-    /// Keeps the binary with a hash before it.
-    fn keep(&self, driver: &mut dyn Driver, store: Option<&dyn KernelStore>) {
-        let (Some(key), Some(store)) = (&self.new, store) else {
-            return;
-        };
-        if let Some(binary) = driver.binary(self.program) {
-            let mut bytes = blake3::hash(&binary).as_bytes().to_vec();
-            bytes.extend(binary);
-            store.put(key, &bytes);
-        }
-    }
-}
-
-/// Builds all kernels as one program, or takes it from the store. What the store has that is damaged or that the driver
-/// refuses is built again.
-fn build(
-    driver: &mut dyn Driver,
-    stream: &Stream,
-    store: Option<&dyn KernelStore>,
-    artifact: &Artifact,
-) -> Result<Built, ExecError> {
-    let prelude = stream.prelude();
-    let mut source = prelude.clone();
-    for i in 0..stream.kernels.len() {
-        source += &stream.text(i);
-    }
-    let device = driver.device().clone();
-    let mut hash = blake3::Hasher::new();
-    for part in [source.as_str(), &device.name, &device.platform, &device.driver] {
-        hash.update(part.as_bytes()).update(&[0]);
-    }
-    let key = hash.finalize().to_hex().to_string();
-    if let Some(bytes) = store.and_then(|s| s.get(&key))
-        && let Some((hash, binary)) = bytes.split_at_checked(HASH_BYTES)
-        && blake3::hash(binary).as_bytes() == hash
-        && let Ok(program) = driver.program(&source, Some(binary))
-    {
-        return Ok(Built { program, new: None });
-    }
-    let failed = match driver.program(&source, None) {
-        Ok(program) => {
-            return Ok(Built {
-                program,
-                new: Some(key),
-            });
-        }
-        Err(f) => f,
-    };
-    let Failure::Build { log } = failed else {
-        return Err(failure(&device.name, "kernels", device.memory_bytes, failed));
-    };
-    // Which of them it is, and for which chain it was written.
-    let mut bad = None;
-    for i in 0..stream.kernels.len() {
-        let text = format!("{prelude}{}", stream.text(i));
-        if let Err(Failure::Build { log }) = driver.program(&text, None) {
-            bad = Some((i, log));
-            break;
-        }
-    }
-    let (chain, log) = match bad.and_then(|(i, log)| Some((stream.kernels.get(i)?, log))) {
-        Some(((_, entry, chain), log)) => {
-            let entry = artifact.entries.get(*entry).map_or("", |e| e.name.as_str());
-            (format!("entry {entry:?} chain h{chain}"), log)
-        }
-        None => ("all chains".to_owned(), log),
-    };
-    let line: String = log.split_whitespace().collect::<Vec<_>>().join(" ");
-    Err(ExecError::Kernel {
-        device: device.name,
-        chain,
-        log: line.chars().take(LOG_CHARS).collect(),
-    })
-}
-
 fn too_large(device: &str, what: &str, needed: u64, available: u64) -> ExecError {
     ExecError::DeviceMemory {
         device: device.to_owned(),
@@ -372,7 +287,7 @@ fn too_large(device: &str, what: &str, needed: u64, available: u64) -> ExecError
     }
 }
 
-fn failure(device: &str, what: &str, available: u64, f: Failure) -> ExecError {
+pub(super) fn failure(device: &str, what: &str, available: u64, f: Failure) -> ExecError {
     match f {
         Failure::Memory { needed } => too_large(device, what, needed, available),
         Failure::Build { log } => ExecError::Kernel {

@@ -301,16 +301,6 @@ impl Stream {
     pub fn prelude(&self) -> String {
         prelude::text(self.shape.items) + &step::prelude(self.shape.width)
     }
-
-    /// The text of a kernel, by its index.
-    pub fn text(&self, i: usize) -> String {
-        let body = self.kernels.get(i).map_or("", |(k, ..)| k.text.as_str());
-        format!(
-            "__kernel void k{i}(__global uchar *mem, __global uchar *scr, __global const uchar *pool, \
-             __global const uchar *wts, __global const long *par, const ulong base) {{\n    \
-             __global const long *P = par + par[base + get_group_id(2)];\n{body}}}\n"
-        )
-    }
 }
 
 /// Chains by the longest way to them: those of a level need none of each other.

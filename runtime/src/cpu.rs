@@ -93,7 +93,7 @@ impl CpuSession {
         let shared = Shared {
             kernels,
             plans,
-            pool: aligned(&pool, options)?,
+            pool,
             row_bytes,
         };
         let bytes = zeroed(scratch as u64 * threads as u64, options)?;
@@ -137,13 +137,6 @@ fn zeroed(n: u64, options: &LoadOptions) -> Result<Aligned, ExecError> {
         return Err(error(options.max_memory_bytes));
     }
     Aligned::zeroed(n).ok_or(error(0))
-}
-
-/// A copy of bytes that begins at a cache line.
-fn aligned(bytes: &[u8], options: &LoadOptions) -> Result<Aligned, ExecError> {
-    let mut copy = zeroed(bytes.len() as u64, options)?;
-    copy.as_mut_slice().copy_from_slice(bytes);
-    Ok(copy)
 }
 
 impl CpuSession {

@@ -31,109 +31,155 @@ pub struct RunError {
     pub allowed: String,
 }
 
-type Checked = Result<(), RunError>;
+/// Boxed, so that what goes well is returned in a register.
+type Checked = Result<(), Box<RunError>>;
+
+/// Fields that not every opcode uses, one bit each; of the immediates, immediate i is `IMM0 << i`.
+mod field {
+    pub const ALU: u32 = 1 << 0;
+    pub const A: u32 = 1 << 1;
+    pub const B: u32 = 1 << 2;
+    pub const C: u32 = 1 << 3;
+    pub const OUT: u32 = 1 << 4;
+    pub const ADDR: u32 = 1 << 5;
+    pub const ADDR2: u32 = 1 << 6;
+    pub const WORDS: u32 = 1 << 7;
+    pub const ROW_STRIDE: u32 = 1 << 8;
+    pub const LIMIT: u32 = 1 << 9;
+    pub const WINDOW: u32 = 1 << 10;
+    pub const BELTS: u32 = 1 << 11;
+    pub const ACC_IN: u32 = 1 << 12;
+    pub const SWAP: u32 = 1 << 13;
+    pub const FOLD_DIMS: u32 = 1 << 14;
+    pub const EMIT_EVERY: u32 = 1 << 15;
+    pub const N_OUT: u32 = 1 << 16;
+    pub const SEGMENT: u32 = 1 << 17;
+    pub const IMM0: u32 = 1 << 18;
+}
 
 impl Run {
+    /// The fields that the opcode uses, as bits of [`field`].
+    fn used(&self) -> u32 {
+        use field::*;
+        let when = |condition: bool, bit: u32| if condition { bit } else { 0 };
+        match self.op {
+            Opcode::Read => OUT | ADDR | WORDS,
+            Opcode::Write => A | ADDR | WORDS,
+            Opcode::Gather => A | ADDR | ROW_STRIDE | LIMIT | OUT,
+            Opcode::Scatter => A | B | ADDR | ROW_STRIDE | LIMIT,
+            Opcode::LoadRow | Opcode::LoadCol => A | BELTS | WINDOW | when(self.b.src != Src::None, B),
+            Opcode::Mul => {
+                let addresses = when(self.acc_in == AccIn::Row, ADDR) | when(self.out.is_none(), ADDR2);
+                A | OUT | ACC_IN | SWAP | addresses | when(self.acc_in == AccIn::Stream, B)
+            }
+            Opcode::Alu => {
+                let operands = [0, A, A | B, A | B | C];
+                let used = operands[self.alu.arity().min(3)];
+                let named = |o: &Operand, bit: u32| match o.src {
+                    Src::Imm(i) if used & bit != 0 && i < 3 => IMM0 << i,
+                    _ => 0,
+                };
+                let imm = named(&self.a, A) | named(&self.b, B) | named(&self.c, C);
+                ALU | OUT | used | imm | when(self.alu == AluOp::Iota, IMM0)
+            }
+            Opcode::Fold => A | OUT | ALU | FOLD_DIMS | EMIT_EVERY,
+            Opcode::Permute => A | B | OUT | IMM0,
+            Opcode::Transpose => A | OUT | N_OUT,
+            Opcode::Reduce => A | OUT | ALU | SEGMENT,
+            Opcode::Send => A,
+            Opcode::Recv => OUT,
+        }
+    }
+
+    /// The fields that are not at their default, as bits of [`field`].
+    fn present(&self) -> u32 {
+        use field::*;
+        let bit = |there: bool, bit: u32| if there { bit } else { 0 };
+        let operand = |o: &Operand| !(matches!(o.src, Src::None) && o.delay == 0 && matches!(o.dtype, DType::F32));
+        let address = |a: &Addr| a.base != 0 || a.strides != [0; 3];
+        let w = &self.window;
+        bit(!matches!(self.alu, AluOp::Add), ALU)
+            | bit(operand(&self.a), A)
+            | bit(operand(&self.b), B)
+            | bit(operand(&self.c), C)
+            | bit(self.out.is_some(), OUT)
+            | bit(address(&self.addr), ADDR)
+            | bit(address(&self.addr2), ADDR2)
+            | bit(self.words != 0, WORDS)
+            | bit(self.row_stride != 0, ROW_STRIDE)
+            | bit(self.limit != 0, LIMIT)
+            | bit(w.n0 | w.n1 | w.k0 | w.k1 != 0, WINDOW)
+            | bit(self.belts != 0, BELTS)
+            | bit(!matches!(self.acc_in, AccIn::Zero), ACC_IN)
+            | bit(self.swap, SWAP)
+            | bit(self.fold_dims != 0, FOLD_DIMS)
+            | bit(self.emit_every, EMIT_EVERY)
+            | bit(self.n_out != 0, N_OUT)
+            | bit(self.segment != 0, SEGMENT)
+            | bit(self.imm[0] != 0, IMM0)
+            | bit(self.imm[1] != 0, IMM0 << 1)
+            | bit(self.imm[2] != 0, IMM0 << 2)
+    }
+
     /// The run with every field that its opcode does not use at its default, and with strides of dimensions that do
     /// not step at zero. Encoding demands that a run equals its normal form.
     pub fn normal(&self) -> Run {
         let mut n = Run::new(self.op, self.dtype, self.queue);
         (n.cycle, n.dims, n.lo, n.hi) = (self.cycle, self.dims, self.lo, self.hi);
-        let step = |a: Addr| {
-            let mut a = a;
-            for (stride, dim) in a.strides.iter_mut().zip(&self.dims) {
-                if dim.count <= 1 {
-                    *stride = 0;
-                }
-            }
-            a
-        };
         for d in &mut n.dims {
             if d.count <= 1 {
                 d.stride = 0;
             }
         }
-        match self.op {
-            Opcode::Read => (n.out, n.addr, n.words) = (self.out, step(self.addr), self.words),
-            Opcode::Write => (n.a, n.addr, n.words) = (self.a, step(self.addr), self.words),
-            Opcode::Gather | Opcode::Scatter => {
-                n.a = self.a;
-                n.addr = step(self.addr);
-                (n.row_stride, n.limit) = (self.row_stride, self.limit);
-                if self.op == Opcode::Gather {
-                    n.out = self.out;
-                } else {
-                    n.b = self.b;
+        let used = self.used();
+        macro_rules! keep {
+            ($($field:ident $bit:ident,)*) => { $(if used & field::$bit != 0 { n.$field = self.$field; })* };
+        }
+        keep!(alu ALU, a A, b B, c C, out OUT, addr ADDR, addr2 ADDR2, words WORDS, row_stride ROW_STRIDE, limit LIMIT,);
+        keep!(window WINDOW, belts BELTS, acc_in ACC_IN, swap SWAP, fold_dims FOLD_DIMS, emit_every EMIT_EVERY,);
+        keep!(n_out N_OUT, segment SEGMENT,);
+        for (i, (to, from)) in n.imm.iter_mut().zip(self.imm).enumerate() {
+            if used & (field::IMM0 << i) != 0 {
+                *to = from;
+            }
+        }
+        for addr in [&mut n.addr, &mut n.addr2] {
+            for (stride, dim) in addr.strides.iter_mut().zip(&self.dims) {
+                if dim.count <= 1 {
+                    *stride = 0;
                 }
             }
-            Opcode::LoadRow | Opcode::LoadCol => {
-                (n.a, n.belts, n.window) = (self.a, self.belts, self.window);
-                if self.b.src != Src::None {
-                    n.b = self.b;
-                }
-            }
-            Opcode::Mul => {
-                (n.a, n.out, n.acc_in, n.swap) = (self.a, self.out, self.acc_in, self.swap);
-                if self.acc_in == AccIn::Row {
-                    n.addr = step(self.addr);
-                }
-                if self.acc_in == AccIn::Stream {
-                    n.b = self.b;
-                }
-                if self.out.is_none() {
-                    n.addr2 = step(self.addr2);
-                }
-            }
-            Opcode::Alu => {
-                (n.alu, n.out) = (self.alu, self.out);
-                let arity = self.alu.arity();
-                for (i, (to, from)) in [(&mut n.a, self.a), (&mut n.b, self.b), (&mut n.c, self.c)]
-                    .into_iter()
-                    .enumerate()
-                {
-                    if i < arity {
-                        *to = from;
-                    }
-                }
-                for i in 0..3u8 {
-                    let named = [n.a, n.b, n.c].iter().any(|o| o.src == Src::Imm(i));
-                    if named || (self.alu == AluOp::Iota && i == 0) {
-                        n.imm[i as usize] = self.imm[i as usize];
-                    }
-                }
-            }
-            Opcode::Fold => {
-                (n.a, n.out, n.alu) = (self.a, self.out, self.alu);
-                (n.fold_dims, n.emit_every) = (self.fold_dims, self.emit_every);
-            }
-            Opcode::Permute => {
-                (n.a, n.b, n.out) = (self.a, self.b, self.out);
-                n.imm[0] = self.imm[0];
-            }
-            Opcode::Transpose => (n.a, n.out, n.n_out) = (self.a, self.out, self.n_out),
-            Opcode::Reduce => {
-                (n.a, n.out, n.alu, n.segment) = (self.a, self.out, self.alu, self.segment);
-            }
-            Opcode::Send => n.a = self.a,
-            Opcode::Recv => n.out = self.out,
         }
         n
     }
 
-    fn error<T>(&self, field: &'static str, found: impl Debug, allowed: &str) -> Result<T, RunError> {
-        Err(RunError {
+    /// Whether the run equals its normal form.
+    fn is_normal(&self) -> bool {
+        let steps = |d: usize| {
+            let dim = &self.dims[d];
+            dim.count > 1 || (dim.stride == 0 && self.addr.strides[d] == 0 && self.addr2.strides[d] == 0)
+        };
+        self.present() & !self.used() == 0 && steps(0) && steps(1) && steps(2)
+    }
+
+    fn error<T>(&self, field: &'static str, found: impl Debug, allowed: &str) -> Result<T, Box<RunError>> {
+        Err(Box::new(RunError {
             op: self.op.mnemonic(),
             field,
             found: format!("{found:?}"),
             allowed: allowed.to_string(),
-        })
+        }))
     }
 
     /// Checks the run's shape, without any target.
     ///
     /// # Errors
     /// The first field that is not as its opcode demands.
-    pub fn check_shape(&self) -> Checked {
+    pub fn check_shape(&self) -> Result<(), RunError> {
+        self.shape().map_err(|e| *e)
+    }
+
+    fn shape(&self) -> Checked {
         if self.queue.unit() != self.op.unit() {
             return self.error("queue", self.queue, "a queue of the unit that issues this opcode");
         }
@@ -313,6 +359,9 @@ impl Run {
 
     /// Names the first field that differs from the normal form.
     fn check_unused(&self) -> Checked {
+        if self.is_normal() {
+            return self.check_operands();
+        }
         let n = self.normal();
         macro_rules! same {
             ($($field:ident)*) => {
@@ -321,9 +370,6 @@ impl Run {
                     return self.error(stringify!($field), self.$field, &allowed);
                 })*
             };
-        }
-        if *self == n {
-            return self.check_operands();
         }
         same!(alu a b c out addr addr2 words row_stride limit window belts acc_in swap fold_dims emit_every n_out segment imm);
         self.check_operands()
@@ -335,40 +381,42 @@ impl Run {
         if self.dtype == DType::I4 && !memory {
             return self.error("dtype", self.dtype, "any other: pairs are read for tile loads alone");
         }
-        let pairs = [self.a, self.b, self.c].map(|o| o.dtype == DType::I4);
         let load = matches!(self.op, Opcode::LoadRow);
-        if pairs[0] && !load && !memory || pairs[1] || pairs[2] {
+        let pairs = self.a.dtype == DType::I4 && !load && !memory;
+        if pairs || self.b.dtype == DType::I4 || self.c.dtype == DType::I4 {
             return self.error("operands", DType::I4, "pairs as rows of a load.row alone");
         }
-        let streams = [("a", self.a.src), ("b", self.b.src), ("c", self.c.src)];
-        let streams = streams.into_iter().filter_map(|(field, src)| match src {
-            Src::Stream(s) => Some((field, s)),
-            _ => None,
-        });
-        for (field, s) in streams.chain(self.out.map(|s| ("out", s))) {
-            if s.index > 63 {
-                return self.error(field, s.index, "stream 0..=63");
+        let operand = |field, o: &Operand| match o.src {
+            Src::Stream(s) if s.index > 63 => self.error(field, s.index, "stream 0..=63"),
+            Src::None if o.delay != 0 || o.dtype != DType::F32 => {
+                self.error(field, o, "delay 0 and dtype f32 where there is no operand")
             }
+            _ => Ok(()),
+        };
+        operand("a", &self.a)?;
+        operand("b", &self.b)?;
+        operand("c", &self.c)?;
+        match self.out {
+            Some(s) if s.index > 63 => self.error("out", s.index, "stream 0..=63"),
+            _ => Ok(()),
         }
-        for (field, o) in [("a", self.a), ("b", self.b), ("c", self.c)] {
-            if o.src == Src::None && o != Operand::default() {
-                return self.error(field, o, "delay 0 and dtype f32 where there is no operand");
-            }
-        }
-        Ok(())
     }
 
     /// Checks the run's shape and its bounds on a target.
     ///
     /// # Errors
     /// The first field that is out of bounds.
-    pub fn check(&self, target: &Target) -> Checked {
+    pub fn check(&self, target: &Target) -> Result<(), RunError> {
         self.check_shape()?;
         self.check_bounds(target)
     }
 
     /// The bounds of a run whose shape is known to be right.
-    pub(crate) fn check_bounds(&self, target: &Target) -> Checked {
+    pub(crate) fn check_bounds(&self, target: &Target) -> Result<(), RunError> {
+        self.bounds(target).map_err(|e| *e)
+    }
+
+    fn bounds(&self, target: &Target) -> Checked {
         self.check_queue(target)?;
         if self.hi > target.lanes {
             let allowed = format!("at most {} lanes", target.lanes);
@@ -376,10 +424,10 @@ impl Run {
         }
         let dtype_words = self.dtype.words();
         let vxm = self.op.unit() == UnitKind::Vxm;
-        for (field, o) in [("a", self.a), ("b", self.b), ("c", self.c)] {
-            let words = match (self.op, field) {
-                (Opcode::Write, _) => self.words as u16,
-                (Opcode::Send, _) => 1,
+        for (field, o) in [("a", &self.a), ("b", &self.b), ("c", &self.c)] {
+            let words = match self.op {
+                Opcode::Write => self.words as u16,
+                Opcode::Send => 1,
                 _ => o.dtype.words(),
             };
             match o.src {
@@ -471,7 +519,7 @@ impl Run {
 
     fn check_stream(&self, t: &Target, field: &'static str, s: Stream, words: u16, groups: u16) -> Checked {
         let (index, end) = (s.index as u16, s.index as u16 + words * groups);
-        if !index.is_multiple_of(words) || end > t.streams as u16 {
+        if index & words.wrapping_sub(1) != 0 || end > t.streams as u16 {
             let allowed = format!(
                 "a multiple of {words} with {} streams below {}",
                 words * groups,
@@ -485,16 +533,18 @@ impl Run {
     /// Checks that all addresses of the run, plus `extra`, lie in `0 .. size` and are aligned to `words`.
     fn check_addr(&self, field: &'static str, addr: Addr, size: u32, words: u16, extra: u64) -> Checked {
         let (mut low, mut high) = (addr.base as i64, addr.base as i64 + extra as i64);
+        // A dtype has 1, 2 or 4 words.
+        let align = words.wrapping_sub(1);
         for (dim, &stride) in self.dims.iter().zip(&addr.strides) {
             let reach = (dim.count as i64 - 1) * stride as i64;
             low += reach.min(0);
             high += reach.max(0);
-            if stride as i32 % words as i32 != 0 {
+            if stride & align as i16 != 0 {
                 let allowed = format!("strides that are multiples of {words}");
                 return self.error(field, addr.strides, &allowed);
             }
         }
-        if !addr.base.is_multiple_of(words) {
+        if addr.base & align != 0 {
             let allowed = format!("a multiple of {words}");
             return self.error(field, addr.base, &allowed);
         }

@@ -3,6 +3,7 @@
 //! Claims lie beside the program, take no SRAM, and are per chip.
 
 use crate::run::Window;
+use smallvec::SmallVec;
 
 /// Index of a run in the chip's program.
 pub type RunId = u32;
@@ -60,7 +61,7 @@ pub struct Claims {
     pub chain: ChainId,
     /// Producers of stream and ALU operands in the order a, b, c; for a tile load, of its belt groups in order; for a
     /// recv, of its word. Immediates have none.
-    pub operands: Vec<Producer>,
+    pub operands: SmallVec<[Producer; 3]>,
     /// Tile blocks of a mul, by first column, then first row.
     pub blocks: Vec<Block>,
     /// For a mul that starts from accumulator rows: the run that wrote them.

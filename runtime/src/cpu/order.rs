@@ -52,9 +52,10 @@ pub fn order(plan: &mut Plan, threads: usize, row_bytes: usize) {
     for (t, list) in lists.iter().enumerate() {
         // What this thread has waited for so far.
         let mut reached = vec![0u32; threads];
+        let mut need = vec![0u32; threads];
         for &u in list {
             let unit = &units[u as usize];
-            let mut need = vec![0u32; threads];
+            need.fill(0);
             for &b in &unit.before {
                 let (thread, position) = place[b as usize];
                 need[thread] = need[thread].max(position + 1);
@@ -212,10 +213,20 @@ impl Ready {
 /// at their time.
 fn assign(units: &[Unit], threads: usize) -> (Vec<(usize, u32)>, Vec<Vec<u32>>) {
     let mut missing: Vec<usize> = units.iter().map(|u| u.before.len()).collect();
-    let mut after: Vec<Vec<u32>> = vec![Vec::new(); units.len()];
+    // The units after each: those of unit u are `after[starts[u] .. starts[u + 1]]`.
+    let mut starts = vec![0usize; units.len() + 1];
+    for &b in units.iter().flat_map(|u| &u.before) {
+        starts[b as usize + 1] += 1;
+    }
+    for i in 0..units.len() {
+        starts[i + 1] += starts[i];
+    }
+    let mut ends = starts.clone();
+    let mut after = vec![0u32; starts[units.len()]];
     for (i, u) in units.iter().enumerate() {
         for &b in &u.before {
-            after[b as usize].push(i as u32);
+            after[ends[b as usize]] = i as u32;
+            ends[b as usize] += 1;
         }
     }
     // A unit prefers the thread that did most of what came before; the first of any goes to the thread that asks.
@@ -232,6 +243,7 @@ fn assign(units: &[Unit], threads: usize) -> (Vec<(usize, u32)>, Vec<Vec<u32>>) 
     let mut running: BTreeSet<(u64, u32)> = BTreeSet::new();
     let mut idle = vec![true; threads];
     let mut now = 0u64;
+    let mut share = vec![0.0; threads];
     loop {
         for t in 0..threads {
             if !idle[t] {
@@ -260,12 +272,12 @@ fn assign(units: &[Unit], threads: usize) -> (Vec<(usize, u32)>, Vec<Vec<u32>>) 
         };
         now = end;
         idle[place[u as usize].0] = true;
-        for &a in &after[u as usize] {
+        for &a in &after[starts[u as usize]..starts[u as usize + 1]] {
             let left = &mut missing[a as usize];
             *left -= 1;
             if *left == 0 {
                 let unit = &units[a as usize];
-                let mut share = vec![0.0; threads];
+                share.fill(0.0);
                 for &b in &unit.before {
                     share[place[b as usize].0] += units[b as usize].work;
                 }

@@ -46,7 +46,7 @@ pub(super) fn link(artifact: &Artifact, device: &Device, options: &LoadOptions) 
     let loaded = plan::load(artifact, options.max_memory_bytes, true)?;
     let mut stream = Stream::new(Shape::of(device, artifact.target.word_bytes()));
     for plan in &loaded.plans {
-        stream.entry(plan, &loaded.pool);
+        stream.entry(plan, loaded.pool.as_slice());
     }
     Ok((loaded, stream))
 }
@@ -63,6 +63,7 @@ impl OpenClSession {
         let device = driver.device().clone();
         let (loaded, mut stream) = link(&artifact, &device, options)?;
         let Loaded { memory, pool, .. } = loaded;
+        let pool = pool.as_slice();
         let host = HostIo::new(&artifact, &memory, options.max_memory_bytes)?;
         let scratch = stream.scratch as u64;
         let local = stream.local_bytes as u64;
@@ -115,7 +116,7 @@ impl OpenClSession {
         let mut buffer = |what: &str, contents: Contents<'_>| driver.buffer(contents).map_err(|f| failed(what, f));
         let device_memory = buffer("chip memory", Contents::Copy(memory.bytes(), SPARE_BYTES))?;
         let scratch = buffer("scratch", Contents::Zeros(scratch + SPARE_BYTES))?;
-        let pool = buffer("constants", Contents::Copy(&pool, SPARE_BYTES))?;
+        let pool = buffer("constants", Contents::Copy(pool, SPARE_BYTES))?;
         let numbers = buffer("parameters", Contents::Copy(&parameter_bytes, SPARE_BYTES))?;
         let offset = artifact.weights_range.0 as usize;
         let mut weights = Vec::with_capacity(parts.len());

@@ -11,45 +11,10 @@ use crate::error::ExecError;
 use crate::plan::follow::follow;
 use crate::plan::join::join;
 use crate::plan::link::{LinkError, Linked, Linking, Source, extent};
+use crate::plan::pool::Pool;
 use crate::plan::{ChainPlan, Plan, Rows, Space, Step, Transpose};
-use lockstep_isa::{AluOp, Opcode, scalar};
-use std::collections::{BTreeMap, BTreeSet};
-
-/// Constants made at load: immediates, lane numbers, packed weights.
-#[derive(Default)]
-pub struct Pool {
-    /// The bytes.
-    pub bytes: Vec<u8>,
-    rows: BTreeMap<(bool, u32), usize>,
-}
-
-impl Pool {
-    /// Reserves zeroed bytes at a multiple of 64 and gives their offset.
-    pub fn reserve(&mut self, bytes: usize) -> usize {
-        let at = self.bytes.len().next_multiple_of(64);
-        self.bytes.resize(at + bytes, 0);
-        at
-    }
-
-    /// A row with the same bits on every lane, or (with `iota`) with the lane number added to them.
-    pub fn row(&mut self, iota: bool, bits: u32, row_bytes: usize) -> Rows {
-        let at = match self.rows.get(&(iota, bits)) {
-            Some(&at) => at,
-            None => {
-                let at = self.reserve(row_bytes);
-                let lanes = self.bytes[at..].chunks_exact_mut(4);
-                for (lane, to) in lanes.enumerate() {
-                    let lane = if iota { lane as u32 } else { 0 };
-                    let x = scalar::alu(AluOp::Iota, lockstep_isa::DType::I32, lane, bits, 0);
-                    to.copy_from_slice(&x.to_le_bytes());
-                }
-                self.rows.insert((iota, bits), at);
-                at
-            }
-        };
-        Rows::linear(Space::Pool, at, 0)
-    }
-}
+use lockstep_isa::{AluOp, Opcode};
+use std::collections::BTreeSet;
 
 /// Builds the chains of one entry.
 pub struct Builder<'a> {
@@ -65,6 +30,8 @@ pub struct Builder<'a> {
     pub limit: u64,
     /// Whether integers with scales become f32.
     pub decode: bool,
+    /// Room for what is known of the nodes of a chain.
+    pub facts: Vec<Facts>,
 }
 
 /// Something about a chain that rules the fused form out.
@@ -94,26 +61,34 @@ pub struct Chain<'b, 'a> {
     pub fused: bool,
     /// Bytes of scratch used.
     pub scratch: usize,
-    /// Operands by rank of the node.
-    operands: Vec<Operands>,
-    /// Where results lie that another unit reads, by rank.
-    pub place: Vec<Option<Rows>>,
-    /// Results taken of each product by another: first and count per consumer, by rank.
-    pub uses: Vec<Vec<(u32, u32)>>,
-    /// Vector nodes whose results leave their group, by rank.
-    pub leaves: Vec<bool>,
-    /// The producer that writes the rows of a write itself, by rank of the write.
-    pub direct: Vec<Option<usize>>,
-    /// The write whose rows a producer writes itself, by rank of the producer.
-    pub writes: Vec<Option<usize>>,
+    /// What is known of each node, by rank.
+    pub facts: Vec<Facts>,
     /// Reads and writes of the same rows at the same issues.
     pub in_place: Vec<(usize, usize)>,
     /// Steps with the node that they carry out.
     pub steps: Vec<(Step, usize)>,
-    /// Weights of tile loads, by rank.
-    pub weights: Vec<Option<super::matrix::Weights>>,
-    /// Defined columns of mul results, by rank.
-    pub columns: Vec<Option<Vec<(u32, u32)>>>,
+}
+
+/// What is known of a node while its chain is built.
+pub struct Facts {
+    /// Its operands.
+    operands: Operands,
+    /// Where results lie that another unit reads.
+    pub place: Option<Rows>,
+    /// Of a product: results taken by another, first and count per consumer.
+    pub uses: Vec<(u32, u32)>,
+    /// Whether the results of a vector node leave its group.
+    pub leaves: bool,
+    /// Of a write: the producer that writes its rows itself.
+    pub direct: Option<usize>,
+    /// The write whose rows the node writes itself.
+    pub writes: Option<usize>,
+    /// Of a tile load: whether every vector is constant.
+    pub constant: bool,
+    /// Of a tile load: the weights.
+    pub weights: Option<super::matrix::Weights>,
+    /// Of a product: the defined columns.
+    pub columns: Option<Vec<(u32, u32)>>,
 }
 
 /// Operands of a node in claim order, with the bytes per lane.
@@ -157,7 +132,7 @@ impl<'a> Builder<'a> {
     /// An artifact error, or weight tiles that need rows in memory.
     pub fn chain(&mut self, chain: usize) -> Linking<()> {
         let linked = self.linked;
-        let ids = &linked.chains[chain];
+        let ids = linked.chain(chain);
         for &id in ids {
             linked.check(id)?;
         }
@@ -179,21 +154,17 @@ impl<'a> Builder<'a> {
 
     fn attempt(&mut self, ids: &[usize], fused: bool) -> Building<ChainPlan> {
         let n = ids.len();
+        let mut facts = std::mem::take(&mut self.facts);
+        facts.clear();
+        facts.reserve(n);
         let mut chain = Chain {
             b: self,
             ids,
             fused,
             scratch: 0,
-            operands: Vec::with_capacity(n),
-            place: vec![None; n],
-            uses: vec![Vec::new(); n],
-            leaves: vec![false; n],
-            direct: vec![None; n],
-            writes: vec![None; n],
+            facts,
             in_place: Vec::new(),
             steps: Vec::new(),
-            weights: vec![None; n],
-            columns: vec![None; n],
         };
         chain.find_operands()?;
         let accesses = chain.accesses()?;
@@ -203,6 +174,7 @@ impl<'a> Builder<'a> {
         let mut plan = if fused { chain.fuse()? } else { chain.by_issue()? };
         plan.accesses = accesses.iter().map(|a| (a.0, a.1, a.2)).collect();
         let scratch = chain.scratch;
+        self.facts = chain.facts;
         plan.scratch = scratch;
         self.plan.scratch = self.plan.scratch.max(scratch);
         Ok(plan)
@@ -212,7 +184,7 @@ impl<'a> Builder<'a> {
 impl<'b, 'a> Chain<'b, 'a> {
     /// Sources of a node's operands in claim order, with the bytes per lane; none for tile loads.
     pub fn sources(&self, node: usize) -> Operands {
-        self.operands[self.b.linked.nodes[node].rank]
+        self.facts[self.b.linked.nodes[node].rank].operands
     }
 
     fn find_operands(&mut self) -> Building<()> {
@@ -228,7 +200,18 @@ impl<'b, 'a> Chain<'b, 'a> {
             for (i, to) in operands.list.iter_mut().enumerate().take(n) {
                 *to = linked.source(node, i, run.issues(), self.fused)?;
             }
-            self.operands.push(operands);
+            let load = matches!(run.op, Opcode::LoadRow | Opcode::LoadCol);
+            self.facts.push(Facts {
+                operands,
+                place: None,
+                uses: Vec::new(),
+                leaves: false,
+                direct: None,
+                writes: None,
+                constant: load && self.is_constant_load(node),
+                weights: None,
+                columns: None,
+            });
         }
         Ok(())
     }
@@ -276,7 +259,7 @@ impl<'b, 'a> Chain<'b, 'a> {
     pub fn rows_of(&self, source: Source) -> Building<Rows> {
         match source {
             Source::Memory(rows) => Ok(rows),
-            Source::Node(p, first) => match self.place[self.b.linked.nodes[p].rank] {
+            Source::Node(p, first) => match self.facts[self.b.linked.nodes[p].rank].place {
                 Some(rows) => Ok(rows.skip(first)),
                 None => Err(Obstacle::NotFused),
             },
@@ -390,12 +373,13 @@ impl<'b, 'a> Chain<'b, 'a> {
         let linked = self.b.linked;
         for &id in self.ids {
             let run = linked.nodes[id].run;
+            let operands = self.sources(id);
             let mut take = |p: usize, first: u32, count: u32| {
                 if linked.nodes[p].run.op == Opcode::Mul {
-                    self.uses[linked.nodes[p].rank].push((first, count));
+                    self.facts[linked.nodes[p].rank].uses.push((first, count));
                 }
             };
-            for &(source, _) in self.operands[linked.nodes[id].rank].as_slice() {
+            for &(source, _) in operands.as_slice() {
                 if let Source::Node(p, first) = source {
                     take(p, first, run.issues());
                 }
@@ -460,45 +444,54 @@ impl<'b, 'a> Chain<'b, 'a> {
         }
         for &(_, p) in &crossing {
             if is_vector(linked.nodes[p].run.op) {
-                self.leaves[rank(p)] = true;
+                self.facts[rank(p)].leaves = true;
             }
         }
-        // Units and what they wait for, by the rank of their first member. A load belongs to every mul that multiplies by
-        // it.
-        let mut units: Vec<Vec<usize>> = vec![Vec::new(); n];
-        for &id in self.ids {
-            let op = linked.nodes[id].run.op;
-            if is_vector(op) {
-                units[find(&group, rank(id))].push(id);
-            } else if matches!(op, Opcode::Mul | Opcode::Transpose) {
-                units[rank(id)].push(id);
-            }
+        // Units and what they wait for, in the order of their first members. A load belongs to every mul that multiplies by it.
+        for i in 0..n {
+            group[i] = group[group[i]];
         }
-        let mut waits = vec![0usize; n];
-        let mut wakes: Vec<Vec<usize>> = vec![Vec::new(); n];
+        let in_unit = |op: Opcode| is_vector(op) || matches!(op, Opcode::Mul | Opcode::Transpose);
+        let mut members: Vec<usize> = self.ids.to_vec();
+        members.retain(|&id| in_unit(linked.nodes[id].run.op));
+        members.sort_unstable_by_key(|&id| (group[rank(id)], rank(id)));
+        let units: Vec<&[usize]> = members.chunk_by(|&a, &b| group[rank(a)] == group[rank(b)]).collect();
+        let mut unit_of = vec![usize::MAX; n];
         for (unit, members) in units.iter().enumerate() {
-            for (p, consumer) in self.needs(members)? {
-                let up = find(&group, rank(p));
+            for &id in *members {
+                unit_of[rank(id)] = unit;
+            }
+        }
+        let mut waits = vec![0usize; units.len()];
+        let mut wakes: Vec<(usize, usize)> = Vec::new();
+        let mut needs = Vec::new();
+        for (unit, members) in units.iter().enumerate() {
+            needs.clear();
+            self.needs(members, &mut needs)?;
+            for &(p, consumer) in &needs {
+                let up = unit_of[rank(p)];
                 if up != unit {
                     waits[unit] += 1;
-                    wakes[up].push(unit);
+                    wakes.push((up, unit));
                 } else if crossing.contains(&(consumer, p)) {
                     // Within a group every operand must be the aligned result.
                     return Err(Obstacle::NotFused);
                 }
             }
         }
-        let mut ready: BTreeSet<usize> = (0..n).filter(|&u| !units[u].is_empty() && waits[u] == 0).collect();
-        let mut left = units.iter().filter(|u| !u.is_empty()).count();
+        wakes.sort_unstable();
+        let mut ready: BTreeSet<usize> = (0..units.len()).filter(|&u| waits[u] == 0).collect();
+        let mut left = units.len();
         while let Some(unit) = ready.pop_first() {
             left -= 1;
-            for &next in &wakes[unit] {
+            let first = wakes.partition_point(|w| w.0 < unit);
+            for &(_, next) in wakes[first..].iter().take_while(|w| w.0 == unit) {
                 waits[next] -= 1;
                 if waits[next] == 0 {
                     ready.insert(next);
                 }
             }
-            let members = &units[unit];
+            let members = units[unit];
             match linked.nodes[members[0]].run.op {
                 Opcode::Mul => self.multiply(members[0])?,
                 Opcode::Transpose => self.transpose(members[0])?,
@@ -518,10 +511,9 @@ impl<'b, 'a> Chain<'b, 'a> {
         })
     }
 
-    /// The nodes whose results the members of a unit take, and who takes them.
-    fn needs(&self, members: &[usize]) -> Building<Vec<(usize, usize)>> {
+    /// Adds the nodes whose results the members of a unit take, and who takes them.
+    fn needs(&self, members: &[usize], needs: &mut Vec<(usize, usize)>) -> Building<()> {
         let linked = self.b.linked;
-        let mut needs = Vec::new();
         for &id in members {
             let run = linked.nodes[id].run;
             for &(source, _) in self.sources(id).as_slice() {
@@ -547,7 +539,7 @@ impl<'b, 'a> Chain<'b, 'a> {
                 }
             }
         }
-        Ok(needs)
+        Ok(())
     }
 
     /// Lets vector node `p` write the rows of write `w` itself where `w` takes exactly its results.
@@ -562,10 +554,10 @@ impl<'b, 'a> Chain<'b, 'a> {
             && from.results() == run.issues()
             && width == run.words as usize
             && !self.in_place.iter().any(|&(_, q)| q == w)
-            && self.writes[producer].is_none()
+            && self.facts[producer].writes.is_none()
         {
-            self.direct[write] = Some(p);
-            self.writes[producer] = Some(w);
+            self.facts[write].direct = Some(p);
+            self.facts[producer].writes = Some(w);
         }
     }
 
@@ -580,7 +572,7 @@ impl<'b, 'a> Chain<'b, 'a> {
         }
         let a = self.rows_of(source)?;
         let out = self.reserve(run.results())?;
-        self.place[linked.nodes[id].rank] = Some(out);
+        self.facts[linked.nodes[id].rank].place = Some(out);
         self.b.plan.pointers = self.b.plan.pointers.max(run.issues().max(run.n_out as u32) as usize);
         let step = Transpose {
             a,

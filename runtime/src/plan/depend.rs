@@ -12,28 +12,37 @@ pub fn dependences(chains: &[ChainPlan]) -> Vec<Vec<u32>> {
     cuts.sort_unstable();
     cuts.dedup();
     let at = |byte: i64| cuts.partition_point(|&c| c < byte);
-    // Who wrote each segment last, and who has read it since.
-    let mut writer: Vec<Option<u32>> = vec![None; cuts.len()];
-    let mut readers: Vec<Vec<u32>> = vec![Vec::new(); cuts.len()];
+    // Who wrote each segment last, and who has read it since: a list of (reader, next) that begins at the segment's entry.
+    const NONE: u32 = u32::MAX;
+    let mut writer = vec![NONE; cuts.len()];
+    let mut newest = vec![NONE; cuts.len()];
+    let mut readers: Vec<(u32, u32)> = Vec::new();
     let mut all = Vec::with_capacity(chains.len());
+    let mut before: Vec<u32> = Vec::new();
     for (c, chain) in chains.iter().enumerate() {
         let c = c as u32;
-        let mut before: Vec<u32> = Vec::new();
+        before.clear();
         for &(from, to, write) in &chain.accesses {
             for s in at(from)..at(to) {
-                before.extend(writer[s]);
+                if writer[s] != NONE {
+                    before.push(writer[s]);
+                }
+                let mut reader = newest[s];
                 if write {
-                    before.append(&mut readers[s]);
-                    writer[s] = Some(c);
-                } else if readers[s].last() != Some(&c) {
-                    readers[s].push(c);
+                    while let Some(&(chain, next)) = readers.get(reader as usize) {
+                        before.push(chain);
+                        reader = next;
+                    }
+                    (writer[s], newest[s]) = (c, NONE);
+                } else if readers.get(reader as usize).is_none_or(|r| r.0 != c) {
+                    newest[s] = readers.len() as u32;
+                    readers.push((c, reader));
                 }
             }
         }
         before.sort_unstable();
         before.dedup();
-        before.retain(|&b| b != c);
-        all.push(before);
+        all.push(before.iter().copied().filter(|&b| b != c).collect());
     }
     all
 }

@@ -23,24 +23,31 @@ const REACH: usize = 64;
 const JOIN_REACH: usize = 512;
 
 /// Joins what can be joined. `row_bytes` is the size of a scratch row.
-pub fn join(steps: Vec<Step>, row_bytes: usize) -> Vec<Step> {
+pub fn join(mut steps: Vec<Step>, row_bytes: usize) -> Vec<Step> {
     let products = steps.iter().filter(|s| matches!(s, Step::Multiply(_))).count();
+    if products > 1 {
+        steps = join_products(steps, row_bytes);
+    }
+    for step in &mut steps {
+        if let Step::Multiply(m) = step {
+            place_together(m);
+        }
+    }
+    steps
+}
+
+/// As [`join`], but for blocks with the same weights.
+fn join_products(steps: Vec<Step>, row_bytes: usize) -> Vec<Step> {
     let mut placed: Vec<Placed> = Vec::with_capacity(steps.len());
     for step in steps {
-        let touched = match products {
-            0 | 1 => Vec::new(),
-            _ => touched(&step, row_bytes),
-        };
+        let touched = touched(&step, row_bytes);
         let mut last = Placed { step, touched };
-        if products > 1 {
-            continue_sum(&mut placed, &mut last);
-        }
+        continue_sum(&mut placed, &mut last);
         placed.push(last);
     }
     let mut out: Vec<Placed> = Vec::with_capacity(placed.len());
     for b in placed {
-        if products > 1
-            && let Step::Multiply(next) = &b.step
+        if let Step::Multiply(next) = &b.step
             && let Some(i) = target(&out, next, &b.touched, row_bytes)
             && let Some(Placed {
                 step: Step::Multiply(a),
@@ -54,13 +61,7 @@ pub fn join(steps: Vec<Step>, row_bytes: usize) -> Vec<Step> {
         }
         out.push(b);
     }
-    let mut steps: Vec<Step> = out.into_iter().map(|p| p.step).collect();
-    for step in &mut steps {
-        if let Step::Multiply(m) = step {
-            place_together(m);
-        }
-    }
-    steps
+    out.into_iter().map(|p| p.step).collect()
 }
 
 /// A step with the scratch that it touches.

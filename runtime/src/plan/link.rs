@@ -46,8 +46,10 @@ pub struct Linked<'a> {
     pub nodes: Vec<Node<'a>>,
     /// Node of each chip's run 0.
     first: Vec<usize>,
-    /// Nodes of each chain in the order of their first issue.
-    pub chains: Vec<Vec<usize>>,
+    /// All nodes by chain, those of a chain in the order of their first issue.
+    by_chain: Vec<usize>,
+    /// Where each chain begins in `by_chain`, and the end of the last.
+    starts: Vec<usize>,
     /// Whether all constants have rows in memory, also those that can be read in place.
     pub tile_rows: bool,
     /// Values that gathers read in place.
@@ -88,7 +90,8 @@ impl<'a> Linked<'a> {
             memory,
             nodes: Vec::new(),
             first: Vec::new(),
-            chains: vec![Vec::new(); entry.chains.len()],
+            by_chain: Vec::new(),
+            starts: vec![0; entry.chains.len() + 1],
             tile_rows,
             gathered: if tile_rows {
                 Vec::new()
@@ -109,12 +112,13 @@ impl<'a> Linked<'a> {
                 return Err(ExecError::artifact(at(), what));
             }
             linked.first.push(linked.nodes.len());
+            linked.nodes.reserve(program.runs.len());
             for (index, (run, claims)) in program.runs.iter().zip(&chip.claims).enumerate() {
-                let Some(chain) = linked.chains.get_mut(claims.chain as usize) else {
+                if claims.chain as usize >= entry.chains.len() {
                     let what = format!("chain h{} of {}", claims.chain, entry.chains.len());
                     return Err(ExecError::artifact(format!("{} r{index}", at()), what));
-                };
-                chain.push(linked.nodes.len());
+                }
+                linked.starts[claims.chain as usize + 1] += 1;
                 linked.nodes.push(Node {
                     chip: c as u16,
                     index: index as u32,
@@ -125,14 +129,38 @@ impl<'a> Linked<'a> {
                 });
             }
         }
+        for chain in 0..entry.chains.len() {
+            linked.starts[chain + 1] += linked.starts[chain];
+        }
+        linked.by_chain = vec![0; linked.nodes.len()];
+        let mut ends = linked.starts.clone();
+        for (i, node) in linked.nodes.iter().enumerate() {
+            let end = &mut ends[node.claims.chain as usize];
+            linked.by_chain[*end] = i;
+            *end += 1;
+        }
         let nodes = &mut linked.nodes;
-        for chain in &mut linked.chains {
+        for chain in linked.starts.windows(2) {
+            let chain = &mut linked.by_chain[chain[0]..chain[1]];
             chain.sort_unstable_by_key(|&i| (nodes[i].cycle, i));
             for (rank, &i) in chain.iter().enumerate() {
                 nodes[i].rank = rank;
             }
         }
         Ok(linked)
+    }
+
+    /// Number of chains.
+    pub fn n_chains(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// Nodes of a chain in the order of their first issue.
+    pub fn chain(&self, chain: usize) -> &[usize] {
+        match (self.starts.get(chain), self.starts.get(chain + 1)) {
+            (Some(&from), Some(&to)) => &self.by_chain[from..to],
+            _ => &[],
+        }
     }
 
     /// Checks a run against the target.
@@ -401,29 +429,32 @@ impl<'a> Linked<'a> {
         (same_place && same_base && same_strides && run.dtype == value.dtype).then_some((claim, value))
     }
 
-    /// The tile row that each issue of a read (or each issue of a gather at index 0) takes, with the tile; the
-    /// addresses are checked to be those of the claim. `None` where the run reads no tile.
-    pub fn tile_rows_of(&self, node: usize) -> Option<(u32, Vec<u32>)> {
+    /// The tile that a read (or a gather at index 0) takes its rows from, and the tile row of each issue in place of the byte;
+    /// the addresses are checked to be those of the claim. `None` where the run reads no tile.
+    pub fn tile_rows_of(&self, node: usize) -> Option<(u32, Rows)> {
         let (tile, first, step, _) = self.tile_claim(node)?;
         let (claim, value) = self.placed_claim(node)?;
         let words = value.dtype.words() as i64;
         let run = self.nodes[node].run;
         let image = self.artifact.tiles.get(tile as usize)?;
-        let mut rows = Vec::with_capacity(run.issues() as usize);
-        for i in 0..run.issues() {
-            let d = run.index(i);
-            let element = claim.base as i64 + (0..3).map(|k| d[k] as i64 * claim.strides[k] as i64).sum::<i64>();
-            let row = first as i64 + element * step as i64;
-            let last = match run.op {
-                Opcode::Gather => row + (run.limit as i64 - 1) * (run.row_stride as i64 / words) * step as i64,
-                _ => row,
-            };
-            if element < 0 || row < 0 || last >= image.rows as i64 {
-                return None;
-            }
-            rows.push(row as u32);
+        let step = step as i64;
+        let strides = claim.strides.map(|s| s as i64);
+        let (mut low, mut high) = (claim.base as i64, claim.base as i64);
+        for (dim, &stride) in run.dims.iter().zip(&strides) {
+            let reach = (dim.count as i64 - 1) * stride;
+            low += reach.min(0);
+            high += reach.max(0);
         }
-        Some((tile, rows))
+        let last = first as i64 + high * step;
+        let last = match run.op {
+            Opcode::Gather => last + (run.limit as i64 - 1) * (run.row_stride as i64 / words) * step,
+            _ => last,
+        };
+        if low < 0 || last >= image.rows as i64 {
+            return None;
+        }
+        let base = first as i64 + claim.base as i64 * step;
+        Some((tile, rows_of(Space::Weights, run, base, strides.map(|s| s * step))))
     }
 
     /// Whether a read takes rows that no run ever writes.
@@ -447,7 +478,11 @@ pub fn extent(run: &Run, addr: Addr) -> (i64, i64) {
 
 /// Rows of a run: `base` for address `addr.base`, `unit` bytes per address step.
 fn affine(space: Space, run: &Run, base: i64, addr: Addr, unit: i64) -> Rows {
-    let strides = addr.strides.map(|s| s as i64 * unit);
+    rows_of(space, run, base, addr.strides.map(|s| s as i64 * unit))
+}
+
+/// Rows of a run with a stride for each of its dimensions.
+fn rows_of(space: Space, run: &Run, base: i64, strides: [i64; 3]) -> Rows {
     let counts = [run.dims[0].count as u32, run.dims[1].count as u32];
     let mut rows = Rows {
         space,

@@ -1,10 +1,12 @@
 //! From an artifact to the plans of its entries and the memory that they work on.
 
+use crate::aligned::Aligned;
 use crate::error::ExecError;
 use crate::memory::Memory;
 use crate::plan::Plan;
-use crate::plan::build::{Builder, Pool};
+use crate::plan::build::Builder;
 use crate::plan::link::{LinkError, Linked};
+use crate::plan::pool::Pool;
 use lockstep_isa::Artifact;
 use std::ops::Range;
 
@@ -18,7 +20,7 @@ pub struct Loaded {
     /// One plan for each entry.
     pub plans: Vec<Plan>,
     /// Constants made at load: [`crate::plan::Space::Pool`].
-    pub pool: Vec<u8>,
+    pub(crate) pool: Aligned,
     /// Bytes of a row of scratch.
     pub row_bytes: usize,
 }
@@ -34,7 +36,7 @@ pub fn load(artifact: &Artifact, limit: u64, decode: bool) -> Result<Loaded, Exe
         let mut pool = Pool::default();
         match build_plans(artifact, &memory, &mut pool, tile_rows, limit, decode) {
             Ok(plans) => {
-                let pool = pool.bytes;
+                let pool = pool.fill(&memory, limit)?;
                 return Ok(Loaded {
                     memory,
                     plans,
@@ -74,13 +76,14 @@ fn build_plans(
                 row_bytes: row_bytes(artifact),
                 limit,
                 decode,
+                facts: Vec::new(),
             };
             for chain in chains {
                 builder.chain(chain)?;
             }
             Ok((builder.plan, pool))
         };
-        let (n, half) = (linked.chains.len(), linked.chains.len() / 2);
+        let (n, half) = (linked.n_chains(), linked.n_chains() / 2);
         let parts = match n < CHAINS_FOR_TWO {
             true => [Some(build(0..n)), None],
             false => std::thread::scope(|scope| {
@@ -96,13 +99,12 @@ fn build_plans(
         let mut plan = Plan::default();
         for part in parts.into_iter().flatten() {
             let (part, bytes) = part?;
-            let needed = pool.bytes.len() as u64 + bytes.bytes.len() as u64 + 64;
+            let needed = pool.len() as u64 + bytes.len() as u64 + 64;
             if needed > limit {
                 let e = ExecError::Memory { needed, allowed: limit };
                 return Err(e.into());
             }
-            let at = pool.reserve(bytes.bytes.len());
-            pool.bytes[at..].copy_from_slice(&bytes.bytes);
+            let at = pool.append(bytes);
             plan.append(part, at);
         }
         plans.push(plan);

@@ -4,13 +4,13 @@
 //! into panels at load. Weights computed at run time are packed when the first product needs them, or used in place
 //! where few rows are multiplied and their rows are evenly spaced.
 
-use crate::memory::Memory;
 use crate::plan::build::{Building, Chain};
 use crate::plan::link::{Linked, Source};
+use crate::plan::pool::{Content, packed_dtype};
 use crate::plan::{Arg, BlockStep, FactorStep, Multiply, OpKind, Pack, Rows, ScaleStep, Space, Step, Tape, TapeOp};
 use lockstep_isa::artifact::PANEL_COLUMNS;
 use lockstep_isa::run::AccIn;
-use lockstep_isa::{DType, Opcode, scalar};
+use lockstep_isa::{DType, Opcode};
 
 /// Up to this many rows, evenly spaced run-time weights are multiplied where they are.
 const IN_PLACE_ROWS: u32 = 4;
@@ -27,14 +27,15 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Panels of f32 or i32 with `k` rows each.
+    /// Panels with `k` rows each.
     fn packed(space: Space, offset: usize, k: u32, dtype: DType) -> Weights {
+        let w_step = PANEL_COLUMNS * dtype.bytes();
         Weights {
             space,
             offset,
-            w_step: PANEL_COLUMNS * 4,
-            panel_step: PANEL_COLUMNS * 4 * k as usize,
-            dtype: dtype.widened(),
+            w_step,
+            panel_step: w_step * k as usize,
+            dtype,
             scales: None,
         }
     }
@@ -52,6 +53,11 @@ pub fn tile_bytes(linked: &Linked<'_>, tile: u32) -> Option<usize> {
 impl Chain<'_, '_> {
     /// Whether every vector of a tile load is constant.
     pub fn is_static_load(&self, load: usize) -> bool {
+        self.facts[self.b.linked.nodes[load].rank].constant
+    }
+
+    /// As [`Chain::is_static_load`], from the claims.
+    pub fn is_constant_load(&self, load: usize) -> bool {
         let linked = self.b.linked;
         let run = linked.nodes[load].run;
         let belts = (run.belts as u32).max(1).min(run.load_vectors());
@@ -77,12 +83,13 @@ impl Chain<'_, '_> {
             let Some((tile, rows)) = linked.tile_rows_of(read) else {
                 return Ok(None);
             };
-            let (tile0, row0) = *start.get_or_insert((tile, rows[first as usize]));
-            let taken = &rows[first as usize..(first + count) as usize];
-            let even = taken
-                .iter()
-                .enumerate()
-                .all(|(j, &row)| row == row0 + g + j as u32 * belts);
+            let rows = rows.skip(first);
+            let (tile0, row0) = *start.get_or_insert((tile, rows.at(0)));
+            let from = row0 + g as i64;
+            let even = match rows.even(0) {
+                (n, step) if n >= count => rows.at(0) == from && (count == 1 || step == belts as i64),
+                _ => (0..count).all(|j| rows.at(j) == from + j as i64 * belts as i64),
+            };
             if tile != tile0 || !even {
                 return Ok(None);
             }
@@ -116,14 +123,14 @@ impl Chain<'_, '_> {
     /// The panels of a tile load, packed at load or by a step where need be. `rows` is how many rows of x they multiply.
     fn weights_of(&mut self, load: usize, rows: u32) -> Building<Weights> {
         let rank = self.b.linked.nodes[load].rank;
-        if let Some(w) = self.weights[rank] {
+        if let Some(w) = self.facts[rank].weights {
             return Ok(w);
         }
         let weights = match self.tile_weights(load)? {
             Some(w) => w,
             None => self.packed_weights(load, rows)?,
         };
-        self.weights[rank] = Some(weights);
+        self.facts[rank].weights = Some(weights);
         Ok(weights)
     }
 
@@ -155,22 +162,14 @@ impl Chain<'_, '_> {
         let (size, n) = (run.b.dtype.bytes(), (run.window.n1 - run.window.n0) as usize);
         let panels = n.div_ceil(PANEL_COLUMNS);
         let bytes = panels * blocks.len() * PANEL_COLUMNS * size;
-        self.check_limit(self.b.pool.bytes.len() as u64 + bytes as u64)?;
-        let offset = self.b.pool.reserve(bytes);
-        for (b, row) in blocks.iter().enumerate() {
-            for q in 0..panels {
-                let count = PANEL_COLUMNS.min(n - q * PANEL_COLUMNS) * size;
-                let from = row + (run.window.n0 as usize + q * PANEL_COLUMNS) * size;
-                let to = offset + (q * blocks.len() + b) * PANEL_COLUMNS * size;
-                let to = self.b.pool.bytes.get_mut(to..to + count);
-                if let (Some(from), Some(to)) = (linked.memory.bytes().get(from..from + count), to) {
-                    to.copy_from_slice(from);
-                }
-            }
-        }
+        self.check_limit(self.b.pool.len() as u64 + bytes as u64)?;
+        let n_blocks = blocks.len() as u32;
+        let first = run.window.n0 as usize * size;
+        let rows = blocks.iter().map(|row| row + first).collect();
+        let offset = self.b.pool.add(bytes, Content::Panels { rows, n, size });
         Ok(Some(ScaleStep {
             offset,
-            blocks: blocks.len() as u32,
+            blocks: n_blocks,
             rows: each as u32 * run.belts as u32 * run.load_rows(),
             dtype: run.b.dtype,
         }))
@@ -209,24 +208,29 @@ impl Chain<'_, '_> {
                 return Err(linked.error(load, "scaled rows that are computed at run time").into());
             }
             let scales = self.scale_rows(load)?;
-            self.check_limit(self.b.pool.bytes.len() as u64 + bytes as u64)?;
-            let at = self.b.pool.reserve(bytes);
-            let to = &mut self.b.pool.bytes[at..at + bytes];
-            pack_scaled(linked.memory, &pack, (&scales, run.b.dtype), k as usize, to);
+            self.check_limit(self.b.pool.len() as u64 + bytes as u64)?;
+            let content = Content::Scaled {
+                pack,
+                scales,
+                dtype: run.b.dtype,
+                depth: k as usize,
+            };
+            let at = self.b.pool.add(bytes, content);
             return Ok(Weights::packed(Space::Pool, at, k as u32, DType::F32));
         }
         if self.is_static_load(load) {
-            self.check_limit(self.b.pool.bytes.len() as u64 + bytes as u64)?;
-            let at = self.b.pool.reserve(bytes);
-            pack_constant(linked.memory, &pack, &mut self.b.pool.bytes[at..at + bytes]);
-            return Ok(Weights::packed(Space::Pool, at, k as u32, run.a.dtype));
+            let dtype = packed_dtype(run.a.dtype);
+            let bytes = bytes / 4 * dtype.bytes();
+            self.check_limit(self.b.pool.len() as u64 + bytes as u64)?;
+            let at = self.b.pool.add(bytes, Content::Packed(pack));
+            return Ok(Weights::packed(Space::Pool, at, k as u32, dtype));
         }
         if let Some(w) = in_place(&pack, rows, n) {
             return Ok(w);
         }
         pack.out = self.reserve_bytes(bytes as u64)?;
         self.b.plan.pointers = self.b.plan.pointers.max(PANEL_COLUMNS);
-        let weights = Weights::packed(Space::Scratch, pack.out, k as u32, run.a.dtype);
+        let weights = Weights::packed(Space::Scratch, pack.out, k as u32, run.a.dtype.widened());
         self.steps.push((Step::Pack(pack), load));
         Ok(weights)
     }
@@ -281,10 +285,9 @@ impl Chain<'_, '_> {
         let mut parts: Vec<(BlockStep, FactorStep)> = Vec::with_capacity(blocks.len());
         for (window, w) in blocks {
             let (n0, n1) = (window.n0 as u32, window.n1 as u32);
-            let missing: Vec<u32> = (n0..n1).filter(|&l| !has(&defined, l)).collect();
-            let zero = missing.len() == (n1 - n0) as usize;
-            if !zero {
-                clear.extend(missing);
+            let zero = !defined.iter().any(|&(a, b)| a < n1 && n0 < b);
+            if !zero && !defined.iter().any(|&(a, b)| a <= n0 && n1 <= b) {
+                clear.extend((n0..n1).filter(|&l| !has(&defined, l)));
             }
             defined.push((n0, n1));
             let block = BlockStep {
@@ -319,8 +322,8 @@ impl Chain<'_, '_> {
             }
         }
         merge(&mut defined);
-        self.columns[node.rank] = Some(defined);
-        self.place[node.rank] = Some(acc);
+        self.facts[node.rank].columns = Some(defined);
+        self.facts[node.rank].place = Some(acc);
         let plan = &mut self.b.plan;
         let deepest = parts.iter().map(|(_, f)| f.k).max().unwrap_or(0) as usize;
         plan.local = plan.local.max(deepest * PANEL_COLUMNS * 4);
@@ -386,7 +389,7 @@ impl Chain<'_, '_> {
         };
         let product = linked.nodes[p].run.op == Opcode::Mul;
         let rank = linked.nodes[p].rank;
-        let defined = match &self.columns[rank] {
+        let defined = match &self.facts[rank].columns {
             Some(c) => c.clone(),
             None => {
                 let r = linked.nodes[p].run;
@@ -394,7 +397,7 @@ impl Chain<'_, '_> {
             }
         };
         let overlaps = |&&(f, n): &&(u32, u32)| f < first + rows && first < f + n;
-        let shared = self.uses[rank].iter().filter(overlaps).count() > 1;
+        let shared = self.facts[rank].uses.iter().filter(overlaps).count() > 1;
         if product && !shared {
             return Ok((from, None, defined));
         }
@@ -464,66 +467,4 @@ fn in_place(pack: &Pack, rows: u32, n: u16) -> Option<Weights> {
         dtype: pack.dtype,
         scales: None,
     })
-}
-
-/// Packs constant rows of memory into widened panels.
-fn pack_constant(memory: &Memory, pack: &Pack, to: &mut [u8]) {
-    let size = pack.dtype.bytes();
-    let depth = if pack.columns { pack.n } else { pack.vectors } as usize;
-    let belts = pack.belts.len() as u32;
-    for i in 0..pack.vectors {
-        let row = pack.belts[(i % belts) as usize].at(i / belts) as usize;
-        for lane in 0..pack.n as usize {
-            let at = row + (pack.lo as usize + lane) * size;
-            let mut bits = [0u8; 4];
-            if let Some(from) = memory.bytes().get(at..at + size) {
-                bits[..size].copy_from_slice(from);
-            }
-            let wide = scalar::widen(u32::from_le_bytes(bits), pack.dtype);
-            let (k, n) = match pack.columns {
-                true => (lane, i as usize),
-                false => (i as usize, lane),
-            };
-            let element = (n / PANEL_COLUMNS * depth + k) * PANEL_COLUMNS + n % PANEL_COLUMNS;
-            if let Some(to) = to.get_mut(element * 4..element * 4 + 4) {
-                to.copy_from_slice(&wide.to_le_bytes());
-            }
-        }
-    }
-}
-
-/// Packs constant rows of memory, multiplied by the scales of their issue, into panels of f32 that are `depth` rows deep.
-fn pack_scaled(memory: &Memory, pack: &Pack, (scales, dtype): (&[usize], DType), depth: usize, to: &mut [u8]) {
-    let belts = pack.belts.len() as u32;
-    let element = |at: usize, size: usize| {
-        let mut bits = [0u8; 4];
-        if let Some(from) = memory.bytes().get(at..at + size) {
-            bits[..size].copy_from_slice(from);
-        }
-        u32::from_le_bytes(bits)
-    };
-    let (size, per) = (pack.dtype.bytes(), pack.dtype.load_rows());
-    for i in 0..pack.vectors {
-        let row = pack.belts[(i % belts) as usize].at(i / belts) as usize;
-        let Some(scale) = scales.get((i / belts) as usize) else {
-            continue;
-        };
-        for lane in 0..pack.n as usize {
-            let at = pack.lo as usize + lane;
-            let by = f32::from_bits(scalar::widen(element(scale + at * dtype.bytes(), dtype.bytes()), dtype));
-            let bits = element(row + at * size, size);
-            for half in 0..per {
-                let x = match pack.dtype {
-                    DType::I4 => scalar::pair(bits as u8)[half] as f32,
-                    float if float.is_float() => f32::from_bits(scalar::widen(bits, float)),
-                    integer => scalar::widen(bits, integer) as i32 as f32,
-                };
-                let k = i as usize * per + half;
-                let element = (lane / PANEL_COLUMNS * depth + k) * PANEL_COLUMNS + lane % PANEL_COLUMNS;
-                if let (true, Some(to)) = (k < depth, to.get_mut(element * 4..element * 4 + 4)) {
-                    to.copy_from_slice(&(x * by).to_le_bytes());
-                }
-            }
-        }
-    }
 }

@@ -14,6 +14,7 @@ pub mod join;
 pub mod link;
 pub mod load;
 pub mod matrix;
+pub mod pool;
 pub mod tape;
 
 pub use load::{Loaded, load};
@@ -383,7 +384,7 @@ impl Multiply {
     }
 }
 
-/// Packing of run-time weights into widened panels.
+/// Packing of weights into panels, widened where they are of run time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pack {
     /// Vector i comes from belt `i % belts.len()`, its row `i / belts.len()`.

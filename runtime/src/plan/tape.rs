@@ -140,15 +140,15 @@ impl Chain<'_, '_> {
         let linked = self.b.linked;
         let run = linked.nodes[id].run;
         let rank = linked.nodes[id].rank;
-        let direct = self.writes[rank];
+        let direct = self.facts[rank].writes;
         let folded = run.op == Opcode::Fold && !run.emit_every;
         let out = if let (true, Some(write)) = (self.fused, direct) {
             let rows = linked.memory_rows(write)?;
-            self.place[rank] = Some(rows);
+            self.facts[rank].place = Some(rows);
             Arg::Rows(rows)
-        } else if !self.fused || folded || self.leaves[rank] {
+        } else if !self.fused || folded || self.facts[rank].leaves {
             let rows = self.reserve(linked.results(id))?;
-            self.place[rank] = Some(rows);
+            self.facts[rank].place = Some(rows);
             Arg::Rows(rows)
         } else {
             w.slot()
@@ -274,7 +274,7 @@ impl Chain<'_, '_> {
                     w.push(kind, [a, b, none], out, bytes);
                     return Ok(());
                 }
-                if self.fused && self.direct[linked.nodes[id].rank].is_some() {
+                if self.fused && self.facts[linked.nodes[id].rank].direct.is_some() {
                     return Ok(());
                 }
                 let a = self.narrow_arg(w, id, data, size as usize)?;
@@ -354,7 +354,7 @@ impl Chain<'_, '_> {
         if run.alu == AluOp::Iota {
             let rows = self.b.pool.row(true, run.imm[0], self.b.row_bytes);
             w.values.insert(id, Arg::Rows(rows));
-            self.place[linked.nodes[id].rank] = Some(rows);
+            self.facts[linked.nodes[id].rank].place = Some(rows);
             return Ok(());
         }
         let a = self.operand(w, id, run.a, sources)?;
@@ -415,7 +415,7 @@ impl Chain<'_, '_> {
                 columns: image.columns as u32,
                 size,
             });
-            plan.tile_rows.extend(rows);
+            plan.tile_rows.extend((0..run.issues()).map(|i| rows.at(i) as u32));
             let out = self.result(w, id)?;
             let exact = (run.lo as u32, (run.hi - run.lo) as u32);
             w.push(kind, [a, Arg::None, Arg::None], out, exact);
@@ -538,6 +538,9 @@ impl Chain<'_, '_> {
         for &s in &w.kept {
             last[s as usize] = usize::MAX;
         }
+        let mut ends: Vec<(usize, usize)> = last.iter().enumerate().map(|(s, &l)| (l, s)).collect();
+        ends.sort_unstable();
+        let mut ends = ends.into_iter().peekable();
         let mut home: Vec<Option<u32>> = vec![None; w.slots as usize];
         let mut free: Vec<u32> = Vec::new();
         let mut slots = 0u32;
@@ -553,12 +556,8 @@ impl Chain<'_, '_> {
                 home[*s as usize] = Some(at);
                 *arg = Arg::Slot(at);
             });
-            for (s, &l) in last.iter().enumerate() {
-                if l == i
-                    && let Some(at) = home[s]
-                {
-                    free.push(at);
-                }
+            while let Some((_, s)) = ends.next_if(|e| e.0 == i) {
+                free.extend(home[s]);
             }
         }
         let width = w.ops.iter().map(|op| op.n as usize * 4).max().unwrap_or(64);

@@ -14,6 +14,7 @@ use crate::figures::rows;
 use crate::id::{DType, Dir, Place};
 use crate::run::Window;
 use crate::target::{Source, Target};
+use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use zerocopy::FromBytes;
@@ -40,17 +41,19 @@ impl Artifact {
                 true => std::thread::Builder::new().spawn_scoped(scope, || sum.take()).ok(),
                 false => None,
             };
-            let artifact = decode(file, &table, others);
+            let artifact = decode(file, &table, others).and_then(|mut artifact| {
+                let range = &weights.range;
+                artifact.weights_range = (range.start, range.end - range.start);
+                artifact.weights = bytes.clone();
+                artifact.check_decoded()?;
+                Ok(artifact)
+            });
             let own = sum.take();
             let others = beside.map(|thread| thread.join().unwrap_or_default());
             (artifact, sum.combine(own, others.unwrap_or_default()))
         });
-        let mut artifact = artifact?;
+        let artifact = artifact?;
         container::check_crc(crc, weights)?;
-        let range = &weights.range;
-        artifact.weights_range = (range.start, range.end - range.start);
-        artifact.weights = bytes;
-        artifact.check_decoded()?;
         Ok(artifact)
     }
 }
@@ -412,7 +415,10 @@ impl<'a> Reader<'a> {
         if c.flags > 3 {
             return unknown(Section::Claims, "flags", c.flags);
         }
-        let operands = self.list(c.n_operands as u32, Section::Producers, Reader::producer)?;
+        let mut operands = SmallVec::new();
+        for _ in 0..c.n_operands {
+            operands.push(self.producer()?);
+        }
         let acc = if c.flags & 1 != 0 { Some(self.producer()?) } else { None };
         let blocks = self.list(c.n_blocks.get() as u32, Section::Blocks, |r| {
             let b: BlockRow = r.next(Section::Blocks)?;

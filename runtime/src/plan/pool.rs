@@ -291,3 +291,54 @@ fn pack_scaled(memory: &Memory, pack: &Pack, (scales, dtype): (&[usize], DType),
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Element (k, n) of a matrix of two-byte elements.
+    fn cell(k: usize, n: usize) -> [u8; 2] {
+        ((k * 251 + n * 7 + 1) as u16).to_le_bytes()
+    }
+
+    /// Panels of a matrix, element by element.
+    fn panels(depth: usize, columns: usize) -> Vec<u8> {
+        let mut to = vec![0; columns.div_ceil(PANEL_COLUMNS) * depth * PANEL_COLUMNS * 2];
+        for k in 0..depth {
+            for n in 0..columns {
+                let at = ((n / PANEL_COLUMNS * depth + k) * PANEL_COLUMNS + n % PANEL_COLUMNS) * 2;
+                to[at..at + 2].copy_from_slice(&cell(k, n));
+            }
+        }
+        to
+    }
+
+    #[test]
+    fn rows_and_columns_become_the_same_panels() {
+        let (depth, columns) = (70, 40);
+        let wanted = panels(depth, columns);
+        let mut to = vec![0; wanted.len()];
+        for k in 0..depth {
+            let row: Vec<u8> = (0..columns).flat_map(|n| cell(k, n)).collect();
+            write_row(&row, k, depth, 2, &mut to);
+        }
+        assert_eq!(to, wanted);
+        let mut to = vec![0; wanted.len()];
+        let all: Vec<Vec<u8>> = (0..columns)
+            .map(|n| (0..depth).flat_map(|k| cell(k, n)).collect())
+            .collect();
+        for (panel, columns) in to.chunks_mut(depth * PANEL_COLUMNS * 2).zip(all.chunks(PANEL_COLUMNS)) {
+            write_columns::<2>(columns.iter().map(Vec::as_slice), panel);
+        }
+        assert_eq!(to, wanted);
+    }
+
+    #[test]
+    fn pools_follow_each_other_at_cache_lines() {
+        let (mut a, mut b) = (Pool::default(), Pool::default());
+        a.row(false, 7, 20);
+        let row = b.row(true, 1, 20);
+        assert_eq!(b.row(true, 1, 20), row);
+        assert_eq!((a.append(b), a.len()), (64, 84));
+    }
+}

@@ -1,4 +1,4 @@
-//! The list scheduler: chains in program order, each group at the earliest cycle that operands and tables allow.
+//! The list scheduler: chains in program order or another given, each group at the earliest cycle that operands and tables allow.
 //!
 //! Groups of a chain go in the order of its muls, each mul's tile loads before it: a load may start as soon as the swap
 //! before it has emptied the shadow tile, so weights arrive under running work. Anything that is free earlier is used:
@@ -26,6 +26,8 @@ pub(super) struct Timed {
     pub runs: Vec<PlacedRun>,
     /// Placed groups, in the order of their placement.
     pub groups: Vec<GroupTiming>,
+    /// Per chain, the cycle from which the rows that its first product or other group takes were there.
+    pub ready: Vec<u64>,
 }
 
 /// A place found for a group.
@@ -36,21 +38,27 @@ struct Fit {
     cause: Cause,
 }
 
-/// Schedules all chains. `window`: a chain starts after all chains this far before it (0: after everything placed).
+/// Schedules all chains, in this `order` or in the program's. `window`: a chain starts after all chains this far before it in the
+/// program's order (0: after everything placed).
 pub(super) fn run(
     program: &ChainProgram,
     split: &[Vec<Members>],
     places: &[Place],
     target: &Target,
     window: Option<usize>,
+    order: Option<&[ChainId]>,
 ) -> Result<Timed, CompileError> {
     let mut lister = Lister::new(program, places, target, window);
-    for (id, chain) in program.chains.iter() {
-        lister.chain(id, chain, split.get(id.index()).map_or(&[], Vec::as_slice))?;
+    let listed: Vec<ChainId> = program.chains.ids().collect();
+    for &id in order.unwrap_or(&listed) {
+        if let Some(chain) = program.chains.get(id) {
+            lister.chain(id, chain, split.get(id.index()).map_or(&[], Vec::as_slice))?;
+        }
     }
     Ok(Timed {
         runs: lister.runs,
         groups: lister.groups,
+        ready: lister.ready,
     })
 }
 
@@ -63,6 +71,7 @@ struct Lister<'a> {
     deps: Deps<'a>,
     runs: Vec<PlacedRun>,
     groups: Vec<GroupTiming>,
+    ready: Vec<u64>,
     /// Largest end over the chains up to each, and over all runs, with the group that ends there.
     ends: Vec<(u64, u32)>,
     end: (u64, u32),
@@ -88,6 +97,7 @@ impl<'a> Lister<'a> {
             deps: Deps::new(program, target),
             runs: Vec::new(),
             groups: Vec::new(),
+            ready: vec![u64::MAX; program.chains.len()],
             ends: Vec::new(),
             end: (0, 0),
             last_mul: vec![[vec![0; planes], vec![0; planes]]; program.n_chips as usize],
@@ -130,6 +140,7 @@ impl<'a> Lister<'a> {
                 let mut best: Option<(Fit, Group)> = None;
                 for group in transfer::groups(self.program, self.target, self.places, id, &t)? {
                     let bound = self.deps.bound(&group, self.floor(group.chain))?;
+                    self.note_ready(id, bound.cycle);
                     let fit = self.find(&group, bound)?;
                     if best.as_ref().is_none_or(|(b, _)| fit.at < b.at) {
                         best = Some((fit, group));
@@ -192,6 +203,7 @@ impl<'a> Lister<'a> {
             }
             let group = group::build(self.program, self.target, self.places, id, members)?;
             let mut bound = self.deps.bound(&group, self.floor(group.chain))?;
+            self.note_ready(id, bound.cycle);
             if let Some((mul, hemi, planes, _)) = &unit {
                 let offset = step_of(&group, *mul).map_or(0, |s| s.offset);
                 bound.raise(loaded.cycle.saturating_sub(offset), loaded.cause);
@@ -257,6 +269,13 @@ impl<'a> Lister<'a> {
             ));
         }
         Ok(())
+    }
+
+    /// Rows that the chain takes were there at this cycle.
+    fn note_ready(&mut self, chain: ChainId, cycle: u64) {
+        if let Some(ready) = self.ready.get_mut(chain.index()) {
+            *ready = (*ready).min(cycle);
+        }
     }
 
     /// Places a tile load; returns from when a swap may follow.

@@ -4,6 +4,9 @@
 //! solved once (`group`); the list scheduler puts each group at the earliest cycle at which its operands are there and
 //! the reservation tables are free; rows follow by lifetime (`alloc`).
 //!
+//! What is found is then bettered: banks are chosen again by when they are used in it, and chains placed in the order in which their
+//! rows were there (`order`).
+//!
 //! The *serial* scheduler is the same machinery with every group after everything before it: no overlap, hence nothing
 //! to get wrong but the groups themselves. It is the oracle of the tests, and what is left when overlapping lifetimes do
 //! not fit.
@@ -19,6 +22,7 @@ mod alloc;
 mod deps;
 mod group;
 mod list;
+mod order;
 mod place;
 mod repair;
 mod report;
@@ -33,7 +37,7 @@ mod e2e;
 #[cfg(test)]
 mod tests;
 
-use crate::chain::{ChainId, ChainProgram};
+use crate::chain::{ChainId, ChainKind, ChainProgram};
 use crate::{CompileError, CompileErrorKind};
 use lockstep_isa::claim::Claims;
 use lockstep_isa::{Place, Run, Target};
@@ -48,7 +52,7 @@ const ATTEMPTS: &[(usize, Option<usize>)] = &[(16, None), (16, Some(16)), (4, So
 pub struct ScheduleOptions {
     /// Every group after everything before it: the oracle.
     pub serial: bool,
-    /// How often banks are chosen again by the schedule found, which is kept where it is better.
+    /// How often banks, and on one chip the order of chains, are chosen again by the schedule found, as long as that betters it.
     pub rounds: usize,
 }
 
@@ -161,27 +165,41 @@ pub fn schedule_entries(
     } else {
         ATTEMPTS
     };
+    let transfers = programs
+        .iter()
+        .flat_map(|p| p.chains.values())
+        .any(|c| matches!(c.kind, ChainKind::Transfer { .. }));
     let mut refused = None;
     for &(slack, window) in attempts {
-        let attempt = |seen: Option<&[uses::Seen]>| -> Result<_, CompileError> {
-            let places = place::place(programs, &split, target, slack, seen)?;
+        let attempt = |last: Option<&[list::Timed]>, by_ready: bool| -> Result<_, CompileError> {
+            let seen = last.map(seen);
+            let places = place::place(programs, &split, target, slack, seen.as_deref())?;
             let mut timed = Vec::with_capacity(programs.len());
-            for ((program, split), places) in programs.iter().zip(&split).zip(&places.entries) {
-                timed.push(list::run(program, split, places, target, window)?);
+            for (i, ((program, split), places)) in programs.iter().zip(&split).zip(&places.entries).enumerate() {
+                let ready = last.filter(|_| by_ready).and_then(|l| l.get(i)).map(|l| &l.ready);
+                let order = ready.map(|ready| order::by_ready(program, ready));
+                timed.push(list::run(program, split, places, target, window, order.as_deref())?);
             }
             let homes = alloc::rows(programs, &places, &timed, target)?;
             Ok((timed, homes))
         };
-        match attempt(None) {
+        match attempt(None, false) {
             Ok(mut best) => {
-                let mut last = seen(&best.0);
+                // Where chips wait for each other, program order is the better one.
+                let mut orders: &[bool] = if window.is_some() || transfers {
+                    &[false]
+                } else {
+                    &[true, false]
+                };
                 for _ in 0..options.rounds {
                     // Other banks may hold less: then the schedule found stays.
-                    let Ok(next) = attempt(Some(&last)) else { break };
-                    last = seen(&next.0);
-                    if end(&next.0) < end(&best.0) {
-                        best = next;
-                    }
+                    let next = orders.iter().enumerate().find_map(|(i, &by_ready)| {
+                        let next = attempt(Some(&best.0), by_ready).ok()?;
+                        (end(&next.0) < end(&best.0)).then_some((next, i))
+                    });
+                    let Some((next, i)) = next else { break };
+                    best = next;
+                    orders = &orders[i..];
                 }
                 let (timed, homes) = best;
                 return timed

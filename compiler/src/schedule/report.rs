@@ -112,7 +112,7 @@ pub(super) fn finish(
     timed: Timed,
     (homes, sram): (Vec<Home>, Vec<SramUse>),
 ) -> Result<Schedule, CompileError> {
-    let Timed { mut runs, groups } = timed;
+    let Timed { mut runs, groups, .. } = timed;
     let mut makespan = 0u64;
     let mut busy = Busy::default();
     for placed in &mut runs {

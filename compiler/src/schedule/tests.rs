@@ -637,6 +637,26 @@ fn rows_are_reused() {
 }
 
 #[test]
+fn chains_go_by_what_was_ready_and_after_what_they_read() {
+    let mut m = Maker::new(8, 1);
+    let x = m.input(DType::F32, 4, None);
+    let [a, b, c, d]: [BufId; 4] = std::array::from_fn(|_| m.temp(4, Dir::East));
+    for (from, to) in [(x, a), (x, b), (b, c), (a, d)] {
+        m.map(from, &[AluOp::Neg], &[to], 4);
+    }
+    let order = |ready: [u64; 4]| -> Vec<usize> {
+        let ids = order::by_ready(&m.p, &ready);
+        ids.into_iter().map(|c| c.index()).collect()
+    };
+    assert_eq!(order([0, 0, 40, 30]), [0, 1, 3, 2]);
+    assert_eq!(order([9, 3, 1, 2]), [1, 2, 0, 3]);
+    // A row written again: after its reader, whatever was ready.
+    m.map(x, &[AluOp::Neg], &[b], 4);
+    let again = order::by_ready(&m.p, &[5, 5, 90, 5, 0]);
+    assert_eq!(again.last().map(|c| c.index()), Some(4));
+}
+
+#[test]
 fn what_does_not_fit_is_refused_with_terms() {
     let t = target("toy");
     let mut m = Maker::new(t.lanes, 1);

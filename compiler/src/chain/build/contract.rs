@@ -7,9 +7,9 @@
 //! they lie, as rows where their lanes are columns, as columns where their lanes are contracted.
 //!
 //! One chain does all passes for one group of columns and the rows of one hemisphere, in blocks of rows as the result is
-//! laid out, and ends in the epilogue. Where passes are short, several groups of columns take turns in one chain. Where tiles
-//! are loaded at run time, the hemispheres share the batches rather than the rows: each tile is then loaded once. Convolutions
-//! find their passes in `windows.rs`.
+//! laid out, or of both where a tile is soon through with them, and ends in the epilogue. Where passes are short, several groups of
+//! columns take turns in one chain. Where tiles are loaded at run time, the hemispheres share the batches rather than the rows:
+//! each tile is then loaded once. Convolutions find their passes in `windows.rs`.
 
 use super::fit::{At, Piece, fit};
 use super::kernel::{EPILOGUE_ALUS, Sources};
@@ -63,6 +63,10 @@ struct Columns {
     rows: usize,
 }
 
+/// Cycles of a pass over all rows up to which its tile is loaded in one hemisphere alone: MiniLM in f16 on one chip of tsp-2020 takes
+/// 40,865 cycles so, 44,497 with every tile loaded in both.
+const SHORT: usize = 256;
+
 /// Cycles of a pass below which column tiles take turns: about what the statistics of a row take.
 const BRIEF: usize = 256;
 
@@ -95,7 +99,7 @@ impl Builder<'_> {
         let mut plans: BTreeMap<Vec<usize>, Vec<Pass>> = BTreeMap::new();
         let mut by_side: Vec<(Dir, Sources)> = Vec::new();
         let mut ready: Vec<(Dir, Vec<Columns>)> = Vec::new();
-        let jobs = self.jobs(&home, &spec);
+        let jobs = self.by_columns(self.jobs(&home, &spec), lhs, rhs);
         let both: Vec<bool> = jobs
             .iter()
             .map(|job| jobs.iter().any(|j| j.0 == job.0 && j.1 != job.1))
@@ -189,6 +193,41 @@ impl Builder<'_> {
         }
         jobs.sort_by_key(|j| (groups.iter().position(|g| *g == j.0), j.1));
         jobs
+    }
+
+    /// Of weights whose tiles are soon through with the rows of one hemisphere, each tile goes to one hemisphere for all rows, as far
+    /// as there are pairs of column groups: it is then read once, and has twice the time to be loaded.
+    fn by_columns(&self, jobs: Vec<Job>, lhs: ValueId, rhs: ValueId) -> Vec<Job> {
+        let cycles = self
+            .target
+            .mxm_rate(self.dtype(lhs))
+            .map_or(1, |r| r.cycles_per_vector as usize);
+        let rows = |j: &Job| j.2.iter().map(|s| s.1.len()).sum::<usize>();
+        let shared = |i: usize| {
+            jobs.get(i)
+                .zip(jobs.get(i + 1))
+                .is_some_and(|(a, b)| a.0 == b.0 && (rows(a) + rows(b)) * cycles <= SHORT)
+        };
+        if !self.is_const(rhs) {
+            return jobs;
+        }
+        let mut out: Vec<Job> = Vec::with_capacity(jobs.len());
+        let mut i = 0;
+        while i < jobs.len() {
+            if !(shared(i) && shared(i + 2)) {
+                out.push(jobs[i].clone());
+                i += 1;
+                continue;
+            }
+            for (at, side) in [(i, Dir::East), (i + 2, Dir::West)] {
+                let mut all = jobs[at].2.clone();
+                all.extend(jobs[at + 1].2.iter().cloned());
+                all.sort();
+                out.push((jobs[at].0.clone(), side, all));
+            }
+            i += 4;
+        }
+        out
     }
 
     /// Whether columns are multiplied in turns with others: where a pass is shorter than what an epilogue waits for, the first

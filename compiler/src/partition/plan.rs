@@ -56,6 +56,17 @@ pub fn candidates(
     Ok(found)
 }
 
+/// SRAM that leaves stages no room but to share the weights about evenly: the step above the least, of `whole` taken down in tenths,
+/// that is enough. One stage after another then works for another user, and none is so full that the allocator refuses it.
+fn even_room(whole: u64, enough: impl Fn(u64) -> bool) -> u64 {
+    let steps = std::iter::successors(Some(whole), |b| Some(b / RETRY_DENOMINATOR * RETRY_NUMERATOR));
+    let mut last = [whole; 2];
+    for bytes in steps.take_while(|&b| b > 0 && enough(b)) {
+        last = [last[1], bytes];
+    }
+    last[0]
+}
+
 /// Writes into each partition what was looked at.
 pub(super) fn note_examined(found: &mut [Partitioned]) {
     let examined: Vec<Candidate> = found
@@ -110,6 +121,11 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
             bytes: target.sram_bytes(),
             share: 1,
         };
+        if !least && wanted <= MAX_MIXED_CHIPS {
+            room.bytes = even_room(target.sram_bytes(), |bytes| {
+                cuts::cut(cx, &demand, &shardings, offer, wanted, Room { bytes, share: 1 }, least).is_some()
+            });
+        }
         for _ in 0..RETRIES {
             let Some((stages, cycles)) = cuts::cut(cx, &demand, &shardings, offer, wanted, room, least) else {
                 break;

@@ -1,7 +1,7 @@
 //! Elementwise operations over rows: every ALU operation on f32 and i32, generic over the register type.
 
 use super::simd::Simd;
-use lockstep_isa::math;
+use lockstep_isa::math::{self, Lane};
 use lockstep_isa::{AluOp, DType};
 
 /// Rows at equal distances.
@@ -130,9 +130,9 @@ pub(super) const EXP_ZERO: f32 = -103.98;
 /// `e^x`. Lanes whose result is zero go another way to it than through denormal numbers, which processors are slow at:
 /// a mask of a softmax makes many of them.
 #[inline(always)]
-pub(super) fn exp<V: Simd>(x: V) -> V {
-    let none = x.lt(V::splat(EXP_ZERO));
-    V::select(none, V::splat(0.0), math::exp(V::select(none, V::splat(0.0), x)))
+pub fn exp<L: Lane>(x: L) -> L {
+    let none = x.lt(L::splat(EXP_ZERO));
+    L::select(none, L::splat(0.0), math::exp(L::select(none, L::splat(0.0), x)))
 }
 
 ops! {

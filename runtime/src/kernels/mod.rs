@@ -29,7 +29,7 @@ use crate::executor::Simd as Level;
 pub use drive::{Local, MAX_BLOCK, Machine, Probe};
 pub use gemm::{Factor, Product, Scales};
 use lockstep_isa::{AluOp, DType};
-pub use map::{Lines, MapArgs};
+pub use map::{Lines, MapArgs, exp};
 pub use moves::{copy_pieces, transpose};
 pub use team::Team;
 

@@ -11,6 +11,7 @@
 pub mod device;
 pub mod driver;
 pub mod kernels;
+pub mod order;
 pub mod prelude;
 pub mod session;
 pub mod step;

@@ -17,8 +17,12 @@ pub fn text(items: usize) -> String {
              #define LID ((uint)get_local_id(0))\n#define EACH\n"
         }
     };
+    let ahead = match items {
+        1 => "#define AHEAD(p) __builtin_prefetch(p);\n",
+        _ => "#define AHEAD(p)\n",
+    };
     format!(
-        "#pragma OPENCL FP_CONTRACT OFF\n#define LS {items}u\n{sync}{table}{}{HUGE}{OPERATIONS}",
+        "#pragma OPENCL FP_CONTRACT OFF\n#define LS {items}u\n{ahead}{sync}{table}{}{HUGE}{OPERATIONS}",
         trace::functions()
     )
 }

@@ -12,6 +12,8 @@ use lockstep_isa::artifact::PANEL_COLUMNS;
 
 /// Rows of integer windows that are summed in f32: 256 * 255 * 255 is below 2^24.
 const EXACT_K: usize = 256;
+/// How far ahead of a product weights are asked for; panels follow one another in memory.
+const AHEAD_BYTES: usize = 4096;
 
 /// The kernel of a block of a product for rows `r0 .. r1`, with its parameters.
 ///
@@ -205,7 +207,9 @@ pub fn product(b: &Product) -> Kernel {
         t += &format!("        __global const float *y{r} = (__global const float *)(x{r} + W[0]);\n");
     }
     let inner = |t: &mut String, from: &str, to: &str, sum: &str| {
-        *t += &format!("        for (uint k = {from}; k < {to}; ++k, w += step) {{\n");
+        *t += &format!(
+            "        for (uint k = {from}; k < {to}; ++k, w += step) {{\n            AHEAD(w + {AHEAD_BYTES}u)\n"
+        );
         *t += &format!(
             "            const float{v} wl = {}, wh = {};\n",
             load(b.dtype, v, 0),

@@ -1,18 +1,13 @@
 //! The launches of an entry, from the steps of its plan.
 //!
-//! Chains that do not need each other run at the same time: the first steps of all of them, then the second ones, and so on.
-//! Those of these steps that share a kernel are one launch. What chains of the same time keep in scratch lies side by side.
+//! Steps that do not need each other run in the same round ([`super::order`]). Those of a round that share a kernel are one launch.
 
 use super::driver::Device;
 use super::work::{Kernel, Parameters, Shape, Work};
-use super::{prelude, step, tape};
-use crate::plan::depend::dependences;
+use super::{order, prelude, step, tape};
 use crate::plan::{Arg, ChainPlan, OpKind, Plan, Space, Step, Tape, TapeOp};
 use std::collections::BTreeMap;
 use std::ops::Range;
-
-/// Most bytes of scratch of the chains that run at the same time, unless one of them needs more.
-const SCRATCH_BYTES: usize = 256 << 20;
 
 /// Kernels, each once, and what entries do with them.
 pub struct Stream {
@@ -113,56 +108,49 @@ impl Stream {
 
     /// Adds an entry. `pool` are the constants made at load.
     pub fn entry(&mut self, plan: &Plan, pool: &[u8]) {
+        let chains = plan.chains.iter().enumerate();
+        let chains: Vec<_> = chains
+            .map(|(c, chain)| self.chain(plan, pool, c as u32, chain))
+            .collect();
+        let lengths: Vec<usize> = chains.iter().map(Vec::len).collect();
+        let slots = order::chains(&plan.chains, &lengths);
         let first = self.rounds.len();
-        for level in levels(&plan.chains) {
-            let (mut together, mut bytes) = (Vec::new(), 0);
-            for c in level {
-                let Some(chain) = plan.chains.get(c as usize) else {
-                    continue;
-                };
-                let own = chain.scratch.next_multiple_of(64);
-                if bytes + own > SCRATCH_BYTES && !together.is_empty() {
-                    self.run(std::mem::take(&mut together));
-                    bytes = 0;
+        let end = slots.iter().map(|s| s.rounds.end).max().unwrap_or(0);
+        self.rounds.resize_with(first + end, Vec::new);
+        for ((rounds, slot), chain) in chains.into_iter().zip(slots).zip(&plan.chains) {
+            self.scratch = self.scratch.max(slot.scratch + chain.scratch);
+            for (mut items, at) in rounds.into_iter().zip(slot.rounds) {
+                for item in &mut items {
+                    item.work.parameters.shift(Space::Scratch, slot.scratch as i64);
                 }
-                let mut steps = self.chain(plan, pool, c, chain);
-                for item in steps.iter_mut().flatten() {
-                    item.work.parameters.shift(Space::Scratch, bytes as i64);
+                if let Some(round) = self.rounds.get_mut(first + at) {
+                    round.append(&mut items);
                 }
-                together.push(steps);
-                bytes += own;
-                self.scratch = self.scratch.max(bytes);
             }
-            self.run(together);
         }
         self.entries.push(first..self.rounds.len());
     }
 
-    /// Adds the rounds of chains that do not need each other.
-    fn run(&mut self, chains: Vec<Vec<Vec<Item>>>) {
-        let first = self.rounds.len();
-        for chain in chains {
-            for (i, items) in chain.into_iter().enumerate() {
-                if self.rounds.len() == first + i {
-                    self.rounds.push(Vec::new());
-                }
-                if let Some(round) = self.rounds.get_mut(first + i) {
-                    round.extend(items);
-                }
-            }
-        }
-    }
-
-    /// The steps of a chain, one after the other; what is together may run at the same time.
+    /// The steps of a chain by the chain's rounds.
     fn chain(&mut self, plan: &Plan, pool: &[u8], c: u32, chain: &ChainPlan) -> Vec<Vec<Item>> {
-        let mut all = Vec::new();
+        let mut all: Vec<Vec<Item>> = Vec::new();
         if chain.events.is_empty() {
+            let mut steps = Vec::with_capacity(chain.steps.len());
             for step in &chain.steps {
                 let rows = match step {
                     Step::Pack(_) => (0, 1),
                     _ => (0, step.rows().0),
                 };
-                self.step(plan, pool, c, step, rows, &mut all);
+                let mut items = Vec::new();
+                self.step(plan, pool, c, step, rows, &mut items);
+                steps.push(items);
+            }
+            let lengths: Vec<usize> = steps.iter().map(Vec::len).collect();
+            for (start, step) in order::steps(plan, chain, &lengths).into_iter().zip(steps) {
+                all.resize_with(all.len().max(start + step.len()), Vec::new);
+                for (round, mut items) in all.iter_mut().skip(start).zip(step) {
+                    round.append(&mut items);
+                }
             }
         }
         for &(s, row) in &chain.events {
@@ -301,28 +289,6 @@ impl Stream {
     pub fn prelude(&self) -> String {
         prelude::text(self.shape.items) + &step::prelude(self.shape.width)
     }
-}
-
-/// Chains by the longest way to them: those of a level need none of each other.
-fn levels(chains: &[ChainPlan]) -> Vec<Vec<u32>> {
-    let mut level: Vec<usize> = Vec::with_capacity(chains.len());
-    let mut all: Vec<Vec<u32>> = Vec::new();
-    for (c, before) in dependences(chains).iter().enumerate() {
-        let own = before
-            .iter()
-            .filter_map(|&b| level.get(b as usize))
-            .map(|l| l + 1)
-            .max();
-        let own = own.unwrap_or(0);
-        level.push(own);
-        if all.len() <= own {
-            all.resize(own + 1, Vec::new());
-        }
-        if let Some(list) = all.get_mut(own) {
-            list.push(c as u32);
-        }
-    }
-    all
 }
 
 /// Cuts the weights section into buffers of at most `most` bytes, so that every step finds its weights in one of them. Buffers may

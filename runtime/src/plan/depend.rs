@@ -1,14 +1,19 @@
-//! Which chains need which.
+//! Which chains need which, and which parts of anything.
 
 use crate::plan::ChainPlan;
 
+/// Bytes that are read or written: first, end, whether they are written.
+pub type Access = (i64, i64, bool);
+
 /// For every chain the chains before it that it must not overtake.
 pub fn dependences(chains: &[ChainPlan]) -> Vec<Vec<u32>> {
-    let mut cuts: Vec<i64> = chains
-        .iter()
-        .flat_map(|c| &c.accesses)
-        .flat_map(|a| [a.0, a.1])
-        .collect();
+    let all: Vec<&[Access]> = chains.iter().map(|c| c.accesses.as_slice()).collect();
+    between(&all)
+}
+
+/// For every one of these the ones before it that it must not overtake, by the bytes that they access.
+pub fn between(parts: &[impl AsRef<[Access]>]) -> Vec<Vec<u32>> {
+    let mut cuts: Vec<i64> = parts.iter().flat_map(|p| p.as_ref()).flat_map(|a| [a.0, a.1]).collect();
     cuts.sort_unstable();
     cuts.dedup();
     let at = |byte: i64| cuts.partition_point(|&c| c < byte);
@@ -17,20 +22,20 @@ pub fn dependences(chains: &[ChainPlan]) -> Vec<Vec<u32>> {
     let mut writer = vec![NONE; cuts.len()];
     let mut newest = vec![NONE; cuts.len()];
     let mut readers: Vec<(u32, u32)> = Vec::new();
-    let mut all = Vec::with_capacity(chains.len());
+    let mut all = Vec::with_capacity(parts.len());
     let mut before: Vec<u32> = Vec::new();
-    for (c, chain) in chains.iter().enumerate() {
+    for (c, part) in parts.iter().enumerate() {
         let c = c as u32;
         before.clear();
-        for &(from, to, write) in &chain.accesses {
+        for &(from, to, write) in part.as_ref() {
             for s in at(from)..at(to) {
                 if writer[s] != NONE {
                     before.push(writer[s]);
                 }
                 let mut reader = newest[s];
                 if write {
-                    while let Some(&(chain, next)) = readers.get(reader as usize) {
-                        before.push(chain);
+                    while let Some(&(part, next)) = readers.get(reader as usize) {
+                        before.push(part);
                         reader = next;
                     }
                     (writer[s], newest[s]) = (c, NONE);

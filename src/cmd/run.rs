@@ -145,17 +145,21 @@ pub fn load(exec: &ExecArgs, artifact: &Arc<Artifact>) -> Outcome<Box<dyn Sessio
 
 /// The executor that the options name.
 fn executor(exec: &ExecArgs) -> Outcome<Box<dyn Executor>> {
-    if exec.backend != "opencl" && exec.device.is_some() {
+    let flags = [("--device", exec.device.is_some()), ("--command-buffer", exec.command_buffer)];
+    if let Some((flag, _)) = flags.iter().find(|(_, given)| *given && exec.backend != "opencl") {
         return Err(Failure::usage(format!(
-            "--device is for --backend opencl, which runs on devices; {} does not",
+            "{flag} is for --backend opencl, which runs on devices; {} does not",
             exec.backend
         )));
     }
     #[cfg(feature = "opencl")]
     if exec.backend == "opencl" {
         let store = KernelCache::of_user().map(|cache| Arc::new(cache) as Arc<dyn KernelStore>);
-        let device = exec.device;
-        return Ok(Box::new(OpenCl { device, store }));
+        return Ok(Box::new(OpenCl {
+            device: exec.device,
+            store,
+            command_buffer: exec.command_buffer,
+        }));
     }
     Ok(lookup(&exec.backend)?)
 }

@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)]
 
+use super::commands::{Extension, Recording};
 use super::driver::{Contents, Device, Driven, Driver, Failure, Range3};
 use lockstep_isa::artifact::SharedBytes;
 use opencl3::command_queue::CommandQueue;
@@ -105,6 +106,7 @@ fn describe(raw: &Raw, platform: &str) -> Device {
 pub struct Open {
     device: Device,
     // Dropped in this order: what a queue still uses comes after it.
+    recordings: Vec<Recording>,
     queue: CommandQueue,
     launches: Vec<(Kernel, Range3)>,
     programs: Rc<RefCell<Vec<Program>>>,
@@ -162,6 +164,7 @@ impl Open {
         let queue = unsafe { CommandQueue::create(&context, id, 0) }?;
         Ok(Open {
             device,
+            recordings: Vec::new(),
             queue,
             launches: Vec::new(),
             programs,
@@ -294,6 +297,25 @@ impl Driver for Open {
             event.map_err(lost("clEnqueueNDRangeKernel"))?;
         }
         Ok(())
+    }
+
+    fn record(&mut self, launches: Range<usize>) -> Driven<Option<usize>> {
+        let Some(extension) = Extension::of(&Raw::new(self.id)) else {
+            return Ok(None);
+        };
+        let launches = self.launches.get(launches).unwrap_or(&[]);
+        let made = extension.record(self.queue.get(), launches)?;
+        Ok(made.map(|recording| {
+            self.recordings.push(recording);
+            self.recordings.len() - 1
+        }))
+    }
+
+    fn replay(&mut self, recording: usize) -> Driven<()> {
+        let what = || Failure::Lost {
+            what: format!("recording {recording} does not exist"),
+        };
+        self.recordings.get(recording).ok_or_else(what)?.enqueue()
     }
 
     fn write(&mut self, buffer: usize, at: usize, bytes: &[u8]) -> Driven<()> {

@@ -113,6 +113,18 @@ pub trait Driver {
     /// A lost device.
     fn run(&mut self, launches: Range<usize>) -> Driven<()>;
 
+    /// Records launches as one command, which [`Driver::replay`] runs by its number; `None` where the device has no such thing.
+    ///
+    /// # Errors
+    /// A lost device.
+    fn record(&mut self, launches: Range<usize>) -> Driven<Option<usize>>;
+
+    /// Runs recorded launches.
+    ///
+    /// # Errors
+    /// A lost device.
+    fn replay(&mut self, recording: usize) -> Driven<()>;
+
     /// Writes bytes of a buffer before what is run next.
     ///
     /// # Errors

@@ -21,6 +21,8 @@ const LOG_CHARS: usize = 400;
 /// A device and the kernels that were built for it. Sessions that it loads share them.
 pub struct Kernels {
     driver: Box<dyn Driver>,
+    /// Whether sessions record their launches.
+    pub(super) record: bool,
     /// Where a kernel is, by the text before it and then by its own.
     known: BTreeMap<String, BTreeMap<String, Place>>,
 }
@@ -63,8 +65,16 @@ impl Kernels {
     pub fn new(driver: Box<dyn Driver>) -> Kernels {
         Kernels {
             driver,
+            record: false,
             known: BTreeMap::new(),
         }
+    }
+
+    /// Whether sessions record the launches of a run as one command where the device can.
+    #[must_use]
+    pub fn command_buffer(mut self, record: bool) -> Kernels {
+        self.record = record;
+        self
     }
 
     /// Builds what these artifacts need and is not there yet, as few programs. Loading does the same for one artifact.

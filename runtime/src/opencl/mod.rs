@@ -8,6 +8,7 @@
 //! Bits are those of every other executor: each operation is correctly rounded by the standard or made of operations on bits
 //! ([`prelude`]); the elementary functions are written out from the definitions in `isa::math` ([`trace`]).
 
+pub mod commands;
 pub mod device;
 pub mod driver;
 pub mod kernels;
@@ -44,6 +45,8 @@ pub struct OpenCl {
     pub device: Option<usize>,
     /// Where built kernels are kept; `None` builds them at every load.
     pub store: Option<Arc<dyn KernelStore>>,
+    /// Whether a run is one command of the device where it can record commands; otherwise its launches are enqueued one by one.
+    pub command_buffer: bool,
 }
 
 impl OpenCl {
@@ -53,7 +56,7 @@ impl OpenCl {
     /// No library, no driver, no such device, one that cannot be used.
     pub fn kernels(&self) -> Result<Kernels, ExecError> {
         let driver = device::open(self.device).map_err(|what| ExecError::NoDevice { what })?;
-        Ok(Kernels::new(Box::new(driver)))
+        Ok(Kernels::new(Box::new(driver)).command_buffer(self.command_buffer))
     }
 }
 

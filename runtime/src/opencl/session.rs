@@ -37,6 +37,8 @@ struct EntryRun {
     inputs: Vec<Range<usize>>,
     outputs: Vec<Range<usize>>,
     launches: Range<usize>,
+    /// The launches as one command, where they were recorded.
+    recorded: Option<usize>,
     /// Chain and kind of each launch.
     what: Vec<(u32, &'static str)>,
 }
@@ -157,7 +159,15 @@ impl OpenClSession {
             new.keep(driver.as_mut(), store);
         }
 
-        let entries = artifact.entries.iter().zip(&entries).map(|(entry, own)| {
+        let mut recorded = Vec::with_capacity(entries.len());
+        for own in &entries {
+            let launches = first + own.start..first + own.end;
+            recorded.push(match kernels.record && !own.is_empty() {
+                true => driver.record(launches).map_err(lost)?,
+                false => None,
+            });
+        }
+        let entries = artifact.entries.iter().zip(&entries).zip(recorded).map(|((entry, own), recorded)| {
             let spans = |list: &[Signature]| {
                 let nests = list.iter().flat_map(|t| &t.nests);
                 let values = nests.filter_map(|n| entry.values.get(n.value as usize));
@@ -168,6 +178,7 @@ impl OpenClSession {
                 inputs: spans(&entry.inputs),
                 outputs: spans(&entry.outputs),
                 launches: first + own.start..first + own.end,
+                recorded,
                 what: all.iter().map(|l| (l.chain, l.kind)).collect(),
             }
         });
@@ -182,9 +193,10 @@ impl OpenClSession {
         })
     }
 
-    /// Launches of a run of an entry.
+    /// What a run of an entry enqueues besides its inputs and outputs.
     pub fn launches(&self, entry: usize) -> usize {
-        self.entries.get(entry).map_or(0, |e| e.launches.len())
+        let count = |e: &EntryRun| e.recorded.map_or(e.launches.len(), |_| 1);
+        self.entries.get(entry).map_or(0, count)
     }
 
     fn execute(
@@ -231,7 +243,10 @@ fn replay(
         driver.write(buffer, r.start, memory.bytes().get(r.clone()).unwrap_or(&[]))?;
     }
     match times {
-        None => driver.run(e.launches.clone())?,
+        None => match e.recorded {
+            Some(recording) => driver.replay(recording)?,
+            None => driver.run(e.launches.clone())?,
+        },
         Some(times) => {
             for (launch, &(chain, kind)) in e.launches.clone().zip(&e.what) {
                 let start = Instant::now();

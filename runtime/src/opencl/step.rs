@@ -12,6 +12,8 @@ use lockstep_isa::artifact::PANEL_COLUMNS;
 
 /// Rows of integer windows that are summed in f32: 256 * 255 * 255 is below 2^24.
 const EXACT_K: usize = 256;
+/// Results of a transpose that a work-group writes.
+const RESULTS: u32 = 16;
 /// How far ahead of a product weights are asked for; panels follow one another in memory.
 const AHEAD_BYTES: usize = 4096;
 
@@ -314,7 +316,7 @@ pub fn pack(shape: &Shape, p: &Pack) -> (Kernel, Work) {
     (Kernel { text }, work)
 }
 
-/// The kernel of a transpose for results `r0 .. r1`: a work-group for one of them.
+/// The kernel of a transpose for results `r0 .. r1`: a work-group for some of them.
 ///
 /// Parameters: 0 first result, 1 end, 2 operands, 3 first lane; then the operands, their space, the results, their space.
 pub fn transpose(shape: &Shape, t: &Transpose, (r0, r1): (u32, u32)) -> (Kernel, Work) {
@@ -328,15 +330,20 @@ pub fn transpose(shape: &Shape, t: &Transpose, (r0, r1): (u32, u32)) -> (Kernel,
     }
     let ty = element(t.size);
     let text = format!(
-        "    const uint i = (uint)P[0] + (uint)get_group_id(1);\n    \
-         if (i >= (uint)P[1]) return;\n    \
+        "    const uint first = (uint)P[0] + (uint)get_group_id(1) * {RESULTS}u;\n    \
+         if (first >= (uint)P[1]) return;\n    \
+         const uint n = min((uint)P[1] - first, {RESULTS}u);\n    \
          __global const uchar *from = (__global const uchar *)space_of(mem, scr, pool, wts, P[11]);\n    \
-         __global {ty} *to = (__global {ty} *)((__global uchar *)space_of(mem, scr, pool, wts, P[19]) + rows_at(P + 12, i));\n    \
-         for (uint j = LID; j < (uint)P[2]; j += LS) to[j] = ((__global const {ty} *)(from + rows_at(P + 4, j)))[(uint)P[3] + i];\n"
+         __global {ty} *to[{RESULTS}];\n    \
+         for (uint i = 0u; i < {RESULTS}u; ++i)\n        \
+         to[i] = (__global {ty} *)((__global uchar *)space_of(mem, scr, pool, wts, P[19]) + rows_at(P + 12, first + min(i, n - 1u)));\n    \
+         for (uint j = LID; j < (uint)P[2]; j += LS) {{\n        \
+         __global const {ty} *x = (__global const {ty} *)(from + rows_at(P + 4, j)) + (uint)P[3] + first;\n        \
+         for (uint i = 0u; i < n; ++i) to[i][j] = x[i];\n    }}\n"
     );
     let work = Work {
         parameters: p,
-        groups: [1, (r1 - r0) as usize],
+        groups: [1, (r1 - r0).div_ceil(RESULTS) as usize],
         local: [shape.items, 1],
     };
     (Kernel { text }, work)

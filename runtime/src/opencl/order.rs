@@ -12,10 +12,13 @@
 use crate::plan::depend::{Access, between, dependences};
 use crate::plan::{Arg, ChainPlan, Multiply, OpKind, Plan, Rows, Space, Step, Tape};
 use lockstep_isa::artifact::PANEL_COLUMNS;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Most bytes of scratch, unless one chain needs more.
 const SCRATCH_BYTES: usize = 256 << 20;
+/// Most rounds that a chain is delayed to share launches.
+const MOST_DELAY: usize = 64;
 /// What is added to bytes of scratch, so that they are not bytes of memory.
 const SCRATCH: i64 = 1 << 60;
 
@@ -44,22 +47,70 @@ pub struct Slot {
     pub scratch: usize,
 }
 
-/// Places chains that take so many rounds: each as soon as it may run and has scratch.
-pub fn chains(chains: &[ChainPlan], lengths: &[usize]) -> Vec<Slot> {
+/// Places chains, each with the kernels of its rounds: as soon as it may run, or later, where no other chain has to wait for it and
+/// its steps share more launches.
+pub fn chains(chains: &[ChainPlan], kernels: &[Vec<BTreeSet<usize>>]) -> Vec<Slot> {
+    let before = dependences(chains);
+    let mut starts: Vec<usize> = Vec::with_capacity(chains.len());
+    for before in &before {
+        let ends = before.iter().filter_map(|&b| {
+            let (start, rounds) = (starts.get(b as usize)?, kernels.get(b as usize)?);
+            Some(start + rounds.len())
+        });
+        starts.push(ends.max().unwrap_or(0));
+    }
+    let shared = share(&before, kernels, &starts);
+    let slots = give(chains, &before, kernels, &shared);
+    match shared.iter().zip(&slots).any(|(s, slot)| *s != slot.rounds.start) {
+        true => give(chains, &before, kernels, &starts),
+        false => slots,
+    }
+}
+
+/// Later starts for chains that nothing waits for meanwhile, where they need fewer launches of their own.
+fn share(before: &[Vec<u32>], kernels: &[Vec<BTreeSet<usize>>], starts: &[usize]) -> Vec<usize> {
+    let end = starts.iter().zip(kernels).map(|(s, k)| s + k.len()).max().unwrap_or(0);
+    let mut starts = starts.to_vec();
+    // The last start of each chain and the launches of each round, of the chains that are placed.
+    let mut last: Vec<usize> = kernels.iter().map(|k| end - k.len()).collect();
+    let mut launches: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); end];
+    for (c, (own, before)) in kernels.iter().zip(before).enumerate().rev() {
+        let (Some(&first), Some(&latest)) = (starts.get(c), last.get(c)) else {
+            continue;
+        };
+        let fresh = |start: &usize| {
+            let rounds = launches.iter().skip(*start).zip(own);
+            rounds.map(|(there, own)| own.difference(there).count()).sum::<usize>()
+        };
+        let best = (first..=latest.min(first + MOST_DELAY)).min_by_key(fresh).unwrap_or(first);
+        for (there, own) in launches.iter_mut().skip(best).zip(own) {
+            there.extend(own);
+        }
+        if let Some(start) = starts.get_mut(c) {
+            *start = best;
+        }
+        for &b in before {
+            if let (Some(last), Some(own)) = (last.get_mut(b as usize), kernels.get(b as usize)) {
+                *last = (*last).min(best.saturating_sub(own.len()));
+            }
+        }
+    }
+    starts
+}
+
+/// Gives chains scratch. One that finds none from its start on begins later, and so do those that need it.
+fn give(chains: &[ChainPlan], before: &[Vec<u32>], kernels: &[Vec<BTreeSet<usize>>], starts: &[usize]) -> Vec<Slot> {
     let mut slots: Vec<Slot> = Vec::with_capacity(chains.len());
     // Scratch in use in each round.
     let mut used: Vec<Vec<Range<usize>>> = Vec::new();
-    for ((chain, &length), before) in chains.iter().zip(lengths).zip(dependences(chains)) {
-        let ends = before
-            .iter()
-            .filter_map(|&b| slots.get(b as usize))
-            .map(|s| s.rounds.end);
-        let mut start = ends.max().unwrap_or(0);
-        let own = chain.scratch.next_multiple_of(64);
+    for (((chain, own), before), &start) in chains.iter().zip(kernels).zip(before).zip(starts) {
+        let ends = before.iter().filter_map(|&b| slots.get(b as usize)).map(|s| s.rounds.end);
+        let mut start = ends.max().unwrap_or(0).max(start);
+        let (length, bytes) = (own.len(), chain.scratch.next_multiple_of(64));
         let scratch = loop {
             let rounds = used.get(start.min(used.len())..(start + length).min(used.len()));
-            let at = gap(rounds.unwrap_or(&[]), own);
-            if own == 0 || at == 0 || at + own <= SCRATCH_BYTES {
+            let at = gap(rounds.unwrap_or(&[]), bytes);
+            if bytes == 0 || at == 0 || at + bytes <= SCRATCH_BYTES {
                 break at;
             }
             start += 1;
@@ -68,9 +119,9 @@ pub fn chains(chains: &[ChainPlan], lengths: &[usize]) -> Vec<Slot> {
         if used.len() < rounds.end {
             used.resize(rounds.end, Vec::new());
         }
-        if own > 0 {
+        if bytes > 0 {
             for round in used.get_mut(rounds.clone()).into_iter().flatten() {
-                round.push(scratch..scratch + own);
+                round.push(scratch..scratch + bytes);
             }
         }
         slots.push(Slot { rounds, scratch });

@@ -6,7 +6,7 @@ use super::driver::Device;
 use super::work::{Kernel, Parameters, Shape, Work};
 use super::{order, prelude, step, tape};
 use crate::plan::{Arg, ChainPlan, OpKind, Plan, Space, Step, Tape, TapeOp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// Kernels, each once, and what entries do with them.
@@ -112,8 +112,12 @@ impl Stream {
         let chains: Vec<_> = chains
             .map(|(c, chain)| self.chain(plan, pool, c as u32, chain))
             .collect();
-        let lengths: Vec<usize> = chains.iter().map(Vec::len).collect();
-        let slots = order::chains(&plan.chains, &lengths);
+        let kernels = chains.iter().map(|rounds| {
+            let of = |items: &Vec<Item>| items.iter().map(|i| i.kernel).collect();
+            rounds.iter().map(of).collect()
+        });
+        let kernels: Vec<Vec<BTreeSet<usize>>> = kernels.collect();
+        let slots = order::chains(&plan.chains, &kernels);
         let first = self.rounds.len();
         let end = slots.iter().map(|s| s.rounds.end).max().unwrap_or(0);
         self.rounds.resize_with(first + end, Vec::new);

@@ -165,9 +165,9 @@ pub struct ExecArgs {
     /// Device of the opencl executor, by its number in `lockstep backends` [default: the first that can be used]
     #[arg(long, value_name = "N")]
     pub device: Option<usize>,
-    /// Let the opencl executor enqueue a run as one recorded command where the device has cl_khr_command_buffer
+    /// Let the opencl executor enqueue launches one by one where the device has cl_khr_command_buffer, too
     #[arg(long)]
-    pub command_buffer: bool,
+    pub no_command_buffer: bool,
     /// Threads of the cpu executor
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: u16,

@@ -70,8 +70,18 @@ fn runs(artifact: &Arc<Artifact>, executor: &dyn Executor) -> Vec<Vec<HostTensor
 
 fn same_bits(what: &str, artifact: &Arc<Artifact>) {
     let cpu = runs(artifact, lookup("cpu").expect("cpu").as_ref());
-    let opencl = runs(artifact, lookup("opencl").expect("opencl").as_ref());
-    assert!(cpu == opencl, "{what}: opencl differs from cpu");
+    // The first run records its launches where the device can.
+    for enqueue_each in [false, true] {
+        let executor = OpenCl {
+            enqueue_each,
+            ..OpenCl::default()
+        };
+        let opencl = runs(artifact, &executor);
+        assert!(
+            cpu == opencl,
+            "{what}: opencl differs from cpu, one by one: {enqueue_each}"
+        );
+    }
     assert_eq!(cpu[0], cpu[3], "{what}: a reset session starts again");
 }
 
@@ -291,6 +301,7 @@ fn cached(dir: &common::Scratch) -> OpenCl {
     OpenCl {
         device: None,
         store: Some(store),
+        enqueue_each: false,
     }
 }
 
@@ -325,19 +336,38 @@ fn a_run_allocates_nothing_and_bench_counts_enqueues() {
     let dir = common::Scratch::new("bench");
     let artifact = compile(&silero(), &[], &[], "toy", 1);
     files::write_artifact(&dir.0.join("silero.lks"), &artifact).expect("a file");
-    let told = std::process::Command::new(env!("CARGO_BIN_EXE_lockstep"))
-        .args(["bench", "silero.lks", "--backend", "opencl", "--runs", "5", "--json"])
-        .current_dir(&dir.0)
-        .env("XDG_CACHE_HOME", &dir.0)
-        .output()
-        .expect("the command line starts");
-    let told: serde_json::Value = serde_json::from_slice(&told.stdout).expect("JSON");
-    assert_eq!(told["allocations"], 0, "{told}");
-    assert!(told["enqueues_per_run"].as_u64().is_some_and(|n| n > 0), "{told}");
-    assert!(
-        told["microseconds_per_enqueue"].as_f64().is_some_and(|x| x > 0.0),
-        "{told}"
-    );
+    let bench = |more: &[&str]| {
+        let told = std::process::Command::new(env!("CARGO_BIN_EXE_lockstep"))
+            .args(["bench", "silero.lks", "--backend", "opencl", "--runs", "5"])
+            .args(more)
+            .current_dir(&dir.0)
+            .env("XDG_CACHE_HOME", &dir.0)
+            .output()
+            .expect("the command line starts");
+        String::from_utf8(told.stdout).expect("text")
+    };
+    let device = device::devices().expect("devices").remove(0);
+    let mut enqueues = Vec::new();
+    for more in [&["--json"][..], &["--json", "--no-command-buffer"]] {
+        let told: serde_json::Value = serde_json::from_str(&bench(more)).expect("JSON");
+        assert_eq!(told["allocations"], 0, "{told}");
+        assert_eq!(
+            (&told["device"], &told["threads"]),
+            (&device.name.as_str().into(), &serde_json::Value::Null)
+        );
+        assert!(
+            told["microseconds_per_enqueue"].as_f64().is_some_and(|x| x > 0.0),
+            "{told}"
+        );
+        enqueues.push(told["enqueues_per_run"].as_u64().expect("a number"));
+    }
+    let [recorded, each] = enqueues[..] else { panic!() };
+    match device.records {
+        true => assert!(0 < recorded && recorded < each, "{recorded} of {each}"),
+        false => assert!(0 < recorded && recorded == each, "{recorded} of {each}"),
+    }
+    let line = bench(&[]);
+    assert!(line.contains(&format!(" on opencl, {}: 5 runs", device.name)), "{line}");
     assert!(
         dir.0.join("lockstep/kernels").is_dir(),
         "the kernels are kept in the user's cache directory"

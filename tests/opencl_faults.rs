@@ -7,7 +7,7 @@ mod common;
 use common::silero;
 use lockstep::files::{self, FileSource};
 use lockstep::graph::Verified;
-use lockstep::runtime::opencl::driver::{Contents, Device, Driven, Driver, Failure, Range3};
+use lockstep::runtime::opencl::driver::{Contents, Device, Driven, Driver, Failure, Range3, Recorded};
 use lockstep::runtime::opencl::{KernelStore, Kernels, OpenClSession};
 use lockstep::{
     Artifact, Chips, ExecError, HostTensor, ImportOptions, LoadOptions, Options, Session, Silent, TensorView,
@@ -29,6 +29,8 @@ struct Plan {
     refused: Option<&'static str>,
     /// Binaries are refused.
     binaries: bool,
+    /// Commands are recorded, as so many; at 0 recording fails. Nothing is recorded without it.
+    record: Option<usize>,
     /// Runs until the device is lost, those at load included.
     runs: Option<usize>,
 }
@@ -39,6 +41,7 @@ struct Seen {
     sizes: Vec<u64>,
     sources: usize,
     from_binary: usize,
+    replays: usize,
 }
 
 /// A device that computes nothing.
@@ -65,6 +68,7 @@ impl Fake {
             local_bytes: plan.local_bytes.unwrap_or(1 << 15),
             width: 4,
             processor: false,
+            records: plan.record.is_some(),
             refusal: None,
         };
         let fake = Fake {
@@ -153,6 +157,22 @@ impl Driver for Fake {
             }),
             _ => Ok(()),
         }
+    }
+
+    fn record(&mut self, launches: Range<usize>) -> Driven<Option<Recorded>> {
+        assert!(launches.end <= self.launches && !launches.is_empty());
+        match self.plan.record {
+            Some(0) => Err(Failure::Lost {
+                what: "no tape".to_owned(),
+            }),
+            enqueues => Ok(enqueues.map(|enqueues| Recorded { number: 7, enqueues })),
+        }
+    }
+
+    fn replay(&mut self, recording: usize) -> Driven<()> {
+        assert_eq!(recording, 7);
+        self.seen.borrow_mut().replays += 1;
+        Ok(())
     }
 
     fn write(&mut self, _: usize, _: usize, _: &[u8]) -> Driven<()> {
@@ -328,6 +348,47 @@ fn a_lost_device_loses_the_session() {
         break;
     }
     assert!(found, "it loads once enough launches are allowed");
+}
+
+#[test]
+fn launches_are_recorded_where_the_device_can_and_it_is_wanted() {
+    let artifact = artifact();
+    let wanted = &artifact.entries[0].inputs;
+    let zeros = wanted.iter().map(|w| HostTensor::zeros(&w.name, w.dtype, &w.shape));
+    let zeros: Vec<HostTensor> = zeros.collect();
+    let views: Vec<TensorView<'_>> = zeros.iter().map(HostTensor::view).collect();
+    let mut each = 0;
+    for (record, want) in [(None, true), (Some(3), false), (Some(3), true)] {
+        let plan = Plan {
+            record,
+            ..Plan::default()
+        };
+        let (driver, seen) = Fake::new(plan);
+        let loaded = Kernels::new(driver)
+            .record(want)
+            .load(Arc::clone(&artifact), None, &LoadOptions::default());
+        let mut session = loaded.expect("it loads");
+        session.run(0, &views).expect("it runs");
+        let (enqueues, replays) = (session.enqueues(0).unwrap_or(0), seen.borrow().replays);
+        match record.filter(|_| want) {
+            None => {
+                assert!(
+                    enqueues > 3 && (each == 0 || enqueues == each) && replays == 0,
+                    "{enqueues} {replays}"
+                );
+                each = enqueues;
+            }
+            Some(n) => assert_eq!((enqueues, replays), (n, 1)),
+        }
+    }
+    let fails = Plan {
+        record: Some(0),
+        ..Plan::default()
+    };
+    assert_eq!(
+        refusal(fails),
+        "device \"fake\" is lost, and with it the session: no tape"
+    );
 }
 
 #[test]

@@ -68,6 +68,11 @@ pub trait Session {
         Ok(Vec::new())
     }
 
+    /// Name of the device; `None` where there is none.
+    fn device(&self) -> Option<&str> {
+        None
+    }
+
     /// Commands that a run of an entry gives to a device; `None` where there is no device.
     fn enqueues(&self, _entry: usize) -> Option<usize> {
         None

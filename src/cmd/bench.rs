@@ -66,7 +66,8 @@ pub fn run(verb: &BenchVerb) -> Outcome {
         print_json(&json!({
             "version": JSON_VERSION,
             "backend": verb.exec.backend,
-            "threads": verb.exec.threads,
+            "threads": session.device().is_none().then_some(verb.exec.threads),
+            "device": session.device(),
             "runs": verb.runs,
             "load_microseconds": load_time * 1e6,
             "read_microseconds": read_time * 1e6,
@@ -81,11 +82,14 @@ pub fn run(verb: &BenchVerb) -> Outcome {
         }));
         return Ok(());
     }
+    let place = match session.device() {
+        Some(device) => device.to_owned(),
+        None => format!("{} threads", verb.exec.threads),
+    };
     let mut out = vec![format!(
-        "{} on {}, {} threads: {} runs after {} to warm up, loaded in {}, {} of it to read and check the file",
+        "{} on {}, {place}: {} runs after {} to warm up, loaded in {}, {} of it to read and check the file",
         artifact.name,
         verb.exec.backend,
-        verb.exec.threads,
         verb.runs,
         verb.warmup,
         text::microseconds(load_time * 1e6),

@@ -145,7 +145,10 @@ pub fn load(exec: &ExecArgs, artifact: &Arc<Artifact>) -> Outcome<Box<dyn Sessio
 
 /// The executor that the options name.
 fn executor(exec: &ExecArgs) -> Outcome<Box<dyn Executor>> {
-    let flags = [("--device", exec.device.is_some()), ("--command-buffer", exec.command_buffer)];
+    let flags = [
+        ("--device", exec.device.is_some()),
+        ("--no-command-buffer", exec.no_command_buffer),
+    ];
     if let Some((flag, _)) = flags.iter().find(|(_, given)| *given && exec.backend != "opencl") {
         return Err(Failure::usage(format!(
             "{flag} is for --backend opencl, which runs on devices; {} does not",
@@ -158,7 +161,7 @@ fn executor(exec: &ExecArgs) -> Outcome<Box<dyn Executor>> {
         return Ok(Box::new(OpenCl {
             device: exec.device,
             store,
-            command_buffer: exec.command_buffer,
+            enqueue_each: exec.no_command_buffer,
         }));
     }
     Ok(lookup(&exec.backend)?)

@@ -7,8 +7,8 @@
 
 use super::driver::{Driven, Failure, Range3};
 use opencl3::device::Device;
-use opencl3::event::Event;
 use opencl3::error_codes::{CL_INVALID_OPERATION, ClError};
+use opencl3::event::Event;
 use opencl3::kernel::Kernel;
 use std::ffi::{CStr, c_void};
 use std::ptr::{null, null_mut};
@@ -49,8 +49,8 @@ pub struct Extension {
     release: Release,
 }
 
-/// Most launches of one command buffer. A driver may compare each command that a buffer waits for at its end with all others: with
-/// a thousand of them, PoCL 3.1 takes a third longer for a run.
+/// Most launches of one command buffer. PoCL 3.1 ends one with a command that waits for all others, and looks for each of them in
+/// the list of those before it: with a thousand, a run takes a third longer.
 const LAUNCHES: usize = 64;
 
 /// Recorded launches. What they use must live longer.
@@ -161,8 +161,8 @@ impl Recording {
         Ok(())
     }
 
-    /// Command buffers.
-    pub fn len(&self) -> usize {
+    /// Commands that it is.
+    pub fn enqueues(&self) -> usize {
         self.0.len()
     }
 }

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::commands::{Extension, Recording};
-use super::driver::{Contents, Device, Driven, Driver, Failure, Range3};
+use super::driver::{Contents, Device, Driven, Driver, Failure, Range3, Recorded};
 use lockstep_isa::artifact::SharedBytes;
 use opencl3::command_queue::CommandQueue;
 use opencl3::context::Context;
@@ -24,6 +24,7 @@ use opencl3::types::{CL_BLOCKING, cl_device_id};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 
 /// `CL_PLATFORM_NOT_FOUND_KHR`: a library without a driver.
 const NO_PLATFORM: i32 = -1001;
@@ -45,7 +46,12 @@ pub fn devices() -> Result<Vec<Device>, String> {
     Ok(found()?.into_iter().map(|(_, device)| device).collect())
 }
 
+/// Held while devices are looked for: drivers set themselves up when they are first asked for any, and PoCL 3.1 has none, or fails,
+/// where several threads ask at that moment.
+static LOOKING: Mutex<()> = Mutex::new(());
+
 fn found() -> Result<Vec<(cl_device_id, Device)>, String> {
+    let _looking = LOOKING.lock().unwrap_or_else(PoisonError::into_inner);
     let platforms = match get_platforms() {
         Ok(list) => list,
         Err(ClError(DLOPEN_RUNTIME_LOAD_FAILED)) => return Err("no OpenCL library is installed".to_owned()),
@@ -98,6 +104,7 @@ fn describe(raw: &Raw, platform: &str) -> Device {
         local_bytes: raw.local_mem_size().unwrap_or(0),
         width: raw.native_vector_width_float().unwrap_or(4).max(1) as usize,
         processor,
+        records: Extension::of(raw).is_some(),
         refusal: (!refusals.is_empty()).then(|| refusals.join("; ")),
     }
 }
@@ -299,15 +306,16 @@ impl Driver for Open {
         Ok(())
     }
 
-    fn record(&mut self, launches: Range<usize>) -> Driven<Option<usize>> {
+    fn record(&mut self, launches: Range<usize>) -> Driven<Option<Recorded>> {
         let Some(extension) = Extension::of(&Raw::new(self.id)) else {
             return Ok(None);
         };
         let launches = self.launches.get(launches).unwrap_or(&[]);
         let made = extension.record(self.queue.get(), launches)?;
         Ok(made.map(|recording| {
+            let (number, enqueues) = (self.recordings.len(), recording.enqueues());
             self.recordings.push(recording);
-            self.recordings.len() - 1
+            Recorded { number, enqueues }
         }))
     }
 

@@ -28,6 +28,8 @@ pub struct Device {
     pub width: usize,
     /// Whether it is a processor, which has its memory in common with the host.
     pub processor: bool,
+    /// Whether it records commands: it has `cl_khr_command_buffer`, for queues like ours.
+    pub records: bool,
     /// Why it cannot run artifacts; `None` where it can.
     pub refusal: Option<String>,
 }
@@ -74,6 +76,15 @@ pub struct Range3 {
     pub group: [usize; 3],
 }
 
+/// Recorded launches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Number of the recording, counted from 0.
+    pub number: usize,
+    /// Commands that replaying it enqueues.
+    pub enqueues: usize,
+}
+
 /// A device with its buffers, programs and launches. Those are numbered from 0 in the order in which they were made; programs over
 /// all drivers that came from one another.
 pub trait Driver {
@@ -113,11 +124,11 @@ pub trait Driver {
     /// A lost device.
     fn run(&mut self, launches: Range<usize>) -> Driven<()>;
 
-    /// Records launches as one command, which [`Driver::replay`] runs by its number; `None` where the device has no such thing.
+    /// Records launches for [`Driver::replay`]; `None` where the device has no such thing.
     ///
     /// # Errors
     /// A lost device.
-    fn record(&mut self, launches: Range<usize>) -> Driven<Option<usize>>;
+    fn record(&mut self, launches: Range<usize>) -> Driven<Option<Recorded>>;
 
     /// Runs recorded launches.
     ///

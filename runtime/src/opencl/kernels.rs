@@ -65,14 +65,14 @@ impl Kernels {
     pub fn new(driver: Box<dyn Driver>) -> Kernels {
         Kernels {
             driver,
-            record: false,
+            record: true,
             known: BTreeMap::new(),
         }
     }
 
-    /// Whether sessions record the launches of a run as one command where the device can.
+    /// Whether sessions record the launches of a run where the device can. They do unless this is said.
     #[must_use]
-    pub fn command_buffer(mut self, record: bool) -> Kernels {
+    pub fn record(mut self, record: bool) -> Kernels {
         self.record = record;
         self
     }

@@ -45,8 +45,8 @@ pub struct OpenCl {
     pub device: Option<usize>,
     /// Where built kernels are kept; `None` builds them at every load.
     pub store: Option<Arc<dyn KernelStore>>,
-    /// Whether a run is one command of the device where it can record commands; otherwise its launches are enqueued one by one.
-    pub command_buffer: bool,
+    /// Whether the launches of a run are enqueued one by one even where the device can record them.
+    pub enqueue_each: bool,
 }
 
 impl OpenCl {
@@ -56,7 +56,7 @@ impl OpenCl {
     /// No library, no driver, no such device, one that cannot be used.
     pub fn kernels(&self) -> Result<Kernels, ExecError> {
         let driver = device::open(self.device).map_err(|what| ExecError::NoDevice { what })?;
-        Ok(Kernels::new(Box::new(driver)).command_buffer(self.command_buffer))
+        Ok(Kernels::new(Box::new(driver)).record(!self.enqueue_each))
     }
 }
 

@@ -82,7 +82,9 @@ fn share(before: &[Vec<u32>], kernels: &[Vec<BTreeSet<usize>>], starts: &[usize]
             let rounds = launches.iter().skip(*start).zip(own);
             rounds.map(|(there, own)| own.difference(there).count()).sum::<usize>()
         };
-        let best = (first..=latest.min(first + MOST_DELAY)).min_by_key(fresh).unwrap_or(first);
+        let best = (first..=latest.min(first + MOST_DELAY))
+            .min_by_key(fresh)
+            .unwrap_or(first);
         for (there, own) in launches.iter_mut().skip(best).zip(own) {
             there.extend(own);
         }
@@ -104,7 +106,10 @@ fn give(chains: &[ChainPlan], before: &[Vec<u32>], kernels: &[Vec<BTreeSet<usize
     // Scratch in use in each round.
     let mut used: Vec<Vec<Range<usize>>> = Vec::new();
     for (((chain, own), before), &start) in chains.iter().zip(kernels).zip(before).zip(starts) {
-        let ends = before.iter().filter_map(|&b| slots.get(b as usize)).map(|s| s.rounds.end);
+        let ends = before
+            .iter()
+            .filter_map(|&b| slots.get(b as usize))
+            .map(|s| s.rounds.end);
         let mut start = ends.max().unwrap_or(0).max(start);
         let (length, bytes) = (own.len(), chain.scratch.next_multiple_of(64));
         let scratch = loop {

@@ -1,7 +1,7 @@
 //! A loaded artifact on a device.
 
 use super::KernelStore;
-use super::driver::{Contents, Device, Driven, Driver, Failure, Range3};
+use super::driver::{Contents, Device, Driven, Driver, Failure, Range3, Recorded};
 use super::kernels::Kernels;
 use super::stream::{Launches, Stream};
 use super::work::Shape;
@@ -37,8 +37,8 @@ struct EntryRun {
     inputs: Vec<Range<usize>>,
     outputs: Vec<Range<usize>>,
     launches: Range<usize>,
-    /// The launches as one command, where they were recorded.
-    recorded: Option<usize>,
+    /// The launches as few commands, where they were recorded.
+    recorded: Option<Recorded>,
     /// Chain and kind of each launch.
     what: Vec<(u32, &'static str)>,
 }
@@ -167,21 +167,26 @@ impl OpenClSession {
                 false => None,
             });
         }
-        let entries = artifact.entries.iter().zip(&entries).zip(recorded).map(|((entry, own), recorded)| {
-            let spans = |list: &[Signature]| {
-                let nests = list.iter().flat_map(|t| &t.nests);
-                let values = nests.filter_map(|n| entry.values.get(n.value as usize));
-                joined(values.filter_map(|v| memory.value_span(v)).collect())
-            };
-            let all = launches.get(own.clone()).unwrap_or(&[]);
-            EntryRun {
-                inputs: spans(&entry.inputs),
-                outputs: spans(&entry.outputs),
-                launches: first + own.start..first + own.end,
-                recorded,
-                what: all.iter().map(|l| (l.chain, l.kind)).collect(),
-            }
-        });
+        let entries = artifact
+            .entries
+            .iter()
+            .zip(&entries)
+            .zip(recorded)
+            .map(|((entry, own), recorded)| {
+                let spans = |list: &[Signature]| {
+                    let nests = list.iter().flat_map(|t| &t.nests);
+                    let values = nests.filter_map(|n| entry.values.get(n.value as usize));
+                    joined(values.filter_map(|v| memory.value_span(v)).collect())
+                };
+                let all = launches.get(own.clone()).unwrap_or(&[]);
+                EntryRun {
+                    inputs: spans(&entry.inputs),
+                    outputs: spans(&entry.outputs),
+                    launches: first + own.start..first + own.end,
+                    recorded,
+                    what: all.iter().map(|l| (l.chain, l.kind)).collect(),
+                }
+            });
         let entries = entries.collect();
         Ok(OpenClSession {
             driver,
@@ -195,7 +200,7 @@ impl OpenClSession {
 
     /// What a run of an entry enqueues besides its inputs and outputs.
     pub fn launches(&self, entry: usize) -> usize {
-        let count = |e: &EntryRun| e.recorded.map_or(e.launches.len(), |_| 1);
+        let count = |e: &EntryRun| e.recorded.map_or(e.launches.len(), |r| r.enqueues);
         self.entries.get(entry).map_or(0, count)
     }
 
@@ -244,7 +249,7 @@ fn replay(
     }
     match times {
         None => match e.recorded {
-            Some(recording) => driver.replay(recording)?,
+            Some(recorded) => driver.replay(recorded.number)?,
             None => driver.run(e.launches.clone())?,
         },
         Some(times) => {
@@ -277,6 +282,10 @@ impl Session for OpenClSession {
         let mut times = Some(Vec::new());
         self.execute(entry, inputs, &mut times)?;
         Ok(times.unwrap_or_default())
+    }
+
+    fn device(&self) -> Option<&str> {
+        Some(&self.driver.device().name)
     }
 
     fn enqueues(&self, entry: usize) -> Option<usize> {

@@ -1,6 +1,6 @@
 //! The driver of a real device, on the `OpenCL` library that the host has. It is looked for when the first device is asked for.
 //!
-//! Besides the cpu executor's kernels the only unsafe code of this crate.
+//! Besides [`super::commands`] and the cpu executor's kernels the only unsafe code of this crate.
 
 #![allow(unsafe_code)]
 

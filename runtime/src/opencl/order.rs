@@ -312,3 +312,108 @@ impl Touched {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::TapeOp;
+
+    /// A tape that copies bytes `lo .. lo + n` of four rows, 1024 bytes apart.
+    fn copy(from: (Space, usize), to: (Space, usize), lo: u32, n: u32) -> Step {
+        let rows = |(space, offset)| Arg::Rows(Rows::linear(space, offset, 1024));
+        let op = TapeOp {
+            kind: OpKind::Copy { size: 4 },
+            a: rows(from),
+            b: Arg::None,
+            c: Arg::None,
+            out: rows(to),
+            lo,
+            n,
+        };
+        Step::Tape(Tape {
+            rows: 4,
+            block: 4,
+            grain: 1,
+            slots: 0,
+            ops: vec![op],
+        })
+    }
+
+    fn starts(list: Vec<Step>) -> Vec<usize> {
+        let lengths = vec![1; list.len()];
+        let chain = ChainPlan {
+            steps: list,
+            ..ChainPlan::default()
+        };
+        steps(&Plan::default(), &chain, &lengths)
+    }
+
+    #[test]
+    fn steps_wait_for_bytes_that_they_need_alone() {
+        use Space::{Memory, Scratch};
+        // Into scratch, out of it, the same beside it, then over what was read.
+        let list = vec![
+            copy((Memory, 0), (Scratch, 0), 0, 1024),
+            copy((Scratch, 0), (Memory, 8192), 0, 1024),
+            copy((Memory, 0), (Scratch, 4096), 0, 1024),
+            copy((Scratch, 4096), (Memory, 16384), 0, 1024),
+            copy((Memory, 32768), (Scratch, 0), 0, 1024),
+        ];
+        assert_eq!(starts(list), [0, 1, 0, 1, 2]);
+        // Columns of the same rows, then one that overlaps both.
+        let list = [(0, 256), (256, 256), (128, 256)].map(|(lo, n)| copy((Memory, 0), (Memory, 8192), lo, n));
+        assert_eq!(starts(list.into()), [0, 0, 1]);
+    }
+
+    fn chain(accesses: &[Access], scratch: usize) -> ChainPlan {
+        ChainPlan {
+            accesses: accesses.to_vec(),
+            scratch,
+            ..ChainPlan::default()
+        }
+    }
+
+    fn kernels(list: &[&[usize]]) -> Vec<Vec<BTreeSet<usize>>> {
+        let rounds = |k: &&[usize]| k.iter().map(|&k| BTreeSet::from([k])).collect();
+        list.iter().map(rounds).collect()
+    }
+
+    #[test]
+    fn chains_of_the_same_rounds_have_scratch_of_their_own() {
+        let all = [
+            chain(&[(0, 4, true)], 100),
+            chain(&[(4, 8, true)], 100),
+            chain(&[(0, 8, false), (8, 12, true)], 100),
+        ];
+        let slots = chains(&all, &kernels(&[&[0, 1], &[0, 1], &[2]]));
+        let got: Vec<_> = slots.into_iter().map(|s| (s.rounds, s.scratch)).collect();
+        assert_eq!(got, [(0..2, 0), (0..2, 128), (2..3, 0)]);
+    }
+
+    #[test]
+    fn chains_with_too_much_scratch_run_one_after_the_other() {
+        let most = SCRATCH_BYTES * 3 / 4;
+        let all = [
+            chain(&[(0, 4, true)], most),
+            chain(&[(4, 8, true)], most),
+            chain(&[(8, 12, true)], 2 * most),
+        ];
+        let slots = chains(&all, &kernels(&[&[0, 1], &[0], &[0]]));
+        let got: Vec<_> = slots.into_iter().map(|s| (s.rounds, s.scratch)).collect();
+        assert_eq!(got, [(0..2, 0), (2..3, 0), (3..4, 0)]);
+    }
+
+    #[test]
+    fn a_chain_that_nothing_waits_for_shares_a_later_launch() {
+        let all = [
+            chain(&[(0, 4, true)], 0),
+            chain(&[(0, 4, false), (4, 8, true)], 0),
+            chain(&[(8, 12, true)], 0),
+            chain(&[(4, 12, false), (12, 16, true)], 0),
+        ];
+        // The third chain has the kernel of the second and may run before it.
+        let slots = chains(&all, &kernels(&[&[0], &[1], &[1], &[2]]));
+        let got: Vec<_> = slots.into_iter().map(|s| s.rounds.start).collect();
+        assert_eq!(got, [0, 1, 1, 2]);
+    }
+}

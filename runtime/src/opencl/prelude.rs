@@ -18,7 +18,7 @@ pub fn text(items: usize) -> String {
         }
     };
     let ahead = match items {
-        1 => "#define AHEAD(p) __builtin_prefetch(p);\n",
+        1 => "#ifdef __clang__\n#define AHEAD(p) __builtin_prefetch(p);\n#else\n#define AHEAD(p)\n#endif\n",
         _ => "#define AHEAD(p)\n",
     };
     format!(

@@ -71,10 +71,33 @@ pub fn chains(chains: &[ChainPlan], kernels: &[Vec<BTreeSet<usize>>]) -> Vec<Slo
 fn share(before: &[Vec<u32>], kernels: &[Vec<BTreeSet<usize>>], starts: &[usize]) -> Vec<usize> {
     let end = starts.iter().zip(kernels).map(|(s, k)| s + k.len()).max().unwrap_or(0);
     let mut starts = starts.to_vec();
-    // The last start of each chain and the launches of each round, of the chains that are placed.
+    // The last start of each chain, as long as the chains after it may be delayed.
     let mut last: Vec<usize> = kernels.iter().map(|k| end - k.len()).collect();
+    let bound = |last: &mut [usize], c: usize, start: usize| {
+        for &b in before.get(c).into_iter().flatten() {
+            if let (Some(last), Some(own)) = (last.get_mut(b as usize), kernels.get(b as usize)) {
+                *last = (*last).min(start.saturating_sub(own.len()));
+            }
+        }
+    };
+    for c in (0..last.len()).rev() {
+        let start = last.get(c).copied().unwrap_or(0);
+        bound(&mut last, c, start);
+    }
+    // Launches of each round, of the chains that are placed: at first those that have one place only.
     let mut launches: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); end];
-    for (c, (own, before)) in kernels.iter().zip(before).enumerate().rev() {
+    let fixed = starts
+        .iter()
+        .zip(&last)
+        .zip(kernels)
+        .filter(|((start, last), _)| start == last);
+    for ((&start, _), own) in fixed {
+        for (there, own) in launches.iter_mut().skip(start).zip(own) {
+            there.extend(own);
+        }
+    }
+    let mut last: Vec<usize> = kernels.iter().map(|k| end - k.len()).collect();
+    for (c, own) in kernels.iter().enumerate().rev() {
         let (Some(&first), Some(&latest)) = (starts.get(c), last.get(c)) else {
             continue;
         };
@@ -91,11 +114,7 @@ fn share(before: &[Vec<u32>], kernels: &[Vec<BTreeSet<usize>>], starts: &[usize]
         if let Some(start) = starts.get_mut(c) {
             *start = best;
         }
-        for &b in before {
-            if let (Some(last), Some(own)) = (last.get_mut(b as usize), kernels.get(b as usize)) {
-                *last = (*last).min(best.saturating_sub(own.len()));
-            }
-        }
+        bound(&mut last, c, best);
     }
     starts
 }

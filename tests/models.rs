@@ -295,6 +295,9 @@ fn check_on(model: &Model, graph: &Verified<Graph>, target: &str, chips: Chips) 
     };
     let machine = files::target(target).expect("a target");
     let compiled = lockstep::compile(graph, &machine, &options, &mut Silent).unwrap_or_else(|e| panic!("{what}: {e}"));
+    for entry in compiled.report.iter().flat_map(|r| &r.entries) {
+        assert!(entry.bound.bound <= entry.makespan, "{what}: {:?}", entry.bound);
+    }
     let artifact = Arc::new(compiled.artifact.expect("an artifact"));
     let proof = lockstep::verify(&artifact).unwrap_or_else(|e| panic!("{what}: {e}"));
     let entry = &artifact.entries[0];

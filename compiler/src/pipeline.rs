@@ -52,6 +52,8 @@ const REFINED: usize = 10_000;
 
 /// Partitions that are scheduled for real before one is chosen.
 const SCHEDULED: usize = 3;
+/// Nodes of chains up to which more partitions are scheduled: those of small programs cost next to nothing.
+const AT_EASE: usize = 60_000;
 /// A partition that takes this many times the instructions of the best one found is not scheduled.
 const SPRAWL: usize = 4;
 /// Partitions that the scheduler finds no room for before the program is spread over more chips.
@@ -530,8 +532,12 @@ impl Driver<'_> {
         let mut examined: Vec<report::Examined> = Vec::new();
         let mut refused = None;
         let mut n_refused = 0;
-        let mut scheduled = 0;
-        let most = if self.options.draft { 1 } else { SCHEDULED };
+        let (mut scheduled, mut nodes) = (0, 0);
+        let (most, at_ease) = if self.options.draft {
+            (1, 0)
+        } else {
+            (SCHEDULED, AT_EASE)
+        };
         for parts in candidates {
             let free = self.options.chips == Chips::Auto;
             if free && best.is_none() && n_refused == REFUSED {
@@ -549,7 +555,7 @@ impl Driver<'_> {
                 bound: bounds.sum(),
                 makespan: None,
             };
-            if scheduled < most && best.as_ref().is_none_or(|b| one.bound < b.makespan) {
+            if (scheduled < most || nodes < at_ease) && best.as_ref().is_none_or(|b| one.bound < b.makespan) {
                 self.observer.stage("chains");
                 let inputs: Vec<Input<'_>> = parts.iter().map(|part| input(part, target)).collect();
                 let most = best.as_ref().map(|b| SPRAWL * n_nodes(&b.chains));
@@ -571,6 +577,7 @@ impl Driver<'_> {
                 match schedule_entries(&chains.iter().collect::<Vec<_>>(), target, &options) {
                     Ok(timed) => {
                         scheduled += 1;
+                        nodes += n_nodes(&chains);
                         let makespan = timed.iter().map(|t| t.makespan).sum();
                         one.makespan = Some(makespan);
                         if best.as_ref().is_none_or(|b| makespan < b.makespan) {

@@ -242,6 +242,14 @@ fn compile(graph: &Verified<Graph>, target: &str, chips: Chips) -> Result<Arc<Ar
     };
     let machine = files::target(target).map_err(|e| CompileError::options(e.to_string()))?;
     let compiled = lockstep::compile(graph, &machine, &options, &mut Silent)?;
+    let entries = compiled.report.iter().flat_map(|r| &r.entries);
+    for entry in entries.filter(|e| e.bound.bound > e.makespan) {
+        let (bound, makespan) = (entry.bound.bound, entry.makespan);
+        return Err(CompileError::internal(
+            "bound",
+            format!("{makespan} cycles, no less than {bound} possible"),
+        ));
+    }
     let artifact = compiled.artifact;
     artifact
         .map(Arc::new)

@@ -36,6 +36,9 @@ const NEAR_PLANS: usize = 4;
 const RETRIES: usize = 4;
 const RETRY_NUMERATOR: u64 = 9;
 const RETRY_DENOMINATOR: u64 = 10;
+/// The share of SRAM above which stages are made even: a chip that is fuller has little choice of banks left.
+const FULL_NUMERATOR: u64 = 3;
+const FULL_DENOMINATOR: u64 = 4;
 /// How far a program can be spread: the last time over as many chips as can hold weights, before that over half as many each time.
 pub(crate) const MOST_SPREAD: u32 = 3;
 
@@ -54,6 +57,30 @@ pub fn candidates(
     let mut found: Vec<Partitioned> = planned.into_iter().map(|p| p.part).collect();
     note_examined(&mut found);
     Ok(found)
+}
+
+/// Chips of a plan.
+fn n_chips(stages: &[StagePlan]) -> u16 {
+    stages.last().map_or(1, |s| s.first + s.degree)
+}
+
+/// The SRAM of a chip that stages are cut for: all of it, and where `even` is asked for what leaves them about even; that alone where
+/// a chip would be fuller than its share.
+fn rooms(
+    cx: &Context<'_>,
+    within: impl Fn(u64) -> Option<(Vec<StagePlan>, u64)>,
+    even: bool,
+    shardings: &[Sharding],
+) -> Result<Vec<u64>, CompileError> {
+    let whole = cx.target.sram_bytes();
+    let Some((stages, cycles)) = within(whole).filter(|_| even) else {
+        return Ok(vec![whole]);
+    };
+    let part = expand(cx, &stages, shardings, n_chips(&stages), cycles)?;
+    let most = whole / FULL_DENOMINATOR * FULL_NUMERATOR;
+    let full = usage(&part, cx.target).iter().any(|u| u.total() > most);
+    let even = even_room(whole, |bytes| within(bytes).is_some());
+    Ok(if full { vec![even] } else { vec![whole, even] })
 }
 
 /// SRAM that leaves stages no room but to share the weights about evenly: the step above the least, of `whole` taken down in tenths,
@@ -117,33 +144,24 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
         {
             continue;
         }
-        let mut room = Room {
-            bytes: target.sram_bytes(),
-            share: 1,
-        };
-        if !least && wanted <= MAX_MIXED_CHIPS {
-            room.bytes = even_room(target.sram_bytes(), |bytes| {
-                cuts::cut(cx, &demand, &shardings, offer, wanted, Room { bytes, share: 1 }, least).is_some()
-            });
-        }
-        for _ in 0..RETRIES {
-            let Some((stages, cycles)) = cuts::cut(cx, &demand, &shardings, offer, wanted, room, least) else {
-                break;
-            };
-            if tried.contains(&stages) {
-                break;
+        let within = |bytes: u64| cuts::cut(cx, &demand, &shardings, offer, wanted, Room { bytes, share: 1 }, least);
+        for bytes in rooms(cx, within, !least && wanted <= MAX_MIXED_CHIPS, &shardings)? {
+            let less = |b: &u64| Some(b / RETRY_DENOMINATOR * RETRY_NUMERATOR);
+            for bytes in std::iter::successors(Some(bytes), less).take(RETRIES) {
+                let Some((stages, cycles)) = within(bytes) else { break };
+                if tried.contains(&stages) {
+                    break;
+                }
+                tried.push(stages.clone());
+                let part = expand(cx, &stages, &shardings, n_chips(&stages), cycles)?;
+                if excess(&part, target) == 0 {
+                    found.push(Planned { part, stages });
+                    break;
+                }
+                if too_large.as_ref().is_none_or(|t| t.n_chips <= part.n_chips) {
+                    too_large = Some(part);
+                }
             }
-            tried.push(stages.clone());
-            let n_chips = stages.last().map_or(1, |s| s.first + s.degree);
-            let part = expand(cx, &stages, &shardings, n_chips, cycles)?;
-            if excess(&part, target) == 0 {
-                found.push(Planned { part, stages });
-                break;
-            }
-            if too_large.as_ref().is_none_or(|t| t.n_chips <= part.n_chips) {
-                too_large = Some(part);
-            }
-            room.bytes = room.bytes / RETRY_DENOMINATOR * RETRY_NUMERATOR;
         }
     }
     if found.is_empty() && options.spread == 0 {
@@ -159,8 +177,7 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
             if found.iter().any(|p| p.stages == stages) {
                 continue;
             }
-            let n_chips = stages.last().map_or(1, |s| s.first + s.degree);
-            let part = expand(cx, &stages, &shardings, n_chips, cycles)?;
+            let part = expand(cx, &stages, &shardings, n_chips(&stages), cycles)?;
             if usage(&part, target).iter().all(|u| u.held() <= target.sram_bytes()) {
                 found.push(Planned { part, stages });
             }

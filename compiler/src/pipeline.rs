@@ -7,7 +7,7 @@ use crate::emit::{ArtifactInfo, emit};
 use crate::lower::lower;
 use crate::options::Options;
 use crate::partition::{Chips, MOST_SPREAD, PartitionOptions, Partitioned, boundary, candidates_of_entries};
-use crate::passes::{self, FUSION, PassOptions, TIR_PASSES, precision};
+use crate::passes::{self, FUSION, PassOptions, TIR_PASSES, precision, whole_name};
 use crate::report::{self, EntryReport, Report};
 use crate::rewrite::{self, RewriteOptions, StageGain};
 use crate::schedule::{Schedule, ScheduleOptions, schedule_entries};
@@ -627,11 +627,21 @@ fn text_of<'a, T: ToString + 'a>(all: impl IntoIterator<Item = &'a T>) -> String
     all.into_iter().map(T::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Whether every state has one type in all programs that have it.
+/// Whether every state has one type, and is whole or in the same parts, in all programs that have it.
 fn states_agree<'a>(irs: impl Iterator<Item = &'a TensorIr>) -> bool {
-    let mut types: BTreeMap<&str, &Type> = BTreeMap::new();
-    let mut all = irs.flat_map(|ir| ir.states.values());
-    all.all(|s| *types.entry(&s.name).or_insert(&s.ty) == &s.ty)
+    let mut types: BTreeMap<&str, Vec<(&str, &Type)>> = BTreeMap::new();
+    for ir in irs {
+        let mut own: BTreeMap<&str, Vec<(&str, &Type)>> = BTreeMap::new();
+        for s in ir.states.values() {
+            own.entry(whole_name(&s.name)).or_default().push((&s.name, &s.ty));
+        }
+        for (name, parts) in own {
+            if types.entry(name).or_insert_with(|| parts.clone()) != &parts {
+                return false;
+            }
+        }
+    }
+    true
 }
 
 /// Entries have names of their own, and agree on the states that they share.

@@ -11,6 +11,7 @@ mod dedup;
 mod defer_scales;
 mod fold_consts;
 mod fuse_maps;
+mod interleave_states;
 mod keep_stored;
 mod legalize;
 mod merge_contracts;
@@ -20,6 +21,7 @@ mod rebuild;
 
 use crate::error::CompileError;
 use crate::tir::{Phase, TensorIr};
+pub(crate) use interleave_states::whole_name;
 use lockstep_graph::{Verify, VerifyErrors};
 use std::ops::Range;
 
@@ -127,6 +129,16 @@ pub const TIR_PASSES: &[Pass] = &[
         name: "dedup",
         about: "share equal operations",
         run: dedup::run,
+    },
+    Pass {
+        name: "interleave-states",
+        about: "spread the rows of states that are multiplied by over banks",
+        run: interleave_states::run,
+    },
+    Pass {
+        name: "compose-moves",
+        about: "join the moves that see the parts as one",
+        run: compose_moves::run,
     },
     Pass {
         name: "dead-code",

@@ -1,9 +1,9 @@
 //! Products of two operands computed at run time: how their layouts meet, and when they are re-arranged.
 
-use super::Builder;
 use super::contract::{Axis, Spec};
 use super::source::Resolved;
 use super::tiles::most_belts;
+use super::{Builder, Home};
 use crate::chain::{BufId, BufKind, Chain, ChainId, ChainKind, NodeOp};
 use crate::error::CompileError;
 use crate::layout::choose::{finish, whole_axis};
@@ -11,6 +11,7 @@ use crate::layout::{LaneDigit, Layout, VecDigit};
 use crate::tir::ValueId;
 use lockstep_graph::EntityId;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 impl Builder<'_> {
     /// Puts columns side by side that lie in different buffers of the right operand, so that several belts load them.
@@ -64,10 +65,11 @@ impl Builder<'_> {
     /// The layout of a left operand that has its contracted and batch coordinates in the lanes in which a right one computed at
     /// run time has them.
     pub fn as_loaded(&self, lhs: ValueId, spec: &Spec, rhs: ValueId) -> Option<Layout> {
-        let home = self.homes[rhs.index()].as_ref().filter(|_| !self.is_const(rhs))?;
+        let (home, axes) = self.home_behind(rhs)?;
         let to_left = |a: u8| {
+            let a = *axes.get(a as usize)?;
             let pairs = spec.contracted.iter().chain(&spec.batch);
-            pairs.copied().find(|p| p.1 == a as usize).map(|p| p.0 as u8)
+            pairs.copied().find(|p| Some(p.1) == a).map(|p| p.0 as u8)
         };
         let mut lanes = Vec::new();
         for d in home.layout.lanes.iter().filter(|d| d.extent > 1) {
@@ -88,6 +90,40 @@ impl Builder<'_> {
             .map(|a| whole_axis(&shape, a))
             .collect();
         Some(finish(&shape, lanes, high, &open, &self.rows(lhs)))
+    }
+
+    /// The home of a value computed at run time, or the first of those that its elements lie in behind moves; and for each axis of what
+    /// has that home the axis of the value that steps along it, where one does.
+    fn home_behind(&self, v: ValueId) -> Option<(Rc<Home>, Vec<Option<usize>>)> {
+        if self.is_const(v) {
+            return None;
+        }
+        let shape = self.shape(v);
+        if let Some(home) = &self.homes[v.index()] {
+            return Some((home.clone(), (0..shape.len()).map(Some).collect()));
+        }
+        let origin = vec![0; shape.len()];
+        let element = |c: &[usize]| match self.resolve(v, c) {
+            Ok(Resolved::Element(u, at)) => Some((u, at)),
+            _ => None,
+        };
+        let (u, at) = element(&origin)?;
+        let home = self.homes[u.index()].as_ref()?.clone();
+        let mut axes = vec![None; at.len()];
+        for a in (0..shape.len()).filter(|&a| shape[a] > 1) {
+            let mut c = origin.clone();
+            c[a] = 1;
+            let Some((_, to)) = element(&c).filter(|(w, _)| *w == u) else {
+                continue;
+            };
+            let mut moved = (0..at.len()).filter(|&k| to[k] != at[k]);
+            if let (Some(k), None) = (moved.next(), moved.next())
+                && to[k] == at[k] + 1
+            {
+                axes[k] = Some(a);
+            }
+        }
+        Some((home, axes))
     }
 
     /// The layout of a left operand behind moves that has as many batches side by side as the vectors behind them.

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Here v1 has one element per row: the deviation of a normalisation, whose gain and bias go into the constants. A factor that
-//! all users of the result apply goes into them too. Changes rounding.
+//! all users of the result apply goes into them too. Weights that are too many to be made anew, or stored in a narrower type, stay as they are: the gain is then
+//! multiplied with the rows, and nothing that has a bias is deferred. Changes rounding.
 
 use super::centre_sums::{MAX_ELEMENTS, derived, elements, stride};
 use super::fuse_maps::is_rounding;
@@ -43,6 +44,7 @@ struct Scaled {
 struct Product {
     /// Axes: of the left operand, of the right.
     axes: (usize, usize),
+    weights: Weights,
     /// What its only user, a map, does first.
     user: Option<First>,
 }
@@ -59,6 +61,15 @@ struct First {
 /// A product in the new program: value, scales, offset if there is one.
 type Deferred = (ValueId, ValueId, Option<ValueId>);
 
+/// What becomes of the weights of deferred products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weights {
+    /// Gains and factors go into them.
+    Scaled,
+    /// They stay as they are.
+    Kept,
+}
+
 /// The parts of a scaled map in the new program.
 struct Parts {
     full: ValueId,
@@ -72,11 +83,23 @@ pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileErro
     if cx.exact {
         return Ok(Changed(false));
     }
-    let (scaled, products) = find(ir);
+    let (scaled, mut products) = find(ir);
     let sizes = products
         .keys()
         .map(|c| ir.values[ir.values[*c].inputs[1]].ty.elements());
-    if products.is_empty() || sizes.sum::<usize>() > MAX_ELEMENTS {
+    let many = sizes.sum::<usize>() > MAX_ELEMENTS;
+    for (&c, p) in &mut products {
+        if many || is_narrow(ir, ir.values[c].inputs[1]) {
+            p.weights = Weights::Kept;
+            p.user.iter_mut().for_each(|first| first.factor = None);
+        }
+    }
+    products.retain(|c, p| {
+        let z = ir.values[*c].inputs[0];
+        // Rows that are not scaled yet may be beyond what binary16 holds.
+        p.weights == Weights::Scaled || scaled[&z].bias.is_none() && ir.values[z].ty.dtype != DType::F16
+    });
+    if products.is_empty() {
         return Ok(Changed(false));
     }
     let mut parts: BTreeMap<ValueId, Parts> = BTreeMap::new();
@@ -113,7 +136,10 @@ pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileErro
                 let (Some(parts), p) = (parts.get(&value.inputs[0]), &products[&id]) else {
                     return keep(b, old, id, inputs);
                 };
-                let product = defer(b, &value.op, p, inputs[1], parts)?;
+                let product = match p.weights {
+                    Weights::Scaled => defer(b, &value.op, p, inputs[1], parts)?,
+                    Weights::Kept => defer_beside(b, &value.op, inputs[1], parts)?,
+                };
                 if p.user.is_some() {
                     deferred.insert(id, product);
                     return Ok(product.0);
@@ -167,7 +193,14 @@ fn find(ir: &TensorIr) -> (BTreeMap<ValueId, Scaled>, BTreeMap<ValueId, Product>
             scaled.insert(*z, s);
         }
         if scaled.get(z).is_some_and(|s| s.axis == axes.0) {
-            products.insert(v, Product { axes, user: None });
+            products.insert(
+                v,
+                Product {
+                    axes,
+                    weights: Weights::Scaled,
+                    user: None,
+                },
+            );
         }
     }
     // A map takes in one product, unless it is scaled itself.
@@ -182,6 +215,16 @@ fn find(ir: &TensorIr) -> (BTreeMap<ValueId, Scaled>, BTreeMap<ValueId, Product>
         }
     }
     (scaled, products)
+}
+
+/// Whether a constant is stored in a narrower type than it is multiplied in.
+fn is_narrow(ir: &TensorIr, v: ValueId) -> bool {
+    let data = &ir.values[v];
+    let from = |u: &ValueId| ir.values[*u].ty.dtype.bytes() < data.ty.dtype.bytes() || is_narrow(ir, *u);
+    match &data.op {
+        Op::Map { .. } | Op::Move { .. } => data.inputs.iter().any(from),
+        _ => false,
+    }
 }
 
 /// What map `m` does first with the product `c`.
@@ -405,22 +448,10 @@ fn upto(nodes: &[MapNode], arg: Arg) -> Vec<MapNode> {
 
 /// The product of the unscaled rows with the weights, gain and factor in them; the scales and the offset for it.
 fn defer(b: &mut TirBuilder, op: &Op, p: &Product, weights: ValueId, parts: &Parts) -> Result<Deferred, CompileError> {
-    let (batch, contracted) = match op {
-        Op::Contract { batch, contracted, .. } => (batch.as_slice(), contracted.as_slice()),
-        _ => Default::default(),
-    };
     let shape = b.shape(weights).to_vec();
     let (n, step) = (shape[p.axes.1], stride(&shape, p.axes.1));
     let mut values = elements(b, weights)?;
-    let left = b.shape(parts.full).to_vec();
-    let lhs_free: Vec<usize> = free_axes(left.len(), batch, contracted, true)
-        .iter()
-        .map(|&a| left[a])
-        .collect();
-    let rhs_free: Vec<usize> = free_axes(shape.len(), batch, contracted, false)
-        .iter()
-        .map(|&a| shape[a])
-        .collect();
+    let (lhs_free, rhs_free) = free_extents(b, op, parts.full, weights);
     let at = |all: &[f32], k: usize| f64::from(all[if all.len() == 1 { 0 } else { k }]);
     let offset = match parts.bias {
         Some(bias) => {
@@ -456,6 +487,35 @@ fn defer(b: &mut TirBuilder, op: &Op, p: &Product, weights: ValueId, parts: &Par
     )?;
     let rows = b.reshape(parts.rows, &[lhs_free, vec![1; rhs_free.len()]].concat())?;
     Ok((product, rows, offset))
+}
+
+/// The product of the unscaled rows, with their gain, and the weights as they are; the scales for it.
+fn defer_beside(b: &mut TirBuilder, op: &Op, weights: ValueId, parts: &Parts) -> Result<Deferred, CompileError> {
+    let ty = b.ty(parts.full).clone();
+    let left = match parts.gain {
+        Some(gain) => b.map_to(&ty.shape, &[parts.full, gain], |e, x| {
+            e.cvt(e.mul(x[0], x[1]), ty.dtype)
+        })?,
+        None => parts.full,
+    };
+    let (lhs_free, rhs_free) = free_extents(b, op, left, weights);
+    let product = b.push(op.clone(), &[left, weights], &crate::tir::Type::new(DType::F32, &[]))?;
+    let rows = b.reshape(parts.rows, &[lhs_free, vec![1; rhs_free.len()]].concat())?;
+    Ok((product, rows, None))
+}
+
+/// Extents of the axes of a contract's operands that are neither batch nor contracted.
+fn free_extents(b: &TirBuilder, op: &Op, left: ValueId, right: ValueId) -> (Vec<usize>, Vec<usize>) {
+    let (batch, contracted) = match op {
+        Op::Contract { batch, contracted, .. } => (batch.as_slice(), contracted.as_slice()),
+        _ => Default::default(),
+    };
+    let of = |v: ValueId, is_left: bool| {
+        let shape = b.shape(v);
+        let axes = free_axes(shape.len(), batch, contracted, is_left);
+        axes.iter().map(|&a| shape[a]).collect()
+    };
+    (of(left, true), of(right, false))
 }
 
 /// The map that uses a product, scaling it first.

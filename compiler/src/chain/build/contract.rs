@@ -99,7 +99,8 @@ impl Builder<'_> {
         let mut plans: BTreeMap<Vec<usize>, Vec<Pass>> = BTreeMap::new();
         let mut by_side: Vec<(Dir, Sources)> = Vec::new();
         let mut ready: Vec<(Dir, Vec<Columns>)> = Vec::new();
-        let jobs = self.by_columns(self.jobs(&home, &spec), lhs, rhs);
+        let jobs = self.by_columns(self.jobs(&home, &spec, self.idle_side(chip)), lhs, rhs);
+        self.note_work(&jobs, lhs, &spec);
         let both: Vec<bool> = jobs
             .iter()
             .map(|job| jobs.iter().any(|j| j.0 == job.0 && j.1 != job.1))
@@ -161,8 +162,30 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Vectors of the result by column group and hemisphere, in order of appearance.
-    pub fn jobs(&self, home: &Home, spec: &Spec) -> Vec<Job> {
+    /// The hemisphere whose matrix units have had less to do.
+    pub fn idle_side(&self, chip: u16) -> Dir {
+        match self.work.get(&chip) {
+            Some([east, west]) if west < east => Dir::West,
+            _ => Dir::East,
+        }
+    }
+
+    /// Notes about how long each hemisphere's matrix units are busy with a product: a tile takes its rows, or as long as it loads.
+    fn note_work(&mut self, jobs: &[Job], lhs: ValueId, spec: &Spec) {
+        let shape = self.shape(lhs);
+        let depth: usize = spec.contracted.iter().map(|&(l, _)| shape[l]).product();
+        let tiles = depth.div_ceil(self.lanes()) as u64;
+        let (rate, load) = (self.target.mxm_rate(self.dtype(lhs)), self.target.latency.load);
+        let cycles = rate.map_or(1, |r| u64::from(r.cycles_per_vector));
+        let work = self.work.entry(self.chip(lhs)).or_default();
+        for (_, side, segments) in jobs {
+            let rows: usize = segments.iter().map(|s| s.1.len()).sum();
+            work[usize::from(*side == Dir::West)] += tiles * (rows as u64 * cycles).max(2 * u64::from(load));
+        }
+    }
+
+    /// Vectors of the result by column group and hemisphere, in order of appearance; groups take turns, from hemisphere `first` on.
+    pub fn jobs(&self, home: &Home, spec: &Spec, first: Dir) -> Vec<Job> {
         let mut jobs: Vec<Job> = Vec::new();
         let mut groups: Vec<Vec<usize>> = Vec::new();
         for (p, part) in home.parts.iter().enumerate() {
@@ -176,7 +199,7 @@ impl Builder<'_> {
                     groups.push(key.clone());
                     groups.len() - 1
                 });
-                let side = part.side.unwrap_or(if group % 2 == 0 { Dir::East } else { Dir::West });
+                let side = part.side.unwrap_or(if group % 2 == 0 { first } else { first.flip() });
                 let job = match jobs.iter().position(|j| j.0 == key && j.1 == side) {
                     Some(j) => &mut jobs[j],
                     None => {

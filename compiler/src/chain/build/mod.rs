@@ -135,6 +135,8 @@ pub(crate) struct Builder<'a> {
     loads: tiles::Loads,
     /// Where chains touch buffers.
     places: loaded::Places,
+    /// About how long the matrix units of either hemisphere are busy, east first, per chip.
+    work: BTreeMap<u16, [u64; 2]>,
 }
 
 /// Layouts of states by name and chip. The entry that reads a state first chooses, the others follow.
@@ -257,6 +259,7 @@ fn build_beside(
         constants: BTreeMap::new(),
         vectors: BTreeMap::new(),
         tiles: BTreeMap::new(),
+        work: BTreeMap::new(),
         scaled: scaled::find(ir, &|v| consts.contains(v)),
         origin_ids: BTreeMap::new(),
         origin: 0,

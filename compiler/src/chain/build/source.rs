@@ -334,10 +334,15 @@ impl Builder<'_> {
         wider: bool,
     ) -> Result<Option<Vec<Vec<At>>>, CompileError> {
         let mut table = Vec::new();
+        let repeated = want.lanes.iter().all(|d| d.axis.is_none() || d.extent == 1);
         for p in 0..want.n_parts() {
             let part = want.part(p);
             let mut row = Vec::new();
             for base in want.bases(&part) {
+                if repeated && let Some(at) = self.repeated_at(v, &base, part.hi, chip)? {
+                    row.push(at);
+                    continue;
+                }
                 let mut found: Option<(BufId, u32)> = None;
                 let mut lane = 0;
                 while lane < part.hi {
@@ -370,6 +375,22 @@ impl Builder<'_> {
             table.push(row);
         }
         Ok(Some(table))
+    }
+
+    /// The vector behind moves that holds one element in its first `n` lanes, if there is one.
+    fn repeated_at(&self, v: ValueId, c: &[usize], n: usize, chip: u16) -> Result<Option<At>, CompileError> {
+        let Resolved::Element(u, at) = self.resolve(v, c)? else {
+            return Ok(None);
+        };
+        let Some(home) = self.homes[u.index()].as_ref().filter(|_| self.chip(u) == chip) else {
+            return Ok(None);
+        };
+        let serves = matches!(&home.layout.pattern()[..], [d] if d.axis.is_none() && d.extent >= n);
+        if self.is_const(u) || !serves {
+            return Ok(None);
+        }
+        let (buf, index, _) = home.at(&at)?;
+        Ok(Some((buf, index)))
     }
 }
 

@@ -155,7 +155,7 @@ impl Builder<'_> {
         let units = (self.target.mxm_units(self.dtype(lhs)) as usize).max(1);
         let planes = self.target.mxm_rate(self.dtype(lhs)).map_or(1, |r| r.planes);
         let mut by_side = Vec::new();
-        for (key, side, segments) in self.jobs(&home, spec) {
+        for (key, side, segments) in self.jobs(&home, spec, lockstep_isa::Dir::East) {
             if !by_side.iter().any(|s: &(_, _)| s.0 == side) {
                 by_side.push((side, self.operand_sources(&maps, Some(v), &layout, chip, Some(side))?));
             }

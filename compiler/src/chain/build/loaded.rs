@@ -93,7 +93,7 @@ impl Builder<'_> {
     }
 
     /// The home of a value computed at run time, or the first of those that its elements lie in behind moves; and for each axis of what
-    /// has that home the axis of the value that steps along it, where one does.
+    /// has that home the axis of the value that is all of it, where one is.
     fn home_behind(&self, v: ValueId) -> Option<(Rc<Home>, Vec<Option<usize>>)> {
         if self.is_const(v) {
             return None;
@@ -118,7 +118,8 @@ impl Builder<'_> {
             };
             let mut moved = (0..at.len()).filter(|&k| to[k] != at[k]);
             if let (Some(k), None) = (moved.next(), moved.next())
-                && to[k] == at[k] + 1
+                && (at[k], to[k]) == (0, 1)
+                && shape[a] == home.layout.shape[k]
             {
                 axes[k] = Some(a);
             }

@@ -14,6 +14,7 @@
 use super::fit::{At, Piece, fit};
 use super::kernel::{EPILOGUE_ALUS, Sources};
 use super::moves::Kernel;
+use super::reduce::Tail;
 use super::source::Source;
 use super::tiles::BlockLoad;
 use super::{Builder, Home};
@@ -70,6 +71,9 @@ const SHORT: usize = 256;
 /// Cycles of a pass below which column tiles take turns: about what the statistics of a row take.
 const BRIEF: usize = 256;
 
+/// Most cycles of the products whose lanes are reduced in their own chain: scores of one row.
+const BRIEF_TAIL: usize = 64;
+
 /// One pass: the coordinates of the left vector (row axes zero), and the tile.
 #[derive(Clone, Debug)]
 struct Pass {
@@ -96,6 +100,10 @@ impl Builder<'_> {
         let mut maps = self.epilogue(v, EPILOGUE_ALUS);
         let out = maps.last().copied().unwrap_or(v);
         let home = self.result_home(out, &layout);
+        let tail = match self.is_brief(&home, lhs) {
+            true => self.tail(out, &layout),
+            false => None,
+        };
         let mut plans: BTreeMap<Vec<usize>, Vec<Pass>> = BTreeMap::new();
         let mut by_side: Vec<(Dir, Sources)> = Vec::new();
         let mut ready: Vec<(Dir, Vec<Columns>)> = Vec::new();
@@ -154,12 +162,21 @@ impl Builder<'_> {
         }
         for (side, columns) in ready {
             if let Some((_, sources)) = by_side.iter_mut().find(|s| s.0 == side) {
-                self.contract_chain(v, &spec, &maps, &x.1, &columns, sources, &layout, side, chip)?;
+                let tail = tail.as_ref();
+                self.contract_chain(v, &spec, &maps, &x.1, &columns, sources, &layout, side, chip, tail)?;
             }
         }
         maps.push(v);
         self.finish(&maps, out, home);
+        self.finish_tail(tail);
         Ok(())
+    }
+
+    /// Whether every buffer of a result is computed so soon that a lane-move unit may be kept for as long.
+    fn is_brief(&self, home: &Home, lhs: ValueId) -> bool {
+        let rate = self.target.mxm_rate(self.dtype(lhs));
+        let cycles = rate.map_or(1, |r| r.cycles_per_vector as usize);
+        home.parts.iter().all(|p| p.n_vectors() * cycles <= BRIEF_TAIL)
     }
 
     /// The hemisphere whose matrix units have had less to do.
@@ -281,6 +298,7 @@ impl Builder<'_> {
         layout: &Layout,
         hemi: Dir,
         chip: u16,
+        tail: Option<&Tail>,
     ) -> Result<(), CompileError> {
         // Pieces: boxes of rows over which every operand moves affinely. The first pass of all columns comes before the second of any.
         let n_columns = columns.len();
@@ -306,6 +324,9 @@ impl Builder<'_> {
             let last = tracks.len() - 1;
             let operands = self.operand_tracks(sources, layout, bases, &tracks[last..])?;
             tracks.extend(operands);
+            if let Some(tail) = tail {
+                tracks.push(bases.iter().map(|c| tail.at(c)).collect::<Result<_, _>>()?);
+            }
             let turns = |piece| Work {
                 piece,
                 passes: (0..passes.len()).map(|p| p * n_columns + of).collect(),
@@ -316,7 +337,7 @@ impl Builder<'_> {
         let n_passes = columns.first().map_or(0, |c| c.passes.len());
         let turns = (0..n_passes).flat_map(|p| columns.iter().filter_map(move |c| c.passes.get(p)));
         let tiles: Vec<Vec<BlockLoad>> = turns.map(|p| p.loads.clone()).collect();
-        self.emit_chain(v, maps, &tiles, &work, sources, (hemi, 0), chip)
+        self.emit_chain(v, maps, &tiles, &work, sources, (hemi, 0), chip, tail)
     }
 
     /// One chain: the tiles in order, each multiplied by the rows that take part in its pass, and the epilogue of rows after their
@@ -331,6 +352,7 @@ impl Builder<'_> {
         sources: &Sources,
         (hemi, plane): (Dir, u8),
         chip: u16,
+        tail: Option<&Tail>,
     ) -> Result<(), CompileError> {
         let dtype = self.dtype(self.ir.values[v].inputs[0]);
         let out = maps.last().copied().unwrap_or(v);
@@ -415,6 +437,9 @@ impl Builder<'_> {
                     self.emit_maps(&mut kernel, maps, Some((v, result)), &reads, hi)?
                 };
                 self.write_all(&mut kernel, result, dest, dest_at, result_dtype, hi);
+                if let (Some(tail), Some(&at)) = (tail, piece.at.last()) {
+                    self.emit_tail(&mut kernel, tail, out, result, at, (hi, Some(hemi)))?;
+                }
             }
         }
         self.add_chain(chip, kernel.nodes);

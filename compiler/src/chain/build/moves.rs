@@ -31,6 +31,9 @@ pub(crate) struct Recipe {
     pub fill: Vec<(u16, u32)>,
 }
 
+/// Vectors that one chain puts together.
+const MOST_SOURCES: usize = 4;
+
 impl Builder<'_> {
     /// A copy of `v` in the wanted layout, kept for later users.
     pub fn relayout(&mut self, v: ValueId, want: &Layout) -> Result<Rc<Home>, CompileError> {
@@ -141,6 +144,9 @@ impl Builder<'_> {
                         _ => self.first_home(u, v, &home.layout)?,
                     };
                     let (buf, index, l, n) = from.run_at(&at, n)?;
+                    // An element that all lanes hold is where it is wanted.
+                    let repeated = matches!(&from.layout.pattern()[..], [d] if d.axis.is_none() && d.extent >= hi);
+                    let l = if repeated { lane as u16 } else { l };
                     let map = sources.entry((buf, index)).or_insert_with(|| vec![u16::MAX; hi]);
                     for (slot, l) in map[lane..lane + n].iter_mut().zip(l..) {
                         *slot = l;
@@ -180,10 +186,19 @@ impl Builder<'_> {
         let one_fill = n == 1 && recipe.fill.iter().all(|f| Some(f.1) == fill_bits);
         let mut permutes = 0;
         let mut left: Vec<usize> = (0..n).collect();
+        // What has its lanes already comes last, over the others.
+        let in_place = |s: usize| {
+            let lanes = recipe.maps[s].iter().flatten().enumerate();
+            let (lo, live) = (self.prog.bufs[at[s + 1].0].lo, self.prog.bufs[at[s + 1].0].hi);
+            n > 1 && recipe.fill.is_empty() && lo == 0 && live >= hi && lanes.clone().all(|(l, &m)| m == u16::MAX || m as usize == l)
+        };
+        let beside: Vec<bool> = (0..n).map(in_place).collect();
+        left.sort_by_key(|&s| beside[s]);
         let mut used: Vec<BufId> = Vec::new();
         while !left.is_empty() {
             let free = left.iter().position(|&s| !used.contains(&at[s + 1].0));
-            if permutes == 2 || free.is_none() {
+            let moves = free.is_some_and(|f| !beside[left[f]]);
+            if permutes == 2 && moves || used.len() == MOST_SOURCES || free.is_none() {
                 // Both lane-move units are taken, or the bank is: what is there so far goes through SRAM.
                 let temp = self.temp(chip, dtype, dims, hi, side);
                 let arg = self.narrowed(&mut kernel, sum.take(), dtype, hi);
@@ -202,6 +217,18 @@ impl Builder<'_> {
             let x = kernel.read(buf, affine, dtype, lo, src_hi);
             let y = match map {
                 None => x,
+                Some(map) if beside[s] => {
+                    let Some(acc) = sum else {
+                        sum = Some(x);
+                        continue;
+                    };
+                    let ones = map.iter().flat_map(|&m| i32::from(m != u16::MAX).to_le_bytes());
+                    let table = self.const_vector(Some(buf), chip, side, DType::I32, ones.collect());
+                    let taken = kernel.read(table, Affine::default(), DType::I32, 0, hi);
+                    let over = kernel.push(NodeOp::Alu(AluOp::Select), dtype.widened(), hi, vec![taken, x, acc]);
+                    sum = Some(over);
+                    continue;
+                }
                 Some(map) => {
                     let bytes = map.iter().flat_map(|m| m.to_le_bytes()).collect();
                     let hemi = if permutes == 0 {

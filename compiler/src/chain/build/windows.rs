@@ -208,7 +208,7 @@ impl Builder<'_> {
                     }
                 }
                 let plane = (unit % units) as u8 * planes;
-                self.emit_chain(v, &maps, &passes, &work, &sources, (side, plane), chip)?;
+                self.emit_chain(v, &maps, &passes, &work, &sources, (side, plane), chip, None)?;
             }
             if let Some(slot) = by_side.iter_mut().find(|s| s.0 == side) {
                 slot.1 = sources;

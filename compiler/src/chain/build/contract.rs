@@ -71,8 +71,9 @@ const SHORT: usize = 256;
 /// Cycles of a pass below which column tiles take turns: about what the statistics of a row take.
 const BRIEF: usize = 256;
 
-/// Most cycles of the products whose lanes are reduced in their own chain: scores of one row.
-const BRIEF_TAIL: usize = 64;
+/// Most vectors of a buffer whose lanes are reduced in the chain of their product, which keeps a lane-move unit for as long: scores
+/// of one row.
+const BRIEF_TAIL: usize = 8;
 
 /// One pass: the coordinates of the left vector (row axes zero), and the tile.
 #[derive(Clone, Debug)]
@@ -100,10 +101,8 @@ impl Builder<'_> {
         let mut maps = self.epilogue(v, EPILOGUE_ALUS);
         let out = maps.last().copied().unwrap_or(v);
         let home = self.result_home(out, &layout);
-        let tail = match self.is_brief(&home, lhs) {
-            true => self.tail(out, &layout),
-            false => None,
-        };
+        let brief = home.parts.iter().all(|p| p.n_vectors() <= BRIEF_TAIL);
+        let tail = brief.then(|| self.tail(out, &layout)).flatten();
         let mut plans: BTreeMap<Vec<usize>, Vec<Pass>> = BTreeMap::new();
         let mut by_side: Vec<(Dir, Sources)> = Vec::new();
         let mut ready: Vec<(Dir, Vec<Columns>)> = Vec::new();
@@ -170,13 +169,6 @@ impl Builder<'_> {
         self.finish(&maps, out, home);
         self.finish_tail(tail);
         Ok(())
-    }
-
-    /// Whether every buffer of a result is computed so soon that a lane-move unit may be kept for as long.
-    fn is_brief(&self, home: &Home, lhs: ValueId) -> bool {
-        let rate = self.target.mxm_rate(self.dtype(lhs));
-        let cycles = rate.map_or(1, |r| r.cycles_per_vector as usize);
-        home.parts.iter().all(|p| p.n_vectors() * cycles <= BRIEF_TAIL)
     }
 
     /// The hemisphere whose matrix units have had less to do.

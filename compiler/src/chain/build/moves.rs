@@ -8,8 +8,8 @@ use super::source::Resolved;
 use super::{Builder, Home};
 use crate::chain::{Affine, BufId, BufKind, Node, NodeArg, NodeOp};
 use crate::error::CompileError;
-use crate::layout::Layout;
 use crate::layout::choose::with_lanes;
+use crate::layout::{Layout, Part};
 use crate::tir::ValueId;
 use lockstep_graph::EntityId;
 use lockstep_isa::{AluOp, DType, Dir};
@@ -33,6 +33,8 @@ pub(crate) struct Recipe {
 
 /// Vectors that one chain puts together.
 const MOST_SOURCES: usize = 4;
+/// Most vectors of a chain that takes more banks to be done sooner.
+const FEW: u32 = 16;
 
 impl Builder<'_> {
     /// A copy of `v` in the wanted layout, kept for later users.
@@ -91,7 +93,7 @@ impl Builder<'_> {
             let Some(dest) = home.bufs[p] else { continue };
             let mut steps: Vec<(Recipe, Vec<At>)> = Vec::new();
             for base in home.layout.bases(part) {
-                steps.push(self.recipe(v, home, &base, part.hi)?);
+                steps.push(self.recipe(v, home, &base, part)?);
             }
             let mut start = 0;
             while start < steps.len() {
@@ -123,8 +125,9 @@ impl Builder<'_> {
         v: ValueId,
         home: &Home,
         base: &[usize],
-        hi: usize,
+        part: &Part,
     ) -> Result<(Recipe, Vec<At>), CompileError> {
+        let (hi, few) = (part.hi, part.n_vectors() <= FEW as usize);
         let mut sources: BTreeMap<At, Vec<u16>> = BTreeMap::new();
         let mut fill = Vec::new();
         let mut lane = 0;
@@ -145,7 +148,8 @@ impl Builder<'_> {
                     };
                     let (buf, index, l, n) = from.run_at(&at, n)?;
                     // An element that all lanes hold is where it is wanted.
-                    let repeated = matches!(&from.layout.pattern()[..], [d] if d.axis.is_none() && d.extent >= hi);
+                    let repeated =
+                        few && matches!(&from.layout.pattern()[..], [d] if d.axis.is_none() && d.extent >= hi);
                     let l = if repeated { lane as u16 } else { l };
                     let map = sources.entry((buf, index)).or_insert_with(|| vec![u16::MAX; hi]);
                     for (slot, l) in map[lane..lane + n].iter_mut().zip(l..) {
@@ -186,11 +190,15 @@ impl Builder<'_> {
         let one_fill = n == 1 && recipe.fill.iter().all(|f| Some(f.1) == fill_bits);
         let mut permutes = 0;
         let mut left: Vec<usize> = (0..n).collect();
-        // What has its lanes already comes last, over the others.
+        // Of a few vectors, what has its lanes already comes last, over the others; of many it would keep too many banks busy.
+        let few = n > 1 && dims.iter().product::<u32>() <= FEW;
         let in_place = |s: usize| {
             let lanes = recipe.maps[s].iter().flatten().enumerate();
             let (lo, live) = (self.prog.bufs[at[s + 1].0].lo, self.prog.bufs[at[s + 1].0].hi);
-            n > 1 && recipe.fill.is_empty() && lo == 0 && live >= hi && lanes.clone().all(|(l, &m)| m == u16::MAX || m as usize == l)
+            few && recipe.fill.is_empty()
+                && lo == 0
+                && live >= hi
+                && lanes.clone().all(|(l, &m)| m == u16::MAX || m as usize == l)
         };
         let beside: Vec<bool> = (0..n).map(in_place).collect();
         left.sort_by_key(|&s| beside[s]);
@@ -198,7 +206,7 @@ impl Builder<'_> {
         while !left.is_empty() {
             let free = left.iter().position(|&s| !used.contains(&at[s + 1].0));
             let moves = free.is_some_and(|f| !beside[left[f]]);
-            if permutes == 2 && moves || used.len() == MOST_SOURCES || free.is_none() {
+            if permutes == 2 && moves || used.len() == MOST_SOURCES && few || free.is_none() {
                 // Both lane-move units are taken, or the bank is: what is there so far goes through SRAM.
                 let temp = self.temp(chip, dtype, dims, hi, side);
                 let arg = self.narrowed(&mut kernel, sum.take(), dtype, hi);
@@ -218,9 +226,14 @@ impl Builder<'_> {
             let y = match map {
                 None => x,
                 Some(map) if beside[s] => {
-                    let Some(acc) = sum else {
-                        sum = Some(x);
-                        continue;
+                    // The first is in all lanes until others come over it.
+                    let acc = match sum {
+                        Some(acc) => acc,
+                        None if src_hi > hi => x,
+                        None => {
+                            sum = Some(x);
+                            continue;
+                        }
                     };
                     let ones = map.iter().flat_map(|&m| i32::from(m != u16::MAX).to_le_bytes());
                     let table = self.const_vector(Some(buf), chip, side, DType::I32, ones.collect());

@@ -243,7 +243,8 @@ fn compile(graph: &Verified<Graph>, target: &str, chips: Chips) -> Result<Arc<Ar
     let machine = files::target(target).map_err(|e| CompileError::options(e.to_string()))?;
     let compiled = lockstep::compile(graph, &machine, &options, &mut Silent)?;
     let entries = compiled.report.iter().flat_map(|r| &r.entries);
-    for entry in entries.filter(|e| e.bound.bound > e.makespan) {
+    let mut broken = entries.filter(|e| e.bound.bound > e.makespan);
+    if let Some(entry) = broken.next() {
         let (bound, makespan) = (entry.bound.bound, entry.makespan);
         return Err(CompileError::internal(
             "bound",

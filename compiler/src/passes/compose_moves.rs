@@ -108,7 +108,7 @@ fn through(b: &TirBuilder, parts: &[(ValueId, IndexMap)], at: usize, fill: u32) 
 }
 
 /// Whether parts leave no element to the fill: one is total, or single views with disjoint boxes add up.
-fn covers(parts: &[(ValueId, &IndexMap)]) -> bool {
+pub(super) fn covers(parts: &[(ValueId, &IndexMap)]) -> bool {
     if parts.iter().any(|(_, map)| map.is_total()) {
         return true;
     }

@@ -18,6 +18,7 @@ mod merge_contracts;
 pub mod precision;
 mod push_moves;
 mod rebuild;
+mod turn_products;
 
 use crate::error::CompileError;
 use crate::tir::{Phase, TensorIr};
@@ -104,6 +105,11 @@ pub const TIR_PASSES: &[Pass] = &[
         name: "defer-scales",
         about: "scale rows after their product with weights",
         run: defer_scales::run,
+    },
+    Pass {
+        name: "turn-products",
+        about: "move products before they are scaled",
+        run: turn_products::run,
     },
     Pass {
         name: "fuse-maps",

@@ -11,10 +11,10 @@
 //! columns take turns in one chain. Where tiles are loaded at run time, the hemispheres share the batches rather than the rows:
 //! each tile is then loaded once. Convolutions find their passes in `windows.rs`.
 
+use super::epilogue::Epilogue;
 use super::fit::{At, Piece, fit};
-use super::kernel::{EPILOGUE_ALUS, Sources};
+use super::kernel::Sources;
 use super::moves::Kernel;
-use super::reduce::Tail;
 use super::source::Source;
 use super::tiles::BlockLoad;
 use super::{Builder, Home};
@@ -71,10 +71,6 @@ const SHORT: usize = 256;
 /// Cycles of a pass below which column tiles take turns: about what the statistics of a row take.
 const BRIEF: usize = 256;
 
-/// Most vectors of a buffer whose lanes are reduced in the chain of their product, which keeps a lane-move unit for as long: scores
-/// of one row.
-const BRIEF_TAIL: usize = 8;
-
 /// One pass: the coordinates of the left vector (row axes zero), and the tile.
 #[derive(Clone, Debug)]
 struct Pass {
@@ -98,11 +94,9 @@ impl Builder<'_> {
         let layout = self.contract_layout(v, &spec);
         let before = self.prog.chains.len();
         let x = self.left_source(lhs, &spec, rhs, chip)?;
-        let mut maps = self.epilogue(v, EPILOGUE_ALUS);
-        let out = maps.last().copied().unwrap_or(v);
+        let epilogue = self.product_epilogue(v, &layout);
+        let out = epilogue.out(v);
         let home = self.result_home(out, &layout);
-        let brief = home.parts.iter().all(|p| p.n_vectors() <= BRIEF_TAIL);
-        let tail = brief.then(|| self.tail(out, &layout)).flatten();
         let mut plans: BTreeMap<Vec<usize>, Vec<Pass>> = BTreeMap::new();
         let mut by_side: Vec<(Dir, Sources)> = Vec::new();
         let mut ready: Vec<(Dir, Vec<Columns>)> = Vec::new();
@@ -120,7 +114,7 @@ impl Builder<'_> {
                 plans.insert(key.clone(), plan);
             }
             if !by_side.iter().any(|s| s.0 == side) {
-                let sources = self.operand_sources(&maps, Some(v), &layout, chip, Some(side))?;
+                let sources = self.operand_sources(&epilogue.maps, &epilogue.hot(v), &layout, chip, Some(side))?;
                 by_side.push((side, sources));
             }
             let Some(passes) = plans.get(&key) else { continue };
@@ -161,13 +155,11 @@ impl Builder<'_> {
         }
         for (side, columns) in ready {
             if let Some((_, sources)) = by_side.iter_mut().find(|s| s.0 == side) {
-                let tail = tail.as_ref();
-                self.contract_chain(v, &spec, &maps, &x.1, &columns, sources, &layout, side, chip, tail)?;
+                self.contract_chain(v, &spec, &epilogue, &x.1, &columns, sources, &layout, side, chip)?;
             }
         }
-        maps.push(v);
-        self.finish(&maps, out, home);
-        self.finish_tail(tail);
+        self.finish(&epilogue.values(v), out, home);
+        self.finish_tail(epilogue.tail);
         Ok(())
     }
 
@@ -283,14 +275,13 @@ impl Builder<'_> {
         &mut self,
         v: ValueId,
         spec: &Spec,
-        maps: &[ValueId],
+        epilogue: &Epilogue,
         x: &Source,
         columns: &[Columns],
         sources: &mut Sources,
         layout: &Layout,
         hemi: Dir,
         chip: u16,
-        tail: Option<&Tail>,
     ) -> Result<(), CompileError> {
         // Pieces: boxes of rows over which every operand moves affinely. The first pass of all columns comes before the second of any.
         let n_columns = columns.len();
@@ -316,7 +307,7 @@ impl Builder<'_> {
             let last = tracks.len() - 1;
             let operands = self.operand_tracks(sources, layout, bases, &tracks[last..])?;
             tracks.extend(operands);
-            if let Some(tail) = tail {
+            if let Some(tail) = &epilogue.tail {
                 tracks.push(bases.iter().map(|c| tail.at(c)).collect::<Result<_, _>>()?);
             }
             let turns = |piece| Work {
@@ -329,7 +320,7 @@ impl Builder<'_> {
         let n_passes = columns.first().map_or(0, |c| c.passes.len());
         let turns = (0..n_passes).flat_map(|p| columns.iter().filter_map(move |c| c.passes.get(p)));
         let tiles: Vec<Vec<BlockLoad>> = turns.map(|p| p.loads.clone()).collect();
-        self.emit_chain(v, maps, &tiles, &work, sources, (hemi, 0), chip, tail)
+        self.emit_chain(v, epilogue, &tiles, &work, sources, (hemi, 0), chip)
     }
 
     /// One chain: the tiles in order, each multiplied by the rows that take part in its pass, and the epilogue of rows after their
@@ -338,16 +329,15 @@ impl Builder<'_> {
     pub fn emit_chain(
         &mut self,
         v: ValueId,
-        maps: &[ValueId],
+        epilogue: &Epilogue,
         tiles: &[Vec<BlockLoad>],
         work: &[Work],
         sources: &Sources,
         (hemi, plane): (Dir, u8),
         chip: u16,
-        tail: Option<&Tail>,
     ) -> Result<(), CompileError> {
         let dtype = self.dtype(self.ir.values[v].inputs[0]);
-        let out = maps.last().copied().unwrap_or(v);
+        let (maps, out) = (&epilogue.maps[..], epilogue.out(v));
         let result_dtype = if maps.is_empty() {
             self.dtype(v)
         } else {
@@ -426,10 +416,15 @@ impl Builder<'_> {
                 let result = if maps.is_empty() {
                     result
                 } else {
-                    self.emit_maps(&mut kernel, maps, Some((v, result)), &reads, hi)?
+                    let mut hot = vec![(v, result)];
+                    if let Some(turn) = &epilogue.turn {
+                        let turned = self.emit_turn(&mut kernel, turn, result, (dest, hemi), hi);
+                        hot.push((turn.value, turned));
+                    }
+                    self.emit_maps(&mut kernel, maps, &hot, &reads, hi)?
                 };
                 self.write_all(&mut kernel, result, dest, dest_at, result_dtype, hi);
-                if let (Some(tail), Some(&at)) = (tail, piece.at.last()) {
+                if let (Some(tail), Some(&at)) = (&epilogue.tail, piece.at.last()) {
                     self.emit_tail(&mut kernel, tail, out, result, at, (hi, Some(hemi)))?;
                 }
             }

@@ -24,7 +24,7 @@ const MOST: usize = 2048;
 pub(crate) const EPILOGUE_ALUS: u32 = 8;
 
 /// Most operands that an epilogue reads, and that a map with its epilogue reads.
-const EPILOGUE_OPERANDS: usize = 4;
+pub(crate) const EPILOGUE_OPERANDS: usize = 4;
 const MAP_OPERANDS: usize = 6;
 
 /// Most operands for which constants lie in the hemisphere of the values.
@@ -80,7 +80,7 @@ impl Builder<'_> {
                 break;
             }
             cost += self.alu_cost(user);
-            let more = self.operands(&[user], Some(last));
+            let more = self.operands(&[user], &[last]);
             operands.extend(
                 more.iter()
                     .filter(|o| !operands.contains(o))
@@ -101,7 +101,7 @@ impl Builder<'_> {
     }
 
     /// What the maps read besides each other and `hot`.
-    pub fn operands(&self, maps: &[ValueId], hot: Option<ValueId>) -> Vec<Operand> {
+    pub fn operands(&self, maps: &[ValueId], hot: &[ValueId]) -> Vec<Operand> {
         let mut out = Vec::new();
         for &m in maps {
             let data = &self.ir.values[m];
@@ -115,7 +115,7 @@ impl Builder<'_> {
                         Arg::Operand(i) => data.inputs.get(*i as usize).copied(),
                         _ => None,
                     })
-                    .filter(|v| Some(*v) != hot && !maps.contains(v))
+                    .filter(|v| !hot.contains(v) && !maps.contains(v))
                     .map(Operand::Value)
                     .collect()
                 };
@@ -129,7 +129,7 @@ impl Builder<'_> {
                 out.extend(
                     data.inputs
                         .first()
-                        .filter(|v| Some(**v) != hot)
+                        .filter(|v| !hot.contains(v))
                         .map(|&v| Operand::Value(v)),
                 );
             }
@@ -141,7 +141,7 @@ impl Builder<'_> {
     pub fn operand_sources(
         &mut self,
         maps: &[ValueId],
-        hot: Option<ValueId>,
+        hot: &[ValueId],
         layout: &Layout,
         chip: u16,
         side: Option<Dir>,
@@ -245,17 +245,17 @@ impl Builder<'_> {
         reads
     }
 
-    /// ALU nodes of the maps; the result is an ALU node of the last map's dtype (or `hot` itself without maps).
+    /// ALU nodes of the maps; the result is an ALU node of the last map's dtype (or the first of `hot` itself without maps).
     pub fn emit_maps(
         &self,
         kernel: &mut Kernel,
         maps: &[ValueId],
-        hot: Option<(ValueId, NodeArg)>,
+        hot: &[(ValueId, NodeArg)],
         reads: &[(Operand, NodeArg)],
         hi: u16,
     ) -> Result<NodeArg, CompileError> {
-        let mut values: Vec<(ValueId, NodeArg)> = hot.into_iter().collect();
-        let mut result = hot.map_or(NodeArg::Imm(0), |h| h.1);
+        let mut values: Vec<(ValueId, NodeArg)> = hot.to_vec();
+        let mut result = hot.first().map_or(NodeArg::Imm(0), |h| h.1);
         for &m in maps {
             let data = &self.ir.values[m];
             let Op::Map { nodes } = &data.op else { continue };
@@ -376,7 +376,7 @@ impl Builder<'_> {
         for next in self.epilogue(v, (budget * 3 / 4).saturating_sub(self.alu_cost(v))) {
             maps.push(next);
             let (constant, other): (Vec<_>, Vec<_>) = self
-                .operands(&maps, None)
+                .operands(&maps, &[])
                 .into_iter()
                 .partition(|o| matches!(o, Operand::Value(v) if self.is_const(*v)));
             let planned = self.planned[v.index()].is_some() && self.prog.n_chips == 1;
@@ -394,7 +394,7 @@ impl Builder<'_> {
         for (p, part) in home.parts.iter().enumerate() {
             let Some(dest) = home.bufs[p] else { continue };
             if !by_side.iter().any(|s| s.0 == part.side) {
-                let sources = self.operand_sources(&maps, None, &layout, chip, part.side)?;
+                let sources = self.operand_sources(&maps, &[], &layout, chip, part.side)?;
                 by_side.push((part.side, sources));
             }
             let Some((_, sources)) = by_side.iter_mut().find(|s| s.0 == part.side) else {
@@ -410,7 +410,7 @@ impl Builder<'_> {
             for piece in fit_by_buffers(&tracks, MOST, 3) {
                 let mut kernel = Kernel::new(piece.dims);
                 let reads = self.read_operands(&mut kernel, sources, &piece.at[1..]);
-                let result = self.emit_maps(&mut kernel, &maps, None, &reads, hi)?;
+                let result = self.emit_maps(&mut kernel, &maps, &[], &reads, hi)?;
                 let result = self.trimmed(&mut kernel, result, self.dtype(out), (dest, part.side), hi);
                 self.write_all(&mut kernel, result, dest, piece.at[0].1, self.dtype(out), hi);
                 if let (Some(tail), Some(&at)) = (&tail, piece.at.last()) {

@@ -7,6 +7,7 @@
 
 mod apart;
 mod contract;
+mod epilogue;
 mod expand;
 mod fit;
 mod gather;

@@ -86,7 +86,7 @@ impl Builder<'_> {
         let segment: usize = lanes[..n].iter().map(|d| d.extent).product();
         let all: usize = axes.iter().map(|&a| layout.shape[a as usize]).product();
         let maps = self.epilogue(v, TAIL_ALUS);
-        let cut = maps != self.epilogue(v, EPILOGUE_ALUS) || !self.operands(&maps, Some(v)).is_empty();
+        let cut = maps != self.epilogue(v, EPILOGUE_ALUS) || !self.operands(&maps, &[v]).is_empty();
         if segment < 2 || segment != all || cut {
             return None;
         }
@@ -125,7 +125,7 @@ impl Builder<'_> {
         let last = tail.maps.last().copied().unwrap_or(tail.v);
         let sum = match tail.maps.is_empty() {
             true => self.as_result(kernel, sum, self.dtype(last), hi),
-            false => self.emit_maps(kernel, &tail.maps, Some((tail.v, sum)), &[], hi)?,
+            false => self.emit_maps(kernel, &tail.maps, &[(tail.v, sum)], &[], hi)?,
         };
         kernel.write(sum, at.0, at.1, self.dtype(last), hi);
         Ok(())
@@ -168,7 +168,7 @@ impl Builder<'_> {
         for (p, part) in out_home.parts.iter().enumerate() {
             let Some(dest) = out_home.bufs[p] else { continue };
             let side = part.side;
-            let mut sources = self.operand_sources(&maps, Some(v), &layout, chip, side)?;
+            let mut sources = self.operand_sources(&maps, &[v], &layout, chip, side)?;
             let bases = layout.bases(part);
             let mut steps = Vec::new();
             for base in &bases {
@@ -226,7 +226,7 @@ impl Builder<'_> {
                     let result = if maps.is_empty() {
                         self.as_result(&mut kernel, acc, self.dtype(v), hi)
                     } else {
-                        self.emit_maps(&mut kernel, &maps, Some((v, acc)), &reads, hi)?
+                        self.emit_maps(&mut kernel, &maps, &[(v, acc)], &reads, hi)?
                     };
                     kernel.write(result, dest, piece.at[0].1, self.dtype(out), hi);
                     self.add_chain(chip, kernel.nodes);
@@ -336,7 +336,7 @@ impl Builder<'_> {
         if let Some((map, operand)) = prologue {
             let outer = std::mem::replace(&mut kernel.dims, all);
             let reads = [(Operand::Value(operand), x)];
-            x = self.emit_maps(kernel, &[map], None, &reads, hi)?;
+            x = self.emit_maps(kernel, &[map], &[], &reads, hi)?;
             kernel.dims = outer;
         }
         if n == 0 {
@@ -357,7 +357,7 @@ impl Builder<'_> {
         let reduced = matches!(self.ir.values[r].op, Op::Reduce { .. }) && self.chip(r) == self.chip(v);
         let operands = match self.ir.values[v].op {
             Op::Map { .. } if reduced && self.homes[v.index()].is_none() && !self.is_observed(v) => {
-                self.operands(&[v], None)
+                self.operands(&[v], &[])
             }
             _ => return None,
         };

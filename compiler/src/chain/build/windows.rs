@@ -9,6 +9,7 @@
 //! Elements that a move fills with zero take no part: adding their products changes no sum.
 
 use super::contract::{Axis, Spec, Work};
+use super::epilogue::Epilogue;
 use super::fit::{At, fit};
 use super::kernel::EPILOGUE_ALUS;
 use super::source::Resolved;
@@ -148,8 +149,11 @@ impl Builder<'_> {
             fill: None,
             pixels: BTreeMap::new(),
         };
-        let mut maps = self.epilogue(v, EPILOGUE_ALUS);
-        let out = maps.last().copied().unwrap_or(v);
+        let epilogue = Epilogue {
+            maps: self.epilogue(v, EPILOGUE_ALUS),
+            ..Epilogue::default()
+        };
+        let out = epilogue.out(v);
         let home = self.result_home(out, &layout);
         let most = self.target.mxm.acc_rows as usize;
         let units = (self.target.mxm_units(self.dtype(lhs)) as usize).max(1);
@@ -157,7 +161,10 @@ impl Builder<'_> {
         let mut by_side = Vec::new();
         for (key, side, segments) in self.jobs(&home, spec, lockstep_isa::Dir::East) {
             if !by_side.iter().any(|s: &(_, _)| s.0 == side) {
-                by_side.push((side, self.operand_sources(&maps, Some(v), &layout, chip, Some(side))?));
+                by_side.push((
+                    side,
+                    self.operand_sources(&epilogue.maps, &[v], &layout, chip, Some(side))?,
+                ));
             }
             let Some((_, sources)) = by_side.iter_mut().find(|s| s.0 == side) else {
                 continue;
@@ -208,14 +215,13 @@ impl Builder<'_> {
                     }
                 }
                 let plane = (unit % units) as u8 * planes;
-                self.emit_chain(v, &maps, &passes, &work, &sources, (side, plane), chip, None)?;
+                self.emit_chain(v, &epilogue, &passes, &work, &sources, (side, plane), chip)?;
             }
             if let Some(slot) = by_side.iter_mut().find(|s| s.0 == side) {
                 slot.1 = sources;
             }
         }
-        maps.push(v);
-        self.finish(&maps, out, home);
+        self.finish(&epilogue.values(v), out, home);
         Ok(())
     }
 

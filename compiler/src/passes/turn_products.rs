@@ -1,0 +1,117 @@
+//! `turn-products`: a move of a scaled product becomes the scaled move of the product, if a map takes both.
+//!
+//! ```text
+//! v1 = contract v0, k0                     v1 = contract v0, k0
+//! v2 = map mul(v1, v9)                     v3' = move v1{..}
+//! v3 = move v2{..}                   =>    v4' = map fma(mul(v1, v9), k1, mul(mul(v3', v9), k2))
+//! v4 = map fma(v2, k1, mul(v3, k2))
+//! ```
+//!
+//! The move can then begin as the product leaves the matrix unit, in the same chain (`chain/build/epilogue.rs`). Every element is computed as before. It is done where all that the
+//! product is scaled with is a single element, and the product is a few vectors.
+
+use super::rebuild::{keep, rebuild};
+use super::{Changed, PassCx};
+use crate::error::CompileError;
+use crate::tir::{Arg, MapNode, Op, TensorIr, ValueId};
+use lockstep_graph::EntityId;
+use lockstep_isa::AluOp;
+use std::collections::BTreeMap;
+
+/// Most vectors of a product.
+const MOST_VECTORS: usize = 16;
+
+/// Most operations by which a product is scaled: they are done twice.
+const MOST_NODES: usize = 2;
+
+/// A scaled product that is moved.
+struct Scaled {
+    /// Which operand of its map the product is.
+    product: usize,
+    /// The map.
+    nodes: Vec<MapNode>,
+}
+
+/// Runs the pass.
+pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileError> {
+    let Some(lanes) = cx.lanes else {
+        return Ok(Changed(false));
+    };
+    let moves = find(ir, lanes);
+    if moves.is_empty() {
+        return Ok(Changed(false));
+    }
+    // Operands of maps in the new program.
+    let mut operands: BTreeMap<ValueId, Vec<ValueId>> = BTreeMap::new();
+    rebuild(ir, |b, old, id, inputs| {
+        let value = &old.values[id];
+        if matches!(value.op, Op::Map { .. }) {
+            operands.insert(id, inputs.to_vec());
+        }
+        let (Some(scaled), Op::Move { parts, fill }) = (moves.get(&id), &value.op) else {
+            return keep(b, old, id, inputs);
+        };
+        let Some(mut operands) = operands.get(&value.inputs[0]).cloned() else {
+            return keep(b, old, id, inputs);
+        };
+        let product = operands[scaled.product];
+        let parts: Vec<_> = parts.iter().map(|&m| (product, b.ir().maps.get(m).clone())).collect();
+        operands[scaled.product] = b.moves(&parts, *fill)?;
+        b.map_nodes(&value.ty.shape, &operands, scaled.nodes.clone())
+    })
+}
+
+/// The moves of scaled products.
+fn find(ir: &TensorIr, lanes: usize) -> BTreeMap<ValueId, Scaled> {
+    let mut users: Vec<Vec<ValueId>> = vec![Vec::new(); ir.values.len()];
+    for (v, data) in ir.values.iter() {
+        data.inputs.iter().for_each(|u| users[u.index()].push(v));
+    }
+    users.iter_mut().for_each(Vec::dedup);
+    let observed = |v: ValueId| ir.outputs.iter().any(|p| p.value == v) || ir.states.values().any(|s| s.next == v);
+    let is_map = |v: ValueId| matches!(ir.values[v].op, Op::Map { .. });
+    let mut found = BTreeMap::new();
+    for (v, data) in ir.values.iter() {
+        let (Op::Move { parts, .. }, [u]) = (&data.op, &users[v.index()][..]) else {
+            continue;
+        };
+        let x = data.inputs[0];
+        let (Op::Map { nodes }, true) = (&ir.values[x].op, data.inputs.iter().all(|&i| i == x)) else {
+            continue;
+        };
+        let whole = super::compose_moves::covers(&parts.iter().map(|&m| (x, ir.maps.get(m))).collect::<Vec<_>>());
+        let mut both = users[x.index()].clone();
+        both.sort();
+        let mut wanted = [v, *u];
+        wanted.sort();
+        let ty = &ir.values[x].ty;
+        if !whole
+            || both != wanted
+            || !is_map(*u)
+            || observed(x)
+            || observed(v)
+            || [v, *u].iter().any(|&y| ir.values[y].ty.shape != ty.shape)
+            || ty.elements() > MOST_VECTORS * lanes
+            || nodes.len() > MOST_NODES
+            || nodes.iter().any(|n| n.op == AluOp::Iota)
+        {
+            continue;
+        }
+        let inputs = &ir.values[x].inputs;
+        let is_product =
+            |&i: &ValueId| matches!(ir.values[i].op, Op::Contract { .. }) && ir.values[i].ty.shape == ty.shape;
+        let Some(product) = inputs.iter().position(is_product) else {
+            continue;
+        };
+        let alone = users[inputs[product].index()] == [x] && !observed(inputs[product]);
+        let single = |(n, i): (usize, &ValueId)| n == product || ir.values[*i].ty.elements() == 1;
+        let reads = nodes
+            .iter()
+            .any(|n| n.args[..n.op.arity()].contains(&Arg::Operand(product as u32)));
+        if alone && reads && inputs.iter().enumerate().all(single) {
+            let nodes = nodes.clone();
+            found.insert(v, Scaled { product, nodes });
+        }
+    }
+    found
+}

@@ -94,7 +94,7 @@ impl Builder<'_> {
         let layout = self.contract_layout(v, &spec);
         let before = self.prog.chains.len();
         let x = self.left_source(lhs, &spec, rhs, chip)?;
-        let epilogue = self.product_epilogue(v, &layout);
+        let epilogue = self.product_epilogue(v, &layout)?;
         let out = epilogue.out(v);
         let home = self.result_home(out, &layout);
         let mut plans: BTreeMap<Vec<usize>, Vec<Pass>> = BTreeMap::new();
@@ -160,6 +160,7 @@ impl Builder<'_> {
         }
         self.finish(&epilogue.values(v), out, home);
         self.finish_tail(epilogue.tail);
+        self.finish_updates(epilogue.updates);
         Ok(())
     }
 
@@ -310,6 +311,9 @@ impl Builder<'_> {
             if let Some(tail) = &epilogue.tail {
                 tracks.push(bases.iter().map(|c| tail.at(c)).collect::<Result<_, _>>()?);
             }
+            for update in epilogue.updates.iter().rev() {
+                tracks.push(bases.iter().map(|c| update.row(c)).collect::<Result<_, _>>()?);
+            }
             let turns = |piece| Work {
                 piece,
                 passes: (0..passes.len()).map(|p| p * n_columns + of).collect(),
@@ -423,7 +427,12 @@ impl Builder<'_> {
                     }
                     self.emit_maps(&mut kernel, maps, &hot, &reads, hi)?
                 };
-                self.write_all(&mut kernel, result, dest, dest_at, result_dtype, hi);
+                if epilogue.updates.is_empty() {
+                    self.write_all(&mut kernel, result, dest, dest_at, result_dtype, hi);
+                }
+                for (update, &at) in epilogue.updates.iter().zip(piece.at.iter().rev()) {
+                    self.emit_update(&mut kernel, update, result, at, result_dtype, hi);
+                }
                 if let (Some(tail), Some(&at)) = (&epilogue.tail, piece.at.last()) {
                     self.emit_tail(&mut kernel, tail, out, result, at, (hi, Some(hemi)))?;
                 }

@@ -1,4 +1,5 @@
-//! What follows a product in its own chain: maps, before them a lane move of the product, behind them a reduction of lanes.
+//! What follows a product in its own chain: maps, before them a lane move of the product, behind them a reduction of lanes, or
+//! updates of states.
 //!
 //! ```text
 //! v1 = contract v0, k0
@@ -13,8 +14,10 @@ use super::Builder;
 use super::kernel::{EPILOGUE_ALUS, EPILOGUE_OPERANDS, Operand};
 use super::moves::Kernel;
 use super::reduce::Tail;
+use super::scatter::RowUpdate;
 use super::source::Resolved;
 use crate::chain::{Affine, BufId, NodeArg, NodeOp};
+use crate::error::CompileError;
 use crate::layout::Layout;
 use crate::tir::{Op, ValueId};
 use lockstep_graph::EntityId;
@@ -32,6 +35,8 @@ pub(crate) struct Epilogue {
     pub maps: Vec<ValueId>,
     /// The reduction behind the last map.
     pub tail: Option<Tail>,
+    /// Scatters that take the results, which then go nowhere else.
+    pub updates: Vec<RowUpdate>,
 }
 
 /// A move of a product within its vectors.
@@ -61,16 +66,26 @@ impl Epilogue {
 
 impl Builder<'_> {
     /// What can follow product `v` in its own chain, with results in `layout`.
-    pub fn product_epilogue(&mut self, v: ValueId, layout: &Layout) -> Epilogue {
+    ///
+    /// # Errors
+    /// If a state that it updates does not lie in rows (a bug).
+    pub fn product_epilogue(&mut self, v: ValueId, layout: &Layout) -> Result<Epilogue, CompileError> {
         let brief = (0..layout.n_parts()).all(|p| layout.part(p).n_vectors() <= BRIEF);
         let (turn, maps) = match self.turned(v, layout).filter(|_| brief) {
             Some((turn, map)) => (Some(turn), vec![map]),
             None => (None, self.epilogue(v, EPILOGUE_ALUS)),
         };
-        let mut all = Epilogue { turn, maps, tail: None };
+        let mut all = Epilogue {
+            turn,
+            maps,
+            ..Epilogue::default()
+        };
         let out = all.out(v);
-        all.tail = brief.then(|| self.tail(out, layout)).flatten();
-        all
+        if brief {
+            all.updates = self.row_updates(out, layout)?;
+            all.tail = self.tail(out, layout);
+        }
+        Ok(all)
     }
 
     /// A move of `v` within the vectors of `layout`, in the same way in all of them, and the map that takes both.

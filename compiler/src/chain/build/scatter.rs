@@ -9,7 +9,7 @@ use super::gather::lane_zero;
 use super::moves::Kernel;
 use super::source::Source;
 use super::{Builder, Home, StateLayouts};
-use crate::chain::{Affine, BufId, BufKind, NodeOp};
+use crate::chain::{Affine, BufId, BufKind, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::choose::{Rows, with_lanes};
 use crate::layout::{LaneDigit, Layout, VecDigit};
@@ -21,6 +21,9 @@ use std::rc::Rc;
 
 /// Most open axes' vectors that get a buffer each; more share one.
 const PARTS: usize = 16;
+
+/// Most scatters in the chain of what they write: each takes an ALU and a word-wide belt of its own.
+const MOST_UPDATES: usize = 4;
 
 /// Steps of one chain.
 const MOST: usize = 1024;
@@ -363,6 +366,93 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// The scatters that use `v`, if those are all that do, each puts it into one row of a state that nothing else reads any more, and
+    /// the vectors of `layout` are those of the row; else none.
+    pub fn row_updates(&mut self, v: ValueId, layout: &Layout) -> Result<Vec<RowUpdate>, CompileError> {
+        let scatters = self.users[v.index()].clone();
+        let fits = |&s: &ValueId| {
+            let data = &self.ir.values[s];
+            let Some(home) = self.next_homes.get(&s) else {
+                return false;
+            };
+            let index_shape = self.shape(data.inputs[1]).to_vec();
+            let alone = |u: &Update| {
+                let readers = readers(&self.ir, &self.users, u.holder).unwrap_or_default();
+                u.scatters == [s] && readers.iter().all(|r| *r == s || self.done[r.index()])
+            };
+            data.inputs[2] == v
+                && data.inputs[1] != v
+                && self.chip(s) == self.chip(v)
+                && self.is_ready(data.inputs[1])
+                && index_shape.iter().all(|&n| n == 1)
+                && self.updates.iter().any(alone)
+                && self.same_vectors(&self.update_layout(&home.layout, v, &index_shape), layout)
+        };
+        if scatters.is_empty() || scatters.len() > MOST_UPDATES || self.is_observed(v) || !scatters.iter().all(fits) {
+            return Ok(Vec::new());
+        }
+        let mut updates = Vec::with_capacity(scatters.len());
+        for scatter in scatters {
+            let (home, data) = (self.next_homes[&scatter].clone(), &self.ir.values[scatter]);
+            let (indices, axes) = (data.inputs[1], self.shape(data.inputs[1]).len());
+            let n = self.shape(scatter)[0];
+            let at = vec![0; axes];
+            let index = self.index_home(indices)?.at(&at).map(|(buf, row, _)| (buf, row))?;
+            updates.push(RowUpdate {
+                scatter,
+                pieces: self.row_pieces(&home, n)?,
+                home,
+                index,
+                axes,
+                rows: n as u32,
+            });
+        }
+        Ok(updates)
+    }
+
+    /// Whether two layouts of one tensor have one vector in each part, with the same lanes.
+    fn same_vectors(&self, a: &Layout, b: &Layout) -> bool {
+        let single = |l: &Layout| (0..l.n_parts()).all(|p| l.part(p).n_vectors() == 1);
+        let bases = |l: &Layout| -> Vec<_> {
+            let parts = (0..l.n_parts()).map(|p| l.part(p));
+            parts.flat_map(|p| l.bases(&p).into_iter().map(move |c| (c, p.hi))).collect()
+        };
+        single(a) && single(b) && a.pattern() == b.pattern() && bases(a) == bases(b)
+    }
+
+    /// The node of an update with `result` in lanes `[0, hi)`; `at` is its row as [`RowUpdate::row`] says.
+    pub fn emit_update(
+        &self,
+        kernel: &mut Kernel,
+        update: &RowUpdate,
+        result: NodeArg,
+        (buf, at): (BufId, Affine),
+        dtype: DType,
+        hi: u16,
+    ) {
+        let index = Affine {
+            base: update.index.1,
+            ..Affine::default()
+        };
+        let i = kernel.read(update.index.0, index, DType::I32, 0, 1);
+        let i = kernel.push(NodeOp::Alu(AluOp::Copy), DType::I32, 1, vec![i]);
+        let piece = update.pieces.iter().find(|p| p.buf == buf && p.base == at.base);
+        let op = NodeOp::Scatter {
+            buf,
+            at,
+            row_stride: piece.map_or(1, |p| p.step),
+            limit: update.rows,
+        };
+        kernel.push(op, dtype, hi, vec![result, i]);
+    }
+
+    /// Records that scatters are done.
+    pub fn finish_updates(&mut self, updates: Vec<RowUpdate>) {
+        for update in updates {
+            self.finish(&[update.scatter], update.scatter, update.home);
+        }
+    }
+
     /// Vectors that hold `v` as wanted, with no lanes besides.
     pub fn exact_source(&mut self, v: ValueId, want: &Layout, chip: u16) -> Result<Source, CompileError> {
         let source = self.source(v, want, chip, None)?;
@@ -441,6 +531,30 @@ impl Builder<'_> {
             }
         }
         Ok(out)
+    }
+}
+
+/// A scatter of one row, in the chain that computes the row.
+pub(crate) struct RowUpdate {
+    scatter: ValueId,
+    /// The home of what the state becomes, and its rows' vectors.
+    home: Rc<Home>,
+    pieces: Vec<RowPiece>,
+    /// The vector with the index in lane 0.
+    index: At,
+    /// Axes of the index, all of extent 1.
+    axes: usize,
+    /// Rows of the table.
+    rows: u32,
+}
+
+impl RowUpdate {
+    /// The vector of row 0 that takes the vector of updates with these coordinates.
+    pub fn row(&self, base: &[usize]) -> Result<At, CompileError> {
+        let wanted = base.get(self.axes..).unwrap_or(&[]);
+        let piece = self.pieces.iter().find(|p| p.coordinates.get(1..) == Some(wanted));
+        let missing = || CompileError::internal("chains", format!("no row of {} takes {base:?}", self.scatter));
+        piece.map(|p| (p.buf, p.base)).ok_or_else(missing)
     }
 }
 

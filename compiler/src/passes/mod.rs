@@ -15,6 +15,7 @@ mod interleave_states;
 mod keep_stored;
 mod legalize;
 mod merge_contracts;
+mod order_products;
 pub mod precision;
 mod push_moves;
 mod rebuild;
@@ -135,6 +136,11 @@ pub const TIR_PASSES: &[Pass] = &[
         name: "dedup",
         about: "share equal operations",
         run: dedup::run,
+    },
+    Pass {
+        name: "order-products",
+        about: "multiply first what most waits for",
+        run: order_products::run,
     },
     Pass {
         name: "interleave-states",

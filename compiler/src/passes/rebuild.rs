@@ -59,6 +59,16 @@ pub(super) fn keep(
 /// all users. Sources go through `f` too; [`keep`] is right for them.
 pub(super) fn rebuild(
     ir: &mut TensorIr,
+    f: impl FnMut(&mut TirBuilder, &TensorIr, ValueId, &[ValueId]) -> Result<ValueId, CompileError>,
+) -> Result<Changed, CompileError> {
+    let order = ir.values.ids().collect();
+    rebuild_in(ir, order, f)
+}
+
+/// As [`rebuild`], in an order of all values in which each comes after its operands.
+pub(super) fn rebuild_in(
+    ir: &mut TensorIr,
+    order: Vec<ValueId>,
     mut f: impl FnMut(&mut TirBuilder, &TensorIr, ValueId, &[ValueId]) -> Result<ValueId, CompileError>,
 ) -> Result<Changed, CompileError> {
     let mut old = std::mem::take(ir);
@@ -66,7 +76,8 @@ pub(super) fn rebuild(
     let mut b = TirBuilder::like(&mut old);
     b.carry_states(&old);
     let mut new: Vec<Option<ValueId>> = vec![None; old.values.len()];
-    for (id, value) in old.values.iter().filter(|(id, _)| live.contains(*id)) {
+    for id in order.into_iter().filter(|id| live.contains(*id)) {
+        let value = &old.values[id];
         b.set_origins(&value.origins);
         let mut inputs = Vec::with_capacity(value.inputs.len());
         for &v in &value.inputs {

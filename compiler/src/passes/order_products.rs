@@ -128,9 +128,18 @@ mod tests {
             });
             weights.collect()
         };
-        assert_eq!((names(&before), names(&ir)), (vec!["v".into(), "k".into(), "q".into()], vec!["k".into(), "q".into(), "v".into()]));
+        assert_eq!(
+            (names(&before), names(&ir)),
+            (
+                vec!["v".into(), "k".into(), "q".into()],
+                vec!["k".into(), "q".into(), "v".into()]
+            )
+        );
         let input = [Tensor::f32(&[2, 4], (0..8).map(|i| i as f32 * 0.5).collect())];
-        assert_eq!(eval(&before, &input, &mut []).unwrap(), eval(&ir, &input, &mut []).unwrap());
+        assert_eq!(
+            eval(&before, &input, &mut []).unwrap(),
+            eval(&ir, &input, &mut []).unwrap()
+        );
         assert_eq!(run(&mut ir, &PassCx::default()).unwrap(), Changed(false));
     }
 }

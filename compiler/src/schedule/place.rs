@@ -21,6 +21,13 @@ use std::collections::BTreeMap;
 
 /// Cycles per bucket of the estimated use of a bank.
 const BUCKET: u64 = 256;
+/// Most cycles that accesses to a buffer take each, if their way matters more than what they share the bank with: three rows of f32
+/// products.
+const BRIEF: u64 = 24;
+/// Cost of a cycle on the way to or from a buffer of brief accesses.
+const TRAVEL: u64 = 16;
+/// Cycles that an access is taken to wait for a run that has the bank for most of a bucket.
+const LONG: u64 = 512;
 /// Bytes reserved for the text of one run: the most that it takes.
 const TEXT_BYTES: u64 = 64;
 
@@ -77,6 +84,8 @@ struct Placer<'a> {
     used: Vec<Vec<u32>>,
     /// Estimated busy cycles, per chip and bank, in buckets.
     busy: Vec<Vec<Vec<u32>>>,
+    /// The accesses alone, as `busy`.
+    taken: Vec<Vec<Vec<u32>>>,
     /// Banks taken by each group of runs.
     groups: Vec<Vec<Place>>,
 }
@@ -121,6 +130,7 @@ pub(super) fn place(
             .collect(),
         used: vec![vec![0; target.n_places()]; n_chips],
         busy: vec![vec![Vec::new(); target.n_places()]; n_chips],
+        taken: vec![vec![Vec::new(); target.n_places()]; n_chips],
         groups: Vec::new(),
     };
     let mut uses = Vec::with_capacity(programs.len());
@@ -283,8 +293,7 @@ fn place_permanent(
             let base = (used[place] as u64).next_multiple_of(width);
             (base + size <= capacity).then(|| base * 1000 / capacity.max(1))
         };
-        let tile = matches!(buf.kind, BufKind::Tile { .. });
-        let Some(place) = placer.best(chip, &accesses, uses[e].needs[id.index()], buf.side, tile, &fits) else {
+        let Some(place) = placer.best(chip, &accesses, uses[e].needs[id.index()], buf.side, &buf.kind, &fits) else {
             return Err(does_not_fit(
                 programs,
                 placer.target,
@@ -381,7 +390,7 @@ fn place_scratch(
             let after = used[place] as u64 + peak + size;
             (after <= capacity).then(|| (used[place] as u64 + peak) * 500 / capacity.max(1))
         };
-        let Some(place) = placer.best(chip, &uses.accesses[i], uses.needs[i], buf.side, false, &fits) else {
+        let Some(place) = placer.best(chip, &uses.accesses[i], uses.needs[i], buf.side, &buf.kind, &fits) else {
             return Err(does_not_fit(&[program], placer.target, chip, size, "temporaries"));
         };
         let dense = place.dense(placer.target.groups, placer.target.banks);
@@ -408,11 +417,13 @@ impl Placer<'_> {
         accesses: &[Access],
         need: Need,
         side: Option<Dir>,
-        tile: bool,
+        kind: &BufKind,
         fits: &dyn Fn(usize) -> Option<u64>,
     ) -> Option<Place> {
         let t = self.target;
+        let tile = matches!(kind, BufKind::Tile { .. });
         let total: u64 = accesses.iter().map(|a| a.cycles).sum::<u64>().max(1);
+        let brief = !tile && accesses.iter().all(|a| a.own.1 <= BRIEF);
         let mut best: Option<(u64, Place)> = None;
         for (dense, place) in t.places().enumerate() {
             let outermost = place.group + 1 == t.groups;
@@ -423,6 +434,13 @@ impl Placer<'_> {
             let clash = accesses
                 .iter()
                 .any(|a| self.groups.get(a.group).is_some_and(|g| g.contains(&place)));
+            if brief {
+                let cost = clash as u64 * 1_000_000 + (self.way(chip, dense, place, accesses) * TRAVEL) + full;
+                if best.is_none_or(|(c, _)| cost < c) {
+                    best = Some((cost, place));
+                }
+                continue;
+            }
             let busy = &self.busy[chip][dense];
             let overlap: u64 = accesses
                 .iter()
@@ -447,8 +465,35 @@ impl Placer<'_> {
         best.map(|(_, place)| place)
     }
 
+    /// Cycles that the accesses to a buffer in a bank take on belts, and about as many as they wait for the bank: where others have it for
+    /// b of n cycles in one piece, one comes in this piece with a chance of b / n and waits for half of it.
+    fn way(&self, chip: usize, dense: usize, place: Place, accesses: &[Access]) -> u64 {
+        let position = self.target.mem_position(place);
+        let taken = &self.taken[chip][dense];
+        let of = |a: &Access| {
+            let (first, last) = (a.own.0 / BUCKET, (a.own.0 + a.own.1) / BUCKET);
+            let busy = (first..=last).map(|b| taken.get(b as usize).copied().unwrap_or(0) as u64);
+            let wait: u64 = busy
+                .map(|b| if b > BUCKET / 2 { LONG } else { b * b / (2 * BUCKET) })
+                .sum();
+            wait + a.unit.map_or(0, |unit| u64::from(unit.abs_diff(position)))
+        };
+        accesses.iter().map(of).sum()
+    }
+
     fn take(&mut self, chip: usize, place: Place, accesses: &[Access]) {
-        let busy = &mut self.busy[chip][place.dense(self.target.groups, self.target.banks)];
+        let dense = place.dense(self.target.groups, self.target.banks);
+        for a in accesses {
+            let (start, end) = (a.own.0, a.own.0 + a.own.1);
+            let taken = &mut self.taken[chip][dense];
+            if taken.len() <= (end / BUCKET) as usize {
+                taken.resize((end / BUCKET) as usize + 1, 0);
+            }
+            for b in start / BUCKET..=end / BUCKET {
+                taken[b as usize] += end.min((b + 1) * BUCKET).saturating_sub(start.max(b * BUCKET)) as u32;
+            }
+        }
+        let busy = &mut self.busy[chip][dense];
         for a in accesses {
             let (first, last) = (a.start / BUCKET, (a.start + a.cycles) / BUCKET);
             if busy.len() <= last as usize {

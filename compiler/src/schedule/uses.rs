@@ -16,6 +16,10 @@ pub(super) struct Access {
     pub start: u64,
     /// Estimated length.
     pub cycles: u64,
+    /// The bank's own part of that: first cycle and length.
+    pub own: (u64, u64),
+    /// Position of the unit that gives or takes the vectors, where it is known.
+    pub unit: Option<i32>,
 }
 
 /// Where a buffer must lie for gathers and scatters to reach it.
@@ -102,6 +106,8 @@ pub(super) fn uses_of(
                             group: first_group + groups,
                             start,
                             cycles,
+                            own: (start, cycles),
+                            unit: None,
                         },
                     );
                     groups += 1;
@@ -133,14 +139,15 @@ pub(super) fn uses_of(
                         .map(|b| ready[storage(b)])
                         .max()
                         .unwrap_or(0);
-                    let mut cycles = issues;
+                    let (mut cycles, mut period) = (issues, 1);
                     if let Some(NodeOp::Mul { hemi, plane, .. }) = members.mul.and_then(|m| of(&m)).map(|node| &node.op)
                     {
                         let dtype = members
                             .mul
                             .and_then(|m| of(&m))
                             .map_or(lockstep_isa::DType::F32, |m| m.dtype);
-                        cycles *= target.occupancy(lockstep_isa::Opcode::Mul, dtype) as u64;
+                        period = target.occupancy(lockstep_isa::Opcode::Mul, dtype) as u64;
+                        cycles *= period;
                         let clock = clocks.entry((*chip, *hemi, *plane)).or_insert(0);
                         load_after = *clock;
                         start = start.max(*clock);
@@ -167,9 +174,11 @@ pub(super) fn uses_of(
                                 group: first_group + groups,
                                 start,
                                 cycles,
+                                own: own(&nodes[v as usize], period, (start, cycles)),
+                                unit: other_end(target, nodes, &members.nodes, v),
                             },
                         );
-                        if matches!(nodes[v as usize].op, NodeOp::Write(..) | NodeOp::Scatter { .. }) {
+                        if is_write(&nodes[v as usize].op) {
                             let done = start + 150;
                             ready[storage(buf)] = ready[storage(buf)].max(done);
                         }
@@ -180,6 +189,47 @@ pub(super) fn uses_of(
         }
     }
     Ok((uses, groups))
+}
+
+fn is_write(op: &NodeOp) -> bool {
+    matches!(op, NodeOp::Write(..) | NodeOp::Scatter { .. })
+}
+
+/// When a node of a group has its bank, if the group runs in `cycles` from `start` on: reads come first, writes last.
+fn own(node: &Node, period: u64, (start, cycles): (u64, u64)) -> (u64, u64) {
+    let busy = (node.issues() as u64 * period).min(cycles).max(1);
+    match is_write(&node.op) {
+        true => (start + cycles.saturating_sub(busy), busy),
+        false => (start, busy),
+    }
+}
+
+/// The position of the unit that reads what node `v` reads, or that makes what it writes; `None` for another bank.
+fn other_end(target: &Target, nodes: &[Node], members: &[u32], v: u32) -> Option<i32> {
+    let from = |arg: Option<&NodeArg>| match arg {
+        Some(NodeArg::Node { node, .. }) => Some(*node),
+        _ => None,
+    };
+    let node = nodes.get(v as usize)?;
+    let unit = match is_write(&node.op) {
+        true => from(node.args.first())?,
+        false => {
+            let takes = |u: &&u32| {
+                nodes
+                    .get(**u as usize)
+                    .is_some_and(|n| n.args.iter().any(|a| from(Some(a)) == Some(v)))
+            };
+            *members.iter().find(takes)?
+        }
+    };
+    match nodes.get(unit as usize)?.op {
+        NodeOp::Load { hemi, .. } | NodeOp::Mul { hemi, .. } => Some(target.mxm_position(hemi)),
+        NodeOp::Permute { hemi, .. } | NodeOp::Transpose { hemi, .. } | NodeOp::Reduce { hemi, .. } => {
+            Some(target.sxm_position(hemi))
+        }
+        NodeOp::Alu(_) | NodeOp::Fold { .. } => Some(0),
+        _ => None,
+    }
 }
 
 /// Notes which buffers are tables of gathers and scatters, and which are their indices.

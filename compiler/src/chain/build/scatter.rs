@@ -415,7 +415,9 @@ impl Builder<'_> {
         let single = |l: &Layout| (0..l.n_parts()).all(|p| l.part(p).n_vectors() == 1);
         let bases = |l: &Layout| -> Vec<_> {
             let parts = (0..l.n_parts()).map(|p| l.part(p));
-            parts.flat_map(|p| l.bases(&p).into_iter().map(move |c| (c, p.hi))).collect()
+            parts
+                .flat_map(|p| l.bases(&p).into_iter().map(move |c| (c, p.hi)))
+                .collect()
         };
         single(a) && single(b) && a.pattern() == b.pattern() && bases(a) == bases(b)
     }

@@ -362,7 +362,7 @@ impl Builder<'_> {
 
     /// A map and the maps that follow it, as chains over the vectors of its result.
     pub fn lower_maps(&mut self, v: ValueId) -> Result<(), CompileError> {
-        if self.mapped_operand(v).is_some() {
+        if !self.mapped_operands(v).is_empty() {
             return Ok(());
         }
         let budget = self.target.vxm.alus as u32;

@@ -1,5 +1,5 @@
 //! Reductions: vectors are folded and added, lanes reduced by the lane-move unit, which leaves the result on all lanes of
-//! the segment. A short map of one value that only the reduction needs (a square) comes first in its chains.
+//! the segment. A short map that only the reduction needs (a square) comes first in its chains.
 
 use super::fit::{At, fit, fit_by_buffers};
 use super::kernel::{EPILOGUE_ALUS, Operand};
@@ -24,8 +24,24 @@ const MAPPED_ALUS: u32 = 2;
 /// Most steps of one chain.
 const MOST: usize = 4096;
 
-/// A map before a reduction: the map, and its operand.
-type Prologue = Option<(ValueId, ValueId)>;
+/// Most operands of that map, and most vectors of each where there are several: residuals of one row.
+const MAPPED_OPERANDS: usize = 3;
+const MAPPED_VECTORS: usize = 8;
+
+/// A map before a reduction.
+struct Prologue {
+    map: ValueId,
+    /// Its operands with their homes, which lie alike; the reduction goes by the first.
+    operands: Vec<(ValueId, Rc<Home>)>,
+}
+
+impl Prologue {
+    /// The buffer of operand `n` that lies as `buf` of the first.
+    fn buf(&self, n: usize, buf: BufId) -> Option<BufId> {
+        let part = self.operands.first()?.1.bufs.iter().position(|b| *b == Some(buf))?;
+        *self.operands.get(n)?.1.bufs.get(part)?
+    }
+}
 
 /// The vectors of one buffer that go into one result: a box of up to two dimensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,9 +164,19 @@ impl Builder<'_> {
         };
         let (alu, axes, u) = (alu_op(*op), axes.clone(), data.inputs[0]);
         let chip = self.chip(v);
-        let prologue = self.mapped_operand(u).map(|w| (u, w));
-        let (in_dtype, u) = (self.dtype(u), prologue.map_or(u, |p| p.1));
-        let home = self.reducible_home(u, &axes)?;
+        let in_dtype = self.dtype(u);
+        let mapped = self.mapped_operands(u);
+        let home = self.reducible_home(mapped.first().copied().unwrap_or(u), &axes)?;
+        let others = mapped
+            .iter()
+            .skip(1)
+            .filter_map(|&w| Some((w, self.homes[w.index()].clone()?)));
+        let operands = mapped.first().map(|&w| (w, home.clone())).into_iter().chain(others);
+        let prologue = Some(Prologue {
+            map: u,
+            operands: operands.collect(),
+        });
+        let prologue = prologue.as_ref().filter(|p| !p.operands.is_empty());
         let from = &home.layout;
         let reduced = |a: u8| axes.contains(&a);
         let segment: usize = from
@@ -246,7 +272,7 @@ impl Builder<'_> {
         &mut self,
         chip: u16,
         alu: AluOp,
-        (dtype, prologue): (DType, Prologue),
+        (dtype, prologue): (DType, Option<&Prologue>),
         inner: &[Inner],
         at: &[(BufId, Affine)],
         dims: [u32; 3],
@@ -310,7 +336,7 @@ impl Builder<'_> {
         &self,
         kernel: &mut Kernel,
         alu: AluOp,
-        (dtype, prologue): (DType, Prologue),
+        (dtype, prologue): (DType, Option<&Prologue>),
         inner: &Inner,
         at: (BufId, Affine),
         dims: [u32; 3],
@@ -330,13 +356,23 @@ impl Builder<'_> {
             base: at.1.base,
             strides,
         };
-        let buf = &self.prog.bufs[at.0];
-        let read = NodeOp::Read(at.0, affine);
-        let mut x = kernel.push_dims(read, buf.dtype, all, buf.lo, buf.hi, Vec::new());
-        if let Some((map, operand)) = prologue {
+        let read = |kernel: &mut Kernel, buf: BufId| {
+            let b = &self.prog.bufs[buf];
+            kernel.push_dims(NodeOp::Read(buf, affine), b.dtype, all, b.lo, b.hi, Vec::new())
+        };
+        let mut x = read(kernel, at.0);
+        if let Some(prologue) = prologue {
             let outer = std::mem::replace(&mut kernel.dims, all);
-            let reads = [(Operand::Value(operand), x)];
-            x = self.emit_maps(kernel, &[map], &[], &reads, hi)?;
+            let mut reads = Vec::with_capacity(prologue.operands.len());
+            for (n, (operand, _)) in prologue.operands.iter().enumerate() {
+                let x = match (n, prologue.buf(n, at.0)) {
+                    (0, _) => x,
+                    (_, Some(buf)) => read(kernel, buf),
+                    _ => return Err(CompileError::internal("chains", format!("{operand} has no vector"))),
+                };
+                reads.push((Operand::Value(*operand), x));
+            }
+            x = self.emit_maps(kernel, &[prologue.map], &[], &reads, hi)?;
             kernel.dims = outer;
         }
         if n == 0 {
@@ -350,21 +386,37 @@ impl Builder<'_> {
         Ok(kernel.push_dims(fold, dtype.widened(), all, 0, hi, vec![x]))
     }
 
-    /// The operand of a map that its only user, a reduction, computes on the way.
-    pub fn mapped_operand(&self, v: ValueId) -> Option<ValueId> {
-        let users = &self.users[v.index()];
-        let [r] = users[..] else { return None };
-        let reduced = matches!(self.ir.values[r].op, Op::Reduce { .. }) && self.chip(r) == self.chip(v);
-        let operands = match self.ir.values[v].op {
-            Op::Map { .. } if reduced && self.homes[v.index()].is_none() && !self.is_observed(v) => {
-                self.operands(&[v], &[])
-            }
-            _ => return None,
+    /// The operands of a map that its only user, a reduction, computes on the way; none where it does not.
+    pub fn mapped_operands(&self, v: ValueId) -> Vec<ValueId> {
+        let [r] = self.users[v.index()][..] else {
+            return Vec::new();
         };
-        let [Operand::Value(w)] = operands[..] else { return None };
-        let computed = self.homes[w.index()].is_some() && !self.is_const(w);
-        let short = self.alu_cost(v) <= MAPPED_ALUS && self.chip(w) == self.chip(v);
-        (computed && short && self.shape(w) == self.shape(v)).then_some(w)
+        let (Op::Map { .. }, Op::Reduce { axes, .. }) = (&self.ir.values[v].op, &self.ir.values[r].op) else {
+            return Vec::new();
+        };
+        let apart = self.chip(r) != self.chip(v) || self.homes[v.index()].is_some() || self.is_observed(v);
+        let operands = self.operands(&[v], &[]).into_iter().map(|o| match o {
+            Operand::Value(w) => Some(w),
+            Operand::Iota(_) => None,
+        });
+        let (false, Some(operands)) = (apart, operands.collect::<Option<Vec<_>>>()) else {
+            return Vec::new();
+        };
+        let home = |w: &ValueId| {
+            let alike = !self.is_const(*w) && self.chip(*w) == self.chip(v) && self.shape(*w) == self.shape(v);
+            self.homes[w.index()].as_ref().filter(|_| alike)
+        };
+        let homes: Option<Vec<_>> = operands.iter().map(home).collect();
+        let Some([first, others @ ..]) = homes.as_deref() else {
+            return Vec::new();
+        };
+        let few = first.parts.iter().all(|p| p.n_vectors() <= MAPPED_VECTORS) && operands.len() <= MAPPED_OPERANDS;
+        let alike = others.iter().all(|o| o.layout == first.layout) && is_reducible(&first.layout, axes);
+        let most = MAPPED_ALUS + others.len() as u32;
+        match (others.is_empty() || few && alike) && self.alu_cost(v) <= most {
+            true => operands,
+            false => Vec::new(),
+        }
     }
 
     /// Combines `n` equal groups of lanes into each of them: `acc` goes through SRAM, is read once per group with that group's
@@ -423,22 +475,11 @@ impl Builder<'_> {
         (kernel, sum)
     }
 
-    /// A home of `u` whose lanes can be reduced: reduced lane digits innermost, and no piece of a reduced axis cut short.
+    /// A home of `u` whose lanes can be reduced.
     fn reducible_home(&mut self, u: ValueId, axes: &[u8]) -> Result<Rc<Home>, CompileError> {
         let home = self.any_home(u)?;
         let reduced = |a: u8| axes.contains(&a);
-        let layout = &home.layout;
-        let lanes: Vec<&LaneDigit> = layout.lanes.iter().filter(|d| d.extent > 1).collect();
-        let n = lanes.iter().take_while(|d| d.axis.is_some_and(reduced)).count();
-        if outer_groups(layout, axes) > 1 {
-            return Ok(home);
-        }
-        let innermost = lanes[n..].iter().all(|d| !d.axis.is_some_and(reduced));
-        let cut = lanes[..n].iter().any(|d| {
-            d.axis
-                .is_some_and(|a| !layout.shape[a as usize].is_multiple_of(d.extent))
-        });
-        if innermost && !cut {
+        if is_reducible(&home.layout, axes) {
             return Ok(home);
         }
         let shape = self.shape(u).to_vec();
@@ -459,6 +500,22 @@ impl Builder<'_> {
         let want = with_lanes(&shape, &order, lanes, &rows, |_| false);
         self.relayout(u, &want)
     }
+}
+
+/// Whether lanes of vectors that lie so can be reduced: reduced lane digits innermost, and no piece of a reduced axis cut short.
+fn is_reducible(layout: &Layout, axes: &[u8]) -> bool {
+    if outer_groups(layout, axes) > 1 {
+        return true;
+    }
+    let reduced = |a: u8| axes.contains(&a);
+    let lanes: Vec<&LaneDigit> = layout.lanes.iter().filter(|d| d.extent > 1).collect();
+    let n = lanes.iter().take_while(|d| d.axis.is_some_and(reduced)).count();
+    let innermost = lanes[n..].iter().all(|d| !d.axis.is_some_and(reduced));
+    let cut = lanes[..n].iter().any(|d| {
+        d.axis
+            .is_some_and(|a| !layout.shape[a as usize].is_multiple_of(d.extent))
+    });
+    innermost && !cut
 }
 
 /// The layout of the result of a reduction over `axes`: replicas in the reduced lanes, reduced vector digits gone.

@@ -5,7 +5,7 @@
 //! v2 = map max(v1, 0.0)     =>    v1 = map max(add(v0, v9), 0.0)
 //! ```
 //!
-//! Where rounding may change, sums of products become fused multiply-adds, and the producer's result is not rounded to a narrower dtype on the way: only what goes to memory is.
+//! Where rounding may change, sums of products become fused multiply-adds and products with an inverse divisions, and the producer's result is not rounded to a narrower dtype on the way: only what goes to memory is.
 //!
 //! Limits: the operations that a chain of the vector unit holds, and the operands that it can stream.
 
@@ -53,7 +53,7 @@ pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileErro
                     }
                 }
                 if !cx.exact {
-                    nodes = with_fma(&nodes);
+                    nodes = joined(&nodes);
                 }
                 b.map_nodes(shape, &operands, nodes)?
             }
@@ -83,8 +83,8 @@ fn stored(ir: &TensorIr) -> Vec<bool> {
     stored
 }
 
-/// Sums of products, and products with a sum of 1, in one operation of one rounding.
-fn with_fma(nodes: &[MapNode]) -> Vec<MapNode> {
+/// Sums of products, products with a sum of 1 and products with an inverse, in one operation of one rounding.
+fn joined(nodes: &[MapNode]) -> Vec<MapNode> {
     let mut uses = vec![0; nodes.len()];
     for node in nodes {
         for arg in &node.args[..node.op.arity()] {
@@ -102,20 +102,17 @@ fn with_fma(nodes: &[MapNode]) -> Vec<MapNode> {
     for (new, node) in out.iter_mut().zip(nodes).filter(|(_, n)| n.dtype == DType::F32) {
         let [a, b, _] = node.args;
         for (x, y) in [(a, b), (b, a)] {
-            let args = match node.op {
-                AluOp::Add => single(x, AluOp::Mul).map(|m| [m.args[0], m.args[1], y]),
-                AluOp::Mul => single(x, AluOp::Add).and_then(|s| match s.args {
-                    [t, o, _] | [o, t, _] if o == one => Some([y, t, y]),
-                    _ => None,
-                }),
+            let inverse = single(x, AluOp::Div).filter(|d| d.args[0] == one);
+            let joined = match node.op {
+                AluOp::Add => single(x, AluOp::Mul).map(|m| (AluOp::Fma, [m.args[0], m.args[1], y])),
+                AluOp::Mul => match single(x, AluOp::Add).map(|s| s.args) {
+                    Some([t, o, _] | [o, t, _]) if o == one => Some((AluOp::Fma, [y, t, y])),
+                    _ => inverse.map(|d| (AluOp::Div, [y, d.args[1], Arg::Imm(0)])),
+                },
                 _ => None,
             };
-            if let Some(args) = args {
-                *new = MapNode {
-                    op: AluOp::Fma,
-                    args,
-                    ..*node
-                };
+            if let Some((op, args)) = joined {
+                *new = MapNode { op, args, ..*node };
                 break;
             }
         }

@@ -21,8 +21,9 @@ use lockstep_isa::{AluOp, DType};
 const MAX_ALUS: usize = 12;
 /// Most operands of a fused map.
 const MAX_OPERANDS: usize = 6;
-/// A producer of at most this many ALUs is computed again in every user.
+/// A producer of at most this many ALUs and operands is computed again in every user.
 const CHEAP_ALUS: usize = 2;
+const CHEAP_OPERANDS: usize = 3;
 
 /// Runs the pass.
 pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileError> {
@@ -151,7 +152,8 @@ fn inlined(
     let smaller = producer.ty.shape != shape;
     let cheap = alus(inner) <= CHEAP_ALUS;
     let broadcast_iota = smaller && inner.iter().any(|n| n.op == AluOp::Iota);
-    if broadcast_iota || (smaller && !cheap) || (!single && (!cheap || stored)) {
+    let light = cheap && producer.inputs.len() <= CHEAP_OPERANDS;
+    if broadcast_iota || (smaller && !cheap) || (!single && (!light || stored)) {
         return None;
     }
     // Operands: the outer ones in place, new ones of the producer after them.

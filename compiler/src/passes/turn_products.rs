@@ -7,12 +7,14 @@
 //! v4 = map fma(v2, k1, mul(v3, k2))
 //! ```
 //!
-//! The move can then begin as the product leaves the matrix unit, in the same chain (`chain/build/epilogue.rs`). Every element is computed as before. It is done where all that the
-//! product is scaled with is a single element, and the product is a few vectors.
+//! The move can then begin as the product leaves the matrix unit, in the same chain (`chain/build/epilogue.rs`). Every element is
+//! computed as before. It is done where all that the product is scaled with is constant or a single element, and the product is a few
+//! vectors.
 
 use super::rebuild::{keep, rebuild};
 use super::{Changed, PassCx};
 use crate::error::CompileError;
+use crate::tir::consteval::const_values;
 use crate::tir::{Arg, MapNode, Op, TensorIr, ValueId};
 use lockstep_graph::EntityId;
 use lockstep_isa::AluOp;
@@ -23,14 +25,6 @@ const MOST_VECTORS: usize = 16;
 
 /// Most operations by which a product is scaled: they are done twice.
 const MOST_NODES: usize = 2;
-
-/// A scaled product that is moved.
-struct Scaled {
-    /// Which operand of its map the product is.
-    product: usize,
-    /// The map.
-    nodes: Vec<MapNode>,
-}
 
 /// Runs the pass.
 pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileError> {
@@ -54,21 +48,26 @@ pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileErro
         let Some(mut operands) = operands.get(&value.inputs[0]).cloned() else {
             return keep(b, old, id, inputs);
         };
-        let product = operands[scaled.product];
-        let parts: Vec<_> = parts.iter().map(|&m| (product, b.ir().maps.get(m).clone())).collect();
-        operands[scaled.product] = b.moves(&parts, *fill)?;
-        b.map_nodes(&value.ty.shape, &operands, scaled.nodes.clone())
+        for operand in operands.iter_mut() {
+            if b.ty(*operand).elements() > 1 {
+                let whole = b.expand(*operand, &value.ty.shape)?;
+                let parts: Vec<_> = parts.iter().map(|&m| (whole, b.ir().maps.get(m).clone())).collect();
+                *operand = b.moves(&parts, *fill)?;
+            }
+        }
+        b.map_nodes(&value.ty.shape, &operands, scaled.clone())
     })
 }
 
-/// The moves of scaled products.
-fn find(ir: &TensorIr, lanes: usize) -> BTreeMap<ValueId, Scaled> {
+/// The moves of scaled products, each with the map that scales.
+fn find(ir: &TensorIr, lanes: usize) -> BTreeMap<ValueId, Vec<MapNode>> {
     let mut users: Vec<Vec<ValueId>> = vec![Vec::new(); ir.values.len()];
     for (v, data) in ir.values.iter() {
         data.inputs.iter().for_each(|u| users[u.index()].push(v));
     }
     users.iter_mut().for_each(Vec::dedup);
     let observed = |v: ValueId| ir.outputs.iter().any(|p| p.value == v) || ir.states.values().any(|s| s.next == v);
+    let consts = const_values(ir);
     let is_map = |v: ValueId| matches!(ir.values[v].op, Op::Map { .. });
     let mut found = BTreeMap::new();
     for (v, data) in ir.values.iter() {
@@ -104,13 +103,13 @@ fn find(ir: &TensorIr, lanes: usize) -> BTreeMap<ValueId, Scaled> {
             continue;
         };
         let alone = users[inputs[product].index()] == [x] && !observed(inputs[product]);
-        let single = |(n, i): (usize, &ValueId)| n == product || ir.values[*i].ty.elements() == 1;
+        let single =
+            |(n, i): (usize, &ValueId)| n == product || ir.values[*i].ty.elements() == 1 || consts.contains(*i);
         let reads = nodes
             .iter()
             .any(|n| n.args[..n.op.arity()].contains(&Arg::Operand(product as u32)));
         if alone && reads && inputs.iter().enumerate().all(single) {
-            let nodes = nodes.clone();
-            found.insert(v, Scaled { product, nodes });
+            found.insert(v, nodes.clone());
         }
     }
     found

@@ -11,7 +11,7 @@
 //! other lanes is there some cycles after them.
 
 use super::Builder;
-use super::kernel::{EPILOGUE_ALUS, EPILOGUE_OPERANDS, Operand};
+use super::kernel::{EPILOGUE_ALUS, Operand};
 use super::moves::Kernel;
 use super::reduce::Tail;
 use super::scatter::RowUpdate;
@@ -25,6 +25,9 @@ use lockstep_isa::{DType, Dir};
 
 /// Most vectors of a buffer whose product keeps a lane-move unit: scores of one row, say.
 const BRIEF: usize = 8;
+
+/// Most operands of the map behind a turn: scales of the product and of what is turned, and what it is rotated by.
+const TURN_OPERANDS: usize = 6;
 
 /// What follows a product in its own chain.
 #[derive(Default)]
@@ -112,7 +115,7 @@ impl Builder<'_> {
             Operand::Value(v) => self.is_ready(*v),
             Operand::Iota(_) => true,
         });
-        let small = self.alu_cost(map) <= EPILOGUE_ALUS && operands.len() <= EPILOGUE_OPERANDS;
+        let small = self.alu_cost(map) <= EPILOGUE_ALUS && operands.len() <= TURN_OPERANDS;
         if !ready || !small || self.is_observed(v) || self.is_observed(value) {
             return None;
         }

@@ -24,7 +24,7 @@ const MOST: usize = 2048;
 pub(crate) const EPILOGUE_ALUS: u32 = 8;
 
 /// Most operands that an epilogue reads, and that a map with its epilogue reads.
-pub(crate) const EPILOGUE_OPERANDS: usize = 4;
+const EPILOGUE_OPERANDS: usize = 4;
 const MAP_OPERANDS: usize = 6;
 
 /// Most operands for which constants lie in the hemisphere of the values.

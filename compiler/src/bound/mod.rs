@@ -12,10 +12,10 @@
 //! - *link*: words of transfers between two chips, densely packed, times the period, over their parallel links.
 //!
 //! **Critical path**: the longest path of least latencies (timing table, and the least distance between units of the kinds that
-//! operations need; values kept on belts wherever that is possible; `path.rs`). Every value has a time for its first element, its first whole row (last axis) and its last element; operations
-//! that follow row by row pass each on, operations that need more wait for it: a contract for the row of its streamed operand
-//! and, to complete a row, for the whole matrix of its loaded one; its last element for all of its products or for
-//! the tile loads that cannot be prefetched; a transfer for its words.
+//! operations need; values kept on belts wherever that is possible; `path.rs`). Every value has a time for its first element, its
+//! first whole row (last axis) and its last element; operations that follow row by row pass each on, operations that need more wait
+//! for it: a contract for the row of its streamed operand and, to complete a row, for the whole matrix of its loaded one; its last
+//! element for all of its products or for the tile loads that cannot be prefetched; a transfer for its words.
 
 mod path;
 mod product;

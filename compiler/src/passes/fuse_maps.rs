@@ -219,3 +219,58 @@ fn inlined(
     let fits = alus(&merged) <= MAX_ALUS && n_operands <= MAX_OPERANDS;
     fits.then_some((merged, merged_operands))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tir::expr::Ex;
+    use crate::tir::{TirBuilder, Type};
+    use lockstep_isa::artifact::HostDType;
+
+    fn inputs(b: &mut TirBuilder, n: usize) -> Vec<ValueId> {
+        let ty = || Type::new(DType::F32, &[4]);
+        (0..n)
+            .map(|i| b.input(&format!("x{i}"), HostDType::F32, &[4], ty()))
+            .collect()
+    }
+
+    fn maps(mut ir: TensorIr) -> Vec<String> {
+        run(&mut ir, &PassCx::default()).unwrap();
+        super::super::dead_code::run(&mut ir, &PassCx::default()).unwrap();
+        let text = ir.to_string();
+        let lines = text.lines().filter_map(|l| l.split_once("= map "));
+        lines
+            .map(|(_, map)| map.split(" ;").next().unwrap_or(map).to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn a_product_with_an_inverse_is_a_division() {
+        let mut b = TirBuilder::new("t");
+        let x = inputs(&mut b, 1)[0];
+        let sigmoid = b
+            .map(&[x], |e, a| {
+                e.div(Ex::f32(1.0), e.add(e.exp(e.neg(a[0])), Ex::f32(1.0)))
+            })
+            .unwrap();
+        let y = b.map(&[x, sigmoid], |e, a| e.mul(a[0], a[1])).unwrap();
+        b.output("y", HostDType::F32, &[4], y);
+        assert_eq!(maps(b.finish()), ["div(v0, add(exp(neg(v0)), 1.0))"]);
+    }
+
+    #[test]
+    fn what_reads_many_operands_is_computed_once() {
+        for (n, want) in [(3, 2), (5, 3)] {
+            let mut b = TirBuilder::new("t");
+            let x = inputs(&mut b, n);
+            let sum = b
+                .map(&x, |e, a| a[1..].chunks(2).fold(a[0], |sum, p| e.fma(p[0], p[1], sum)))
+                .unwrap();
+            for (name, factor) in [("y", 2.0), ("z", 3.0)] {
+                let out = b.map(&[sum], |e, a| e.mul(a[0], Ex::f32(factor))).unwrap();
+                b.output(name, HostDType::F32, &[4], out);
+            }
+            assert_eq!(maps(b.finish()).len(), want, "{n} operands");
+        }
+    }
+}

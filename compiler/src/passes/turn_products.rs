@@ -11,7 +11,7 @@
 //! computed as before. It is done where all that the product is scaled with is constant or a single element, and the product is a few
 //! vectors.
 
-use super::rebuild::{keep, rebuild};
+use super::rebuild::{keep, live, rebuild};
 use super::{Changed, PassCx};
 use crate::error::CompileError;
 use crate::tir::consteval::const_values;
@@ -62,7 +62,8 @@ pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileErro
 /// The moves of scaled products, each with the map that scales.
 fn find(ir: &TensorIr, lanes: usize) -> BTreeMap<ValueId, Vec<MapNode>> {
     let mut users: Vec<Vec<ValueId>> = vec![Vec::new(); ir.values.len()];
-    for (v, data) in ir.values.iter() {
+    let live = live(ir);
+    for (v, data) in ir.values.iter().filter(|(v, _)| live.contains(*v)) {
         data.inputs.iter().for_each(|u| users[u.index()].push(v));
     }
     users.iter_mut().for_each(Vec::dedup);
@@ -113,4 +114,73 @@ fn find(ir: &TensorIr, lanes: usize) -> BTreeMap<ValueId, Vec<MapNode>> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tir::eval::{Tensor, eval};
+    use crate::tir::{TirBuilder, Type};
+    use lockstep_isa::DType;
+    use lockstep_isa::artifact::HostDType;
+
+    /// Two heads of four lanes, rotated: `scale` is that of the product.
+    fn rotated(scale: &[usize], constant: bool) -> TensorIr {
+        let mut b = TirBuilder::new("t");
+        let x = b.input("x", HostDType::F32, &[8], Type::new(DType::F32, &[8]));
+        let values = |n: usize, k: usize| -> Vec<f32> { (0..n).map(|i| (i * k % 11) as f32 * 0.25 - 1.0).collect() };
+        let w = b.const_f32("w", &[8, 2, 4], &values(64, 3)).unwrap();
+        let (cos, sin) = (values(4, 5), values(4, 7));
+        let cos = b.const_f32("cos", &[1, 4], &cos).unwrap();
+        let sin = b.const_f32("sin", &[1, 4], &sin).unwrap();
+        let n = scale.iter().product();
+        let scale = match constant {
+            true => b.const_f32("scale", scale, &values(n, 2)).unwrap(),
+            false => b.input("scale", HostDType::F32, scale, Type::new(DType::F32, scale)),
+        };
+        let product = b.contract(x, w, &[], &[(0, 0)]).unwrap();
+        let scaled = b.map(&[product, scale], |e, a| e.mul(a[0], a[1])).unwrap();
+        let half = |b: &mut TirBuilder, at: usize| b.narrow_axis(scaled, 1, at, 2).unwrap();
+        let (upper, lower) = (half(&mut b, 2), half(&mut b, 0));
+        let turned = b.concat(&[upper, lower], 1).unwrap();
+        let y = b
+            .map(&[scaled, turned, cos, sin], |e, a| e.fma(a[0], a[2], e.mul(a[1], a[3])))
+            .unwrap();
+        b.output("y", HostDType::F32, &[2, 4], y);
+        b.finish()
+    }
+
+    fn turned(before: &TensorIr) -> Option<TensorIr> {
+        let mut after = before.clone();
+        let cx = PassCx {
+            lanes: Some(32),
+            ..PassCx::default()
+        };
+        super::super::compose_moves::run(&mut after, &cx).unwrap();
+        let changed = run(&mut after, &cx).unwrap();
+        changed.0.then_some(after)
+    }
+
+    #[test]
+    fn a_scaled_product_is_moved_before_it_is_scaled() {
+        for (scale, constant) in [(&[1, 1][..], false), (&[2, 4], true), (&[1, 4], true)] {
+            let before = rotated(scale, constant);
+            let after = turned(&before).expect("it moves the product");
+            let of_product = after.values.values().any(|d| {
+                matches!(d.op, Op::Move { .. }) && matches!(after.values[d.inputs[0]].op, Op::Contract { .. })
+            });
+            assert!(of_product, "{after}");
+            let n = scale.iter().product();
+            let scale = Tensor::f32(scale, (0..n).map(|i| i as f32 - 0.5).collect());
+            let mut inputs = vec![Tensor::f32(&[8], (0..8).map(|i| i as f32 * 0.5 - 1.0).collect())];
+            inputs.extend((!constant).then_some(scale));
+            let values = |ir: &TensorIr| eval(ir, &inputs, &mut []).unwrap();
+            assert_eq!(values(&before), values(&after));
+        }
+    }
+
+    #[test]
+    fn scales_that_differ_and_are_computed_stay_where_they_are() {
+        assert!(turned(&rotated(&[2, 1], false)).is_none());
+    }
 }

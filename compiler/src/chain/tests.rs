@@ -1,7 +1,8 @@
 //! Small programs through layout and chains, executed by the chain interpreter and compared with `tir::eval`.
 
 use super::build::{Input, build};
-use super::eval;
+use super::{ChainKind, NodeOp, eval};
+use crate::passes::{PassOptions, run_all};
 use crate::testing::noise;
 use crate::tir::build::TirBuilder;
 use crate::tir::eval::Tensor;
@@ -133,6 +134,50 @@ fn attention_with_norm() {
     output(&mut b, n);
     let ir = b.finish();
     check(&ir, &random(&ir));
+}
+
+/// Heads of a few rows each by one tile; what their values add up to is folded on the way from the matrix unit.
+#[test]
+fn heads_by_one_tile() {
+    let (h, g, e, len) = (3, 2, 4, 6);
+    let mut b = TirBuilder::new("decode");
+    let q = input(&mut b, "q", &[h, g, e]);
+    let (k, v) = (input(&mut b, "k", &[len, h, e]), input(&mut b, "v", &[len, h, e]));
+    let scores = b.contract(q, k, &[(0, 1)], &[(2, 2)]).unwrap();
+    let p = b.map(&[scores], |e, a| e.exp(a[0])).unwrap();
+    let l = b.reduce(ReduceOp::Add, p, &[2]).unwrap();
+    let o = b.contract(p, v, &[(0, 1)], &[(2, 0)]).unwrap();
+    let o = b.map(&[o, l], |e, a| e.div(a[0], a[1])).unwrap();
+    let w = constant(&mut b, "wo", &[h, g, e, 5], 4);
+    let y = b.contract(o, w, &[], &[(0, 0), (1, 1), (2, 2)]).unwrap();
+    output(&mut b, y);
+    let mut ir = b.finish();
+    let options = PassOptions {
+        lanes: Some(h * e),
+        ..PassOptions::default()
+    };
+    run_all(&mut ir, &options).unwrap();
+    check(&ir, &random(&ir));
+    let target = Target::builtin("tsp-2020").unwrap().unwrap();
+    let mut chip = SideTable::default();
+    ir.values.ids().for_each(|v| chip[v] = 0);
+    let program = build(&Input {
+        ir: &ir,
+        chip: &chip,
+        n_chips: 1,
+        input_copies: &[],
+        target: &target,
+    })
+    .unwrap();
+    let chains = program.chains.values().filter_map(|c| match &c.kind {
+        ChainKind::Compute { nodes, .. } => Some(nodes),
+        ChainKind::Transfer { .. } => None,
+    });
+    let folded = chains.filter(|nodes| {
+        let has = |f: fn(&NodeOp) -> bool| nodes.iter().any(|n| f(&n.op));
+        has(|op| matches!(op, NodeOp::Mul { .. })) && has(|op| matches!(op, NodeOp::Fold { .. }))
+    });
+    assert_eq!(folded.count(), 1);
 }
 
 #[test]

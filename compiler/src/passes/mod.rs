@@ -19,6 +19,7 @@ mod order_products;
 pub mod precision;
 mod push_moves;
 mod rebuild;
+mod share_tiles;
 mod turn_products;
 
 use crate::error::CompileError;
@@ -136,6 +137,11 @@ pub const TIR_PASSES: &[Pass] = &[
         name: "dedup",
         about: "share equal operations",
         run: dedup::run,
+    },
+    Pass {
+        name: "share-tiles",
+        about: "multiply the few rows of all batches by one tile",
+        run: share_tiles::run,
     },
     Pass {
         name: "order-products",

@@ -21,7 +21,7 @@ use super::{Builder, Home};
 use crate::chain::{Acc, BufId, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::Layout;
-use crate::layout::choose::{Rows, with_lanes};
+use crate::layout::choose::with_lanes;
 use crate::tir::{Op, ValueId};
 use lockstep_graph::EntityId;
 use lockstep_isa::Dir;
@@ -94,7 +94,7 @@ impl Builder<'_> {
         let layout = self.contract_layout(v, &spec);
         let before = self.prog.chains.len();
         let x = self.left_source(lhs, &spec, rhs, chip)?;
-        let epilogue = self.product_epilogue(v, &layout)?;
+        let mut epilogue = self.product_epilogue(v, &layout)?;
         let out = epilogue.out(v);
         let home = self.result_home(out, &layout);
         let mut plans: BTreeMap<Vec<usize>, Vec<Pass>> = BTreeMap::new();
@@ -153,12 +153,19 @@ impl Builder<'_> {
         if !self.is_const(rhs) {
             self.bring_forward(before);
         }
+        // Vectors are folded in one chain or not at all.
+        if epilogue.folded().is_some() && ready.len() != 1 {
+            epilogue.tail = None;
+        }
         for (side, columns) in ready {
             if let Some((_, sources)) = by_side.iter_mut().find(|s| s.0 == side) {
-                self.contract_chain(v, &spec, &epilogue, &x.1, &columns, sources, &layout, side, chip)?;
+                self.contract_chain(v, &spec, &mut epilogue, &x.1, &columns, sources, &layout, side, chip)?;
             }
         }
-        self.finish(&epilogue.values(v), out, home);
+        match epilogue.folded().is_some() {
+            true => epilogue.values(v).iter().for_each(|m| self.done[m.index()] = true),
+            false => self.finish(&epilogue.values(v), out, home),
+        }
         self.finish_tail(epilogue.tail);
         self.finish_updates(epilogue.updates);
         Ok(())
@@ -270,13 +277,14 @@ impl Builder<'_> {
             && rows <= self.target.mxm.acc_rows as usize
     }
 
-    /// One chain: all passes over these columns and rows.
+    /// One chain: all passes over these columns and rows. The tail is dropped where the vectors that it folds do not come one after the
+    /// other.
     #[allow(clippy::too_many_arguments)]
     fn contract_chain(
         &mut self,
         v: ValueId,
         spec: &Spec,
-        epilogue: &Epilogue,
+        epilogue: &mut Epilogue,
         x: &Source,
         columns: &[Columns],
         sources: &mut Sources,
@@ -284,11 +292,16 @@ impl Builder<'_> {
         hemi: Dir,
         chip: u16,
     ) -> Result<(), CompileError> {
+        let folded = epilogue.folded().map(|(n, axes)| (n, axes.to_vec()));
         // Pieces: boxes of rows over which every operand moves affinely. The first pass of all columns comes before the second of any.
         let n_columns = columns.len();
         let mut work: Vec<Work> = Vec::new();
         let blocks = columns.iter().enumerate();
         for (of, (dest, bases, indices)) in blocks.flat_map(|(n, c)| c.blocks.iter().map(move |b| (n, b))) {
+            let (bases, indices) = match &folded {
+                Some((_, axes)) => &with_fastest(axes, bases, indices),
+                None => &(bases.clone(), indices.clone()),
+            };
             let passes = &columns[of].passes;
             let mut tracks: Vec<Vec<At>> = vec![indices.iter().map(|&i| (*dest, i)).collect()];
             for pass in passes {
@@ -320,6 +333,9 @@ impl Builder<'_> {
             };
             let pieces = fit(&tracks, self.target.mxm.acc_rows as usize, 3);
             work.extend(pieces.into_iter().map(turns));
+        }
+        if folded.is_some_and(|(n, _)| work.iter().any(|w| w.piece.dims[0] != n)) {
+            epilogue.tail = None;
         }
         let n_passes = columns.first().map_or(0, |c| c.passes.len());
         let turns = (0..n_passes).flat_map(|p| columns.iter().filter_map(move |c| c.passes.get(p)));
@@ -427,7 +443,7 @@ impl Builder<'_> {
                     }
                     self.emit_maps(&mut kernel, maps, &hot, &reads, hi)?
                 };
-                if epilogue.updates.is_empty() {
+                if epilogue.updates.is_empty() && epilogue.folded().is_none() {
                     self.write_all(&mut kernel, result, dest, dest_at, result_dtype, hi);
                 }
                 for (update, &at) in epilogue.updates.iter().zip(piece.at.iter().rev()) {
@@ -464,59 +480,6 @@ impl Builder<'_> {
             contracted,
             batch,
         })
-    }
-
-    /// Lanes of the result: columns, small ones packed, and as many batches beside them as fit.
-    pub fn contract_layout(&self, v: ValueId, spec: &Spec) -> Layout {
-        let chosen = self.planned[v.index()].as_ref().or(self.wanted[v.index()].as_ref());
-        if let Some(layout) = chosen {
-            return layout.clone();
-        }
-        let shape = self.shape(v).to_vec();
-        let n = shape.len();
-        let columns = (0..n)
-            .rev()
-            .filter(|&a| matches!(spec.axes[a], Axis::Column { .. }) && shape[a] > 1);
-        let batches = (0..n)
-            .rev()
-            .filter(|&a| matches!(spec.axes[a], Axis::Batch { .. }) && shape[a] > 1);
-        let columns: Vec<usize> = columns.collect();
-        let inner: usize = columns.first().map_or(1, |&a| shape[a]);
-        let lanes = self.lanes();
-        let mut order = columns.clone();
-        // Small column axes are packed first; batches only beside whole column axes.
-        let mut used = 1;
-        let mut whole = true;
-        for &a in &columns {
-            whole &= used == 1 || used <= lanes / 4;
-            used *= shape[a];
-            whole &= used <= lanes;
-        }
-        let limit = lanes / 4;
-        if whole {
-            order.extend(batches);
-        }
-        let with_rows = |rows: &Rows| {
-            with_lanes(&shape, &order, lanes, rows, |used| {
-                whole || inner <= limit && used <= limit
-            })
-        };
-        let rows = self.rows(v);
-        let by_rows = with_rows(&rows);
-        let rhs = self.ir.values[v].inputs[1];
-        if self.is_const(rhs) {
-            return by_rows;
-        }
-        // Tiles that are loaded at run time are loaded into one matrix unit only, if each unit takes its own batches.
-        let is_batch = |a: u8| matches!(spec.axes[a as usize], Axis::Batch { .. });
-        let mut layout = match by_rows.side.is_some_and(|n| is_batch(by_rows.vecs[n].axis)) {
-            true => by_rows,
-            false => with_rows(&Rows { sides: false, ..rows })
-                .split_sides(is_batch)
-                .unwrap_or(by_rows),
-        };
-        self.spread_columns(&mut layout, spec, rhs);
-        layout
     }
 
     /// The left operand with contracted (and batch) coordinates in its lanes; `rhs` is the right one.
@@ -700,4 +663,16 @@ impl Builder<'_> {
         }
         Ok(passes)
     }
+}
+
+/// Vectors in the order in which coordinates along `axes` run fastest.
+fn with_fastest(axes: &[u8], bases: &[Vec<usize>], indices: &[u32]) -> (Vec<Vec<usize>>, Vec<u32>) {
+    let mut all: Vec<(&Vec<usize>, u32)> = bases.iter().zip(indices.iter().copied()).collect();
+    let key = |c: &Vec<usize>| {
+        let fast = |&a: &usize| axes.contains(&(a as u8));
+        let (fast, slow): (Vec<usize>, Vec<usize>) = (0..c.len()).partition(fast);
+        slow.into_iter().chain(fast).map(|a| c[a]).collect::<Vec<_>>()
+    };
+    all.sort_by_key(|v| key(v.0));
+    all.into_iter().map(|(c, i)| (c.clone(), i)).unzip()
 }

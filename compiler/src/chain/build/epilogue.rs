@@ -1,5 +1,5 @@
-//! What follows a product in its own chain: maps, before them a lane move of the product, behind them a reduction of lanes, or
-//! updates of states.
+//! What follows a product in its own chain: maps, before them a lane move of the product, behind them a reduction, or updates of
+//! states.
 //!
 //! ```text
 //! v1 = contract v0, k0
@@ -25,6 +25,9 @@ use lockstep_isa::{DType, Dir};
 
 /// Most vectors of a buffer whose product keeps a lane-move unit: scores of one row, say.
 const BRIEF: usize = 8;
+
+/// Most vectors of all buffers for which a longer one is too.
+const BRIEF_IN_ALL: usize = 16;
 
 /// Most operands of the map behind a turn: scales of the product and of what is turned, and what it is rotated by.
 const TURN_OPERANDS: usize = 6;
@@ -56,6 +59,11 @@ impl Epilogue {
         self.maps.last().copied().unwrap_or(v)
     }
 
+    /// The vectors that the tail folds, as [`Tail::folded`] says.
+    pub fn folded(&self) -> Option<(u32, &[u8])> {
+        self.tail.as_ref().and_then(Tail::folded)
+    }
+
     /// All that the chain computes, besides its tail.
     pub fn values(&self, v: ValueId) -> Vec<ValueId> {
         [self.hot(v), self.maps.clone()].concat()
@@ -73,7 +81,8 @@ impl Builder<'_> {
     /// # Errors
     /// If a state that it updates does not lie in rows (a bug).
     pub fn product_epilogue(&mut self, v: ValueId, layout: &Layout) -> Result<Epilogue, CompileError> {
-        let brief = (0..layout.n_parts()).all(|p| layout.part(p).n_vectors() <= BRIEF);
+        let vectors = (0..layout.n_parts()).map(|p| layout.part(p).n_vectors());
+        let brief = vectors.clone().all(|n| n <= BRIEF) || vectors.sum::<usize>() <= BRIEF_IN_ALL;
         let (turn, maps) = match self.turned(v, layout).filter(|_| brief) {
             Some((turn, map)) => (Some(turn), vec![map]),
             None => (None, self.epilogue(v, EPILOGUE_ALUS)),
@@ -86,7 +95,7 @@ impl Builder<'_> {
         let out = all.out(v);
         if brief {
             all.updates = self.row_updates(out, layout)?;
-            all.tail = self.tail(out, layout);
+            all.tail = self.tail(out, layout).or_else(|| self.fold(out, layout));
         }
         Ok(all)
     }

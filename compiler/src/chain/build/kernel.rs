@@ -444,6 +444,9 @@ impl Builder<'_> {
         if let Some(home) = same.iter().find_map(|i| self.homes[i.index()].as_ref()) {
             return Ok(home.layout.clone());
         }
+        if let Some(layout) = self.wanted[v.index()].as_ref().filter(|_| same.is_empty()) {
+            return Ok(layout.clone());
+        }
         let default = default_layout(&shape, self.lanes(), &self.rows(v));
         let Some(&lazy) = same.iter().find(|&&i| self.is_lazy(i)) else {
             return Ok(default);

@@ -6,6 +6,7 @@
 //! into its own chains as epilogue (`kernel.rs`).
 
 mod apart;
+mod columns;
 mod contract;
 mod epilogue;
 mod expand;

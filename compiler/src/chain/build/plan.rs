@@ -9,7 +9,7 @@ use super::Builder;
 use super::contract::Axis;
 use super::source::Resolved;
 use crate::error::CompileError;
-use crate::layout::choose::with_lanes;
+use crate::layout::choose::{Rows, with_lanes};
 use crate::layout::pack::{Pack, repeated};
 use crate::tir::{Op, ValueId};
 use lockstep_graph::EntityId;
@@ -29,6 +29,9 @@ const MOST_SENT: usize = 4;
 
 /// Cycles that a tile load with its reads costs beside the products that it hides under.
 const LOAD_CYCLES: usize = 2;
+
+/// Most vectors of a map whose lanes go by the product behind it: rows of which all are multiplied by one tile.
+const FEW: usize = 64;
 
 /// Values packed alike.
 struct Class {
@@ -138,43 +141,82 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// What the left operand of a batched product of activations comes from is laid out as the product wants it, where the contracted
-    /// axes and the batch fit the lanes: the heads of a query lie beside each other, as those of the keys do.
+    /// What the left operand of a product of activations comes from is laid out as the product wants it, where the contracted axes and
+    /// the batch are several and fit the lanes: the heads of a query lie beside each other, as those of the keys do.
     fn plan_heads(&mut self) {
         for (v, data) in self.ir.values.iter() {
             let Op::Contract { batch, contracted, .. } = &data.op else {
                 continue;
             };
             let &[lhs, rhs] = &data.inputs[..] else { continue };
-            if batch.is_empty() || self.is_const(lhs) || self.is_const(rhs) {
+            if batch.len() + contracted.len() < 2 || self.is_const(lhs) || self.is_const(rhs) {
                 continue;
             }
-            let shape = self.shape(lhs).to_vec();
             let order: Vec<usize> = contracted
                 .iter()
                 .rev()
                 .chain(batch.iter().rev())
                 .map(|p| p.0 as usize)
                 .collect();
-            if order.iter().map(|&a| shape[a]).product::<usize>() > self.lanes() {
+            let shape = self.shape(lhs);
+            let extents: Vec<usize> = order.iter().map(|&a| shape[a]).collect();
+            if extents.iter().product::<usize>() > self.lanes() {
                 continue;
             }
-            let mut open = vec![lhs];
-            while let Some(u) = open.pop() {
+            let mut open = vec![(lhs, order)];
+            while let Some((u, order)) = open.pop() {
                 let source = &self.ir.values[u];
-                if self.is_const(u) || source.ty.shape != shape || self.chip(u) != self.chip(v) {
+                let whole = order.iter().zip(&extents).all(|(&a, &n)| source.ty.shape[a] == n);
+                if self.is_const(u) || !whole || self.chip(u) != self.chip(v) {
                     continue;
                 }
+                let layout = || with_lanes(&source.ty.shape, &order, self.lanes(), &self.rows(u), |_| true);
                 match &source.op {
-                    Op::Map { .. } => open.extend(&source.inputs),
+                    // A map takes the layout of what it reads, unless all of that is smaller.
+                    Op::Map { .. } => {
+                        let same = |i: &&ValueId| self.shape(**i) == source.ty.shape;
+                        let leads = source.inputs.iter().any(|i| same(&i) && !self.is_const(*i));
+                        let followed = source.inputs.iter().filter(|i| !leads || same(i));
+                        open.extend(followed.map(|&i| (i, order.clone())));
+                        let vectors = source.ty.elements() / extents.iter().product::<usize>().max(1);
+                        if !leads && vectors <= FEW {
+                            // Read by one unit.
+                            let rows = Rows {
+                                sides: false,
+                                ..self.rows(u)
+                            };
+                            let layout = with_lanes(&source.ty.shape, &order, self.lanes(), &rows, |_| true);
+                            self.wanted[u.index()] = Some(layout);
+                        }
+                    }
+                    Op::Move { .. } => open.extend(self.behind_units(u, &order)),
                     Op::Contract { .. } if self.is_const(source.inputs[1]) => {
-                        let layout = with_lanes(&shape, &order, self.lanes(), &self.rows(u), |_| true);
-                        self.wanted[u.index()] = Some(layout);
+                        self.wanted[u.index()] = Some(layout());
                     }
                     _ => {}
                 }
             }
         }
+    }
+
+    /// What a move that adds or drops unit axes reads, with its axes for those of the result.
+    fn behind_units(&self, v: ValueId, axes: &[usize]) -> Option<(ValueId, Vec<usize>)> {
+        let data = &self.ir.values[v];
+        let (Op::Move { parts, .. }, &[u]) = (&data.op, &data.inputs[..]) else {
+            return None;
+        };
+        let wide = |v: ValueId| {
+            let shape = self.shape(v);
+            (0..shape.len()).filter(|&a| shape[a] > 1).collect::<Vec<_>>()
+        };
+        let (to, from) = (wide(v), wide(u));
+        let extents = |v: ValueId, axes: &[usize]| axes.iter().map(|&a| self.shape(v)[a]).collect::<Vec<_>>();
+        let same = extents(v, &to) == extents(u, &from);
+        if !same || !self.ir.maps.get(parts[0]).is_reshape(self.ir.values[u].ty.elements()) {
+            return None;
+        }
+        let axis = |a: &usize| to.iter().position(|t| t == a).map(|at| from[at]);
+        Some((u, axes.iter().map(axis).collect::<Option<_>>()?))
     }
 
     fn pixels(&self, v: ValueId) -> usize {

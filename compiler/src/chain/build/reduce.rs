@@ -65,11 +65,27 @@ pub(crate) struct Tail {
     v: ValueId,
     maps: Vec<ValueId>,
     alu: AluOp,
-    segment: u16,
+    over: Over,
     home: Rc<Home>,
 }
 
+/// What a tail reduces.
+enum Over {
+    /// Segments of so many lanes.
+    Lanes(u16),
+    /// Vectors, so many of them that differ in coordinates along these axes; nothing else needs them.
+    Vectors(u32, Vec<u8>),
+}
+
 impl Tail {
+    /// How many vectors it makes one of, and the axes along which they lie; `None` where it reduces lanes.
+    pub fn folded(&self) -> Option<(u32, &[u8])> {
+        match &self.over {
+            Over::Lanes(_) => None,
+            Over::Vectors(n, axes) => Some((*n, axes)),
+        }
+    }
+
     /// The vector that holds the reduction of the vector with these base coordinates.
     pub fn at(&self, base: &[usize]) -> Result<At, CompileError> {
         let shape = &self.home.layout.shape;
@@ -112,7 +128,35 @@ impl Builder<'_> {
             v,
             maps,
             alu,
-            segment: segment as u16,
+            over: Over::Lanes(segment as u16),
+            home,
+        })
+    }
+
+    /// The reduction of vectors that alone needs a product or the map behind it, `out`, where they lie in one buffer.
+    pub fn fold(&mut self, out: ValueId, layout: &Layout) -> Option<Tail> {
+        let &[v] = &self.users[out.index()][..] else {
+            return None;
+        };
+        let Op::Reduce { op, axes } = &self.ir.values[v].op else {
+            return None;
+        };
+        let (alu, axes, chip) = (alu_op(*op), axes.clone(), self.chip(out));
+        let in_lanes = |d: &LaneDigit| d.extent > 1 && d.axis.is_some_and(|a| axes.contains(&a));
+        let n: usize = axes.iter().map(|&a| layout.shape[a as usize]).product();
+        let apart = self.chip(v) != chip || layout.n_parts() != 1 || layout.lanes.iter().any(in_lanes);
+        let maps = self.epilogue(v, TAIL_ALUS);
+        let cut = maps != self.epilogue(v, EPILOGUE_ALUS) || !self.operands(&maps, &[v]).is_empty();
+        if n < 2 || apart || cut || self.is_observed(out) || self.dtype(out) != self.dtype(out).widened() {
+            return None;
+        }
+        let last = maps.last().copied().unwrap_or(v);
+        let home = self.new_home(chip, self.dtype(last), reduced_layout(layout, &axes), |_| BufKind::Temp);
+        Some(Tail {
+            v,
+            maps,
+            alu,
+            over: Over::Vectors(n as u32, axes),
             home,
         })
     }
@@ -132,18 +176,32 @@ impl Builder<'_> {
             true => result,
             false => kernel.push(NodeOp::Alu(AluOp::Copy), wide, hi, vec![result]),
         };
-        let op = NodeOp::Reduce {
-            op: tail.alu,
-            segment: tail.segment,
-            hemi: side.unwrap_or(Dir::East),
+        let op = match tail.over {
+            Over::Lanes(segment) => NodeOp::Reduce {
+                op: tail.alu,
+                segment,
+                hemi: side.unwrap_or(Dir::East),
+            },
+            Over::Vectors(..) => NodeOp::Fold {
+                op: tail.alu,
+                dims: 1,
+                every: false,
+            },
         };
         let sum = kernel.push(op, wide, hi, vec![x]);
+        let all = kernel.dims;
+        let mut to = at.1;
+        if tail.folded().is_some() {
+            kernel.dims = [all[1], all[2], 1];
+            to.strides = [to.strides[1], to.strides[2], 0];
+        }
         let last = tail.maps.last().copied().unwrap_or(tail.v);
         let sum = match tail.maps.is_empty() {
             true => self.as_result(kernel, sum, self.dtype(last), hi),
             false => self.emit_maps(kernel, &tail.maps, &[(tail.v, sum)], &[], hi)?,
         };
-        kernel.write(sum, at.0, at.1, self.dtype(last), hi);
+        kernel.write(sum, at.0, to, self.dtype(last), hi);
+        kernel.dims = all;
         Ok(())
     }
 

@@ -253,7 +253,7 @@ fn chips(
         }
         let Programs { list: stored, index } = programs;
         let id = *index.entry(text).or_insert_with(|| {
-            stored.push(Program { runs });
+            stored.push(Program { runs: runs.into() });
             stored.len() as u32 - 1
         });
         out.push(ChipProgram {

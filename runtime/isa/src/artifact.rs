@@ -8,6 +8,7 @@ pub mod container;
 pub mod error;
 mod read;
 pub(crate) mod record;
+mod runs;
 pub mod weights;
 mod write;
 
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 pub use container::{SectionInfo, check_hashes, sections};
 pub use error::{ArtifactError, ArtifactErrorKind, At};
+pub use runs::Runs;
 pub use weights::WeightsBuilder;
 
 /// Bytes behind a reference count: a memory map or a vector. The artifact owns its bytes through it.
@@ -245,7 +247,7 @@ pub struct HostTensor {
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Program {
     /// The runs.
-    pub runs: Vec<Run>,
+    pub runs: Runs,
 }
 
 impl Program {

@@ -191,7 +191,7 @@ pub(crate) fn records(run: &Run) -> (Record, Extension) {
         }
         Opcode::Send | Opcode::Recv => {}
     }
-    if x.as_bytes().iter().any(|b| *b != 0) {
+    if x.as_bytes() != [0; RECORD_BYTES] {
         r.op |= EXTENDED;
     }
     (r, x)

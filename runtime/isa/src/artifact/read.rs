@@ -16,6 +16,7 @@ use crate::run::Window;
 use crate::target::{Source, Target};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
@@ -46,6 +47,10 @@ impl Artifact {
                 artifact.weights_range = (range.start, range.end - range.start);
                 artifact.weights = bytes.clone();
                 artifact.check_decoded()?;
+                let target = Arc::new(artifact.target.clone());
+                for program in &mut artifact.programs {
+                    program.runs.note_checked(&target);
+                }
                 Ok(artifact)
             });
             let own = sum.take();
@@ -243,7 +248,7 @@ impl<'a> Reader<'a> {
                 return self.pool(section, 0);
             }
         }
-        let none: SharedBytes = std::sync::Arc::new(Vec::new());
+        let none: SharedBytes = Arc::new(Vec::new());
         Ok(Artifact {
             name,
             target,
@@ -297,7 +302,7 @@ impl<'a> Reader<'a> {
             let at = format!("program {index}");
             return Err(Kind::value("text bytes", row.text_bytes, allowed).at(at));
         }
-        Ok(Program { runs })
+        Ok(Program { runs: runs.into() })
     }
 
     fn constant(&mut self) -> Read<Const> {

@@ -243,7 +243,7 @@ pub fn artifact(seed: u64) -> Artifact {
             .collect();
         runs.sort_by_key(|r| (r.queue, r.cycle));
         runs.dedup_by_key(|r| (r.queue, r.cycle));
-        programs.push(Program { runs });
+        programs.push(Program { runs: runs.into() });
     }
     let mut weights = WeightsBuilder::new();
     let rows = weights.push_rows(&[1; 3 * 32 * 4]);

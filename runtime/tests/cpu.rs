@@ -282,3 +282,27 @@ fn small_chains_are_handed_over() {
     }
     assert_eq!(program("many", &text, &tsp()).by_issue, 0);
 }
+
+#[test]
+fn an_artifact_changed_after_it_was_read_is_checked_when_it_is_loaded() {
+    let (_, text) = verify_cases()
+        .into_iter()
+        .find(|(name, _)| name == "add.lks-asm")
+        .expect("the case");
+    let written = assemble(&text, &toy()).expect("valid text").to_bytes().expect("a file");
+    let read = Artifact::from_bytes(Arc::new(written)).expect("an artifact");
+    let refused = |artifact: &Artifact| {
+        let loaded = CpuSession::load(Arc::new(artifact.clone()), &LoadOptions::default());
+        loaded.err().map(|e| e.to_string())
+    };
+    assert_eq!(refused(&read), None);
+    let lanes = read.target.lanes;
+    let mut run = read.clone();
+    run.programs[0].runs[0].hi = lanes + 1;
+    let error = refused(&run).expect("a run beyond the lanes");
+    assert!(error.contains(&format!("at most {lanes} lanes")), "{error}");
+    let mut target = read;
+    target.target.streams = 1;
+    let error = refused(&target).expect("runs on streams that are not there");
+    assert!(error.contains("streams below 1"), "{error}");
+}

@@ -14,7 +14,6 @@ mod write;
 
 use crate::claim::{ChainId, Claims, ValueId};
 use crate::id::{DType, Place};
-use crate::run::Run;
 use crate::target::Target;
 use std::sync::Arc;
 

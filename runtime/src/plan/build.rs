@@ -221,7 +221,7 @@ impl<'b, 'a> Chain<'b, 'a> {
         let linked = self.b.linked;
         let run = linked.nodes[node].run;
         let (vectors, belts) = (run.load_vectors(), (run.belts as u32).max(1));
-        let mut list = Vec::new();
+        let mut list = Vec::with_capacity(belts.min(vectors) as usize);
         for g in 0..belts.min(vectors) {
             let count = (vectors - g).div_ceil(belts);
             list.push(linked.source(node, g as usize, count, self.fused)?);
@@ -269,7 +269,7 @@ impl<'b, 'a> Chain<'b, 'a> {
     /// Byte ranges of memory that the chain's runs touch: first, end, whether written, and the node.
     fn accesses(&self) -> Building<Vec<(i64, i64, bool, usize)>> {
         let linked = self.b.linked;
-        let mut accesses: Vec<(i64, i64, bool, usize)> = Vec::new();
+        let mut accesses: Vec<(i64, i64, bool, usize)> = Vec::with_capacity(self.ids.len());
         for &id in self.ids {
             let run = linked.nodes[id].run;
             let write = match run.op {
@@ -415,7 +415,7 @@ impl<'b, 'a> Chain<'b, 'a> {
         let rank = |id: usize| linked.nodes[id].rank;
         // Groups of vector nodes, named by their first member; all by rank.
         let mut group: Vec<usize> = (0..n).collect();
-        let mut crossing: Vec<(usize, usize)> = Vec::new();
+        let mut crossing: Vec<(usize, usize)> = Vec::with_capacity(n);
         for &id in self.ids {
             for &(source, width) in self.sources(id).as_slice() {
                 let Source::Node(p, first) = source else {
@@ -463,8 +463,8 @@ impl<'b, 'a> Chain<'b, 'a> {
             }
         }
         let mut waits = vec![0usize; units.len()];
-        let mut wakes: Vec<(usize, usize)> = Vec::new();
-        let mut needs = Vec::new();
+        let mut wakes: Vec<(usize, usize)> = Vec::with_capacity(n);
+        let mut needs = Vec::with_capacity(n);
         for (unit, members) in units.iter().enumerate() {
             needs.clear();
             self.needs(members, &mut needs)?;

@@ -14,7 +14,7 @@ use std::ops::Range;
 const CHAINS_FOR_TWO: usize = 256;
 
 /// What a plan takes of the heap for each run, about, and the piece by which the second thread makes its heap grow.
-const BYTES_PER_RUN: usize = 384;
+const BYTES_PER_RUN: usize = 256;
 const PIECE_BYTES: usize = 96 << 10;
 /// Most of those pieces.
 const MAX_PIECES: usize = 256;

@@ -243,11 +243,12 @@ impl Chain<'_, '_> {
         let rows = run.issues();
         let operands = self.sources(id);
         let sources = operands.as_slice();
-        let mut loads = Vec::new();
+        let n_blocks = node.claims.blocks.len();
+        let mut loads = Vec::with_capacity(n_blocks);
         for block in &node.claims.blocks {
             loads.push(linked.block_load(id, block.load)?);
         }
-        let mut blocks = Vec::new();
+        let mut blocks = Vec::with_capacity(n_blocks);
         let (mut k_low, mut k_high) = (u16::MAX, 0);
         for &load in &loads {
             let w = self.weights_of(load, rows)?;

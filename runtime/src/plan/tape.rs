@@ -55,7 +55,7 @@ impl Chain<'_, '_> {
         let linked = self.b.linked;
         let rows = linked.nodes[members[0]].run.issues();
         let mut w = Writer {
-            ops: Vec::new(),
+            ops: Vec::with_capacity(members.len()),
             slots: 0,
             kept: Vec::new(),
             values: BTreeMap::new(),
@@ -467,7 +467,8 @@ impl Chain<'_, '_> {
     /// Makes one operation of multiply-adds each of which goes on from the one before it, but for those of results that lie
     /// in scratch.
     fn add_up(&mut self, w: &mut Writer) {
-        let ops = std::mem::take(&mut w.ops);
+        let room = Vec::with_capacity(w.ops.len());
+        let ops = std::mem::replace(&mut w.ops, room);
         let fma = OpKind::Map {
             op: AluOp::Fma,
             ty: DType::F32,

@@ -13,22 +13,6 @@ use std::ops::Range;
 /// From this many chains on, two threads prepare them.
 const CHAINS_FOR_TWO: usize = 256;
 
-/// What a plan takes of the heap for each run, about, and the piece by which the second thread makes its heap grow.
-const BYTES_PER_RUN: usize = 256;
-const PIECE_BYTES: usize = 96 << 10;
-/// Most of those pieces.
-const MAX_PIECES: usize = 256;
-
-/// Makes the heap of a thread that has just begun grow by so many bytes, which it then has free.
-///
-/// The GNU allocator gives threads beside the first heaps that grow page by page as they fill, each time by a system call for
-/// which page faults of all threads wait. Memory once given stays accessible, so a few calls do what hundreds would.
-fn grow_heap(bytes: usize) {
-    let pieces = bytes.div_ceil(PIECE_BYTES).min(MAX_PIECES);
-    let pieces: Vec<Vec<u8>> = (0..pieces).map(|_| Vec::with_capacity(PIECE_BYTES)).collect();
-    std::hint::black_box(&pieces);
-}
-
 /// A linked artifact.
 pub struct Loaded {
     /// Chip memory, constants filled in.
@@ -103,10 +87,7 @@ fn build_plans(
         let parts = match n < CHAINS_FOR_TWO {
             true => [Some(build(0..n)), None],
             false => std::thread::scope(|scope| {
-                let beside = std::thread::Builder::new().spawn_scoped(scope, || {
-                    grow_heap(linked.nodes.len() / 2 * BYTES_PER_RUN);
-                    build(half..n)
-                });
+                let beside = std::thread::Builder::new().spawn_scoped(scope, || build(half..n));
                 let first = build(0..half);
                 let second = match beside.map(|thread| thread.join()) {
                     Ok(Ok(built)) => built,

@@ -190,13 +190,20 @@ impl Builder<'_> {
                         }
                     }
                     Op::Move { .. } => open.extend(self.behind_units(u, &order)),
-                    Op::Contract { .. } if self.is_const(source.inputs[1]) => {
+                    Op::Contract { .. } if self.is_const(source.inputs[1]) && !self.has_rows(u, &order) => {
                         self.wanted[u.index()] = Some(layout());
                     }
                     _ => {}
                 }
             }
         }
+    }
+
+    /// Whether some of these axes of a product are rows, which no lanes hold.
+    fn has_rows(&self, v: ValueId, axes: &[usize]) -> bool {
+        let is_row = |a: &Axis| matches!(a, Axis::Row { .. });
+        self.spec(v)
+            .is_some_and(|spec| axes.iter().any(|&a| is_row(&spec.axes[a])))
     }
 
     /// What a move that adds or drops unit axes reads, with its axes for those of the result.

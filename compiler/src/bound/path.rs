@@ -28,8 +28,10 @@ struct Times {
     row: u64,
     /// Last element.
     last: u64,
-    /// Cycles that all elements need after the first; a share of them needs that share.
+    /// Cycles that all elements need after `base`; a share of them needs that share.
     work: u64,
+    /// From where `work` counts.
+    base: u64,
 }
 
 impl Times {
@@ -39,15 +41,22 @@ impl Times {
             row: cycle,
             last: cycle,
             work: 0,
+            base: cycle,
         }
     }
 
+    /// What needs both. Of two rates either holds: the one that ends later.
     fn max(self, other: Times) -> Times {
+        let slower = if self.base + self.work >= other.base + other.work {
+            self
+        } else {
+            other
+        };
         Times {
             first: self.first.max(other.first),
             row: self.row.max(other.row),
             last: self.last.max(other.last),
-            work: self.work.max(other.work),
+            ..slower
         }
     }
 
@@ -57,6 +66,7 @@ impl Times {
             row: self.row.min(other.row),
             last: self.last.min(other.last),
             work: self.work.min(other.work),
+            base: self.base.min(other.base),
         }
     }
 
@@ -65,6 +75,7 @@ impl Times {
             first: self.first + cycles,
             row: self.row + cycles,
             last: self.last + cycles,
+            base: self.base + cycles,
             ..self
         }
     }
@@ -74,7 +85,7 @@ impl Times {
         if part >= whole {
             self.last
         } else {
-            self.first + self.work * part / whole.max(1)
+            self.first.max(self.base + self.work * part / whole.max(1))
         }
     }
 }
@@ -226,16 +237,21 @@ impl Paths<'_> {
     fn moved(&self, v: ValueId, parts: &[MapId], unit: usize) -> Times {
         let mut t = Times {
             first: u64::MAX,
+            work: u64::MAX,
+            base: u64::MAX,
             ..Times::default()
         };
+        // A share of the result takes no less than that share of one of the operands.
         for (j, &m) in parts.iter().enumerate() {
             let (x, elements) = (self.operand(v, j, unit), operand_elements(self.ir, v, j));
             let taken = taken(self.ir.maps.get(m));
             t.first = t.first.min(x.first);
             t.last = t.last.max(x.share(taken.min(elements), elements));
-            t.work = t.work.max(if taken == elements { x.work } else { 0 });
+            t.work = t.work.min(if taken == elements { x.work } else { 0 });
+            t.base = t.base.min(x.base);
         }
         t.first = t.first.min(t.last);
+        t.base = t.base.min(t.first);
         let rows = parts.len() == 1 && same_rows(self.ir, v);
         Times {
             row: if rows { self.operand(v, 0, unit).row } else { t.first },
@@ -300,8 +316,11 @@ impl Paths<'_> {
         let late = x.later(target.c2c.latency as u64 + assembled);
         Times {
             last: late.last.max(late.first + all),
-            work: x.work.max(all),
-            ..late
+            ..late.max(Times {
+                work: all,
+                base: late.first.saturating_sub(period),
+                ..late
+            })
         }
     }
 
@@ -349,6 +368,7 @@ impl Paths<'_> {
             row,
             last: operands[0].last.max(operands[1].last),
             work: 0,
+            base: start,
         };
         t.later(self.target.latency.alu_mul as u64)
     }
@@ -368,7 +388,7 @@ impl Paths<'_> {
         // What does not fit the shadow tiles is loaded between products.
         let dtype: DType = self.ir.values[inputs[0]].ty.dtype;
         let shadow = 2 * target.mxm_units(dtype) as u64 * lanes(target) * dtype.words() as u64;
-        let last = (first + p.busy(target, shadow).saturating_sub(1))
+        let last = (first + p.busy(target, shadow))
             .max(loaded(|t| t.last))
             .max(left.last.max(right.last));
         let t = Times {
@@ -376,6 +396,7 @@ impl Paths<'_> {
             row: row.max(first),
             last,
             work: p.dense,
+            base: first.saturating_sub(p.period),
         };
         t.later(target.latency.mul as u64)
     }

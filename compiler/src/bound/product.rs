@@ -20,6 +20,8 @@ pub(super) struct Product {
     ways: [Way; 2],
     /// Matrix units of a hemisphere.
     units: u64,
+    /// Cycles that a vector occupies one of them.
+    pub(super) period: u64,
 }
 
 /// What a product needs with one of its operands loaded.
@@ -34,16 +36,17 @@ struct Way {
 }
 
 impl Product {
-    /// Least cycles of products and of the loads that do not fit `shadow` words, with the better operand loaded. A unit loads a tile
-    /// after the swap before it and swaps it in a load's latency after its last vector: latencies of one unit's tiles add up,
-    /// but for the two that it holds at the start.
+    /// Least cycles from the first product to the last, and of the loads that do not fit `shadow` words, with the better
+    /// operand loaded. A unit loads a tile after the swap before it and swaps it in a load's latency after its last vector:
+    /// latencies of one unit's tiles add up, but for the two that it holds at the start.
     pub(super) fn busy(&self, target: &Target, shadow: u64) -> u64 {
         let per_cycle = 2 * (target.mxm.load_words_per_cycle as u64).max(1);
         let units = 2 * self.units.max(1);
         let way = |way: &Way| {
             let loads = way.words.saturating_sub(shadow) / per_cycle;
             let turns = (way.tiles / units).saturating_sub(2) * target.latency.load as u64;
-            way.mxm.max(loads).max(loads / self.units.max(1) + turns)
+            let loaded = loads.max(loads / self.units.max(1) + turns).saturating_sub(1);
+            loaded.max(way.mxm.saturating_sub(self.period))
         };
         self.ways.iter().map(way).min().unwrap_or(0)
     }
@@ -67,6 +70,7 @@ pub(super) fn product(ir: &TensorIr, target: &Target, v: ValueId) -> Option<Prod
         load: 0,
         ways: [Way::default(); 2],
         units: 0,
+        period: 0,
     };
     let Some(rate) = target.mxm_rate(left.dtype) else {
         return Some(none);
@@ -105,6 +109,7 @@ pub(super) fn product(ir: &TensorIr, target: &Target, v: ValueId) -> Option<Prod
         load: words(x.rows, left).min(words(x.columns, right) / shared),
         ways: [way(both[0], x, right, shared), way(both[1], turned, left, 1)],
         units: target.mxm_units(left.dtype) as u64,
+        period: rate.cycles_per_vector as u64,
     })
 }
 

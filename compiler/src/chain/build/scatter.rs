@@ -377,7 +377,7 @@ impl Builder<'_> {
             };
             let index_shape = self.shape(data.inputs[1]).to_vec();
             let alone = |u: &Update| {
-                let readers = readers(&self.ir, &self.users, u.holder).unwrap_or_default();
+                let readers = readers(self.ir, &self.users, u.holder).unwrap_or_default();
                 u.scatters == [s] && readers.iter().all(|r| *r == s || self.done[r.index()])
             };
             data.inputs[2] == v

@@ -87,11 +87,6 @@ impl AsRef<[u8]> for FileBytes {
 /// # Errors
 /// No such file, no right to read it, not a regular file.
 pub fn map_file(path: &Path) -> Result<FileBytes, FileError> {
-    map(path, false)
-}
-
-/// As [`map_file`]; with `whole` the pages are mapped at once, for a file that is read from end to end.
-fn map(path: &Path, whole: bool) -> Result<FileBytes, FileError> {
     let file = File::open(path).map_err(io_at(path, "open"))?;
     let meta = file.metadata().map_err(io_at(path, "open"))?;
     if !meta.is_file() {
@@ -103,15 +98,11 @@ fn map(path: &Path, whole: bool) -> Result<FileBytes, FileError> {
     if meta.len() == 0 {
         return Ok(FileBytes(None));
     }
-    let mut options = memmap2::MmapOptions::new();
-    if whole {
-        options.populate();
-    }
     #[allow(unsafe_code)]
     // SAFETY: the map is private and read-only, and lives as long as the `Mmap` that owns it. What remains is another process
     // that changes or truncates the file while it is mapped: readers treat the bytes as hostile and check them before use, and
     // lockstep itself never writes into a file that exists (see `write_artifact`).
-    let map = unsafe { options.map_copy_read_only(&file) };
+    let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) };
     Ok(FileBytes(Some(map.map_err(io_at(path, "map"))?)))
 }
 
@@ -153,7 +144,7 @@ pub fn first_bytes(path: &Path) -> Result<Vec<u8>, FileError> {
 /// # Errors
 /// What [`map_file`] and [`Artifact::from_bytes`] report.
 pub fn read_artifact(path: &Path) -> Result<Artifact, FileError> {
-    let bytes = Arc::new(map(path, true)?);
+    let bytes = Arc::new(map_file(path)?);
     Artifact::from_bytes(bytes).map_err(|source| FileError::Artifact {
         path: path.to_owned(),
         source,

@@ -9,9 +9,10 @@ use crate::plan::link::{LinkError, Linked};
 use crate::plan::pool::Pool;
 use lockstep_isa::Artifact;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// From this many chains on, two threads prepare them.
-const CHAINS_FOR_TWO: usize = 256;
+/// Chains that a thread prepares before it takes others; with more of them, two threads do.
+const CHAINS_AT_A_TIME: usize = 64;
 
 /// A linked artifact.
 pub struct Loaded {
@@ -83,21 +84,8 @@ fn build_plans(
             }
             Ok((builder.plan, pool))
         };
-        let (n, half) = (linked.n_chains(), linked.n_chains() / 2);
-        let parts = match n < CHAINS_FOR_TWO {
-            true => [Some(build(0..n)), None],
-            false => std::thread::scope(|scope| {
-                let beside = std::thread::Builder::new().spawn_scoped(scope, || build(half..n));
-                let first = build(0..half);
-                let second = match beside.map(|thread| thread.join()) {
-                    Ok(Ok(built)) => built,
-                    _ => build(half..n),
-                };
-                [Some(first), Some(second)]
-            }),
-        };
         let mut plan = Plan::default();
-        for part in parts.into_iter().flatten() {
+        for part in in_parts(linked.n_chains(), build) {
             let (part, bytes) = part?;
             let needed = pool.len() as u64 + bytes.len() as u64 + 64;
             if needed > limit {
@@ -110,4 +98,35 @@ fn build_plans(
         plans.push(plan);
     }
     Ok(plans)
+}
+
+/// What `build` makes of ranges of `n` chains, in order. Two threads take the ranges, each the next when it is done with its last.
+fn in_parts<T: Send>(n: usize, build: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let mut built = Vec::new();
+        loop {
+            let first = next.fetch_add(CHAINS_AT_A_TIME, Ordering::Relaxed);
+            if first >= n {
+                return built;
+            }
+            built.push((first, build(first..n.min(first + CHAINS_AT_A_TIME))));
+        }
+    };
+    let mut all = std::thread::scope(|scope| {
+        let beside = match n > CHAINS_AT_A_TIME {
+            true => std::thread::Builder::new().spawn_scoped(scope, &take).ok(),
+            false => None,
+        };
+        let mut all = take();
+        if let Some(thread) = beside {
+            match thread.join() {
+                Ok(others) => all.extend(others),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        all
+    });
+    all.sort_by_key(|(first, _)| *first);
+    all.into_iter().map(|(_, built)| built).collect()
 }

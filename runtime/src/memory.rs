@@ -37,6 +37,8 @@ pub struct Memory {
     index: Vec<u32>,
     states: Vec<Range<usize>>,
     n_words: usize,
+    /// For each entry the values that [`gathered`] names, where they have no memory.
+    in_place: Vec<Vec<bool>>,
 }
 
 impl Memory {
@@ -133,10 +135,17 @@ impl Memory {
             index,
             states: Vec::new(),
             n_words,
+            in_place: Vec::new(),
         };
         memory.load_constants(artifact, has_rows)?;
+        memory.in_place = in_place;
         memory.find_states(artifact);
         Ok(memory)
+    }
+
+    /// Whether each value of an entry is a constant without memory that gathers read in place; empty where there is none.
+    pub fn in_place(&self, entry: usize) -> &[bool] {
+        self.in_place.get(entry).map_or(&[], Vec::as_slice)
     }
 
     /// Byte offset of a word; `None` where no value covers it.
@@ -255,7 +264,7 @@ fn at_value(entry: &str, i: usize, what: String) -> ExecError {
 
 /// The values of an entry that are constants stored as rows which gathers alone take, by the claims: tables of
 /// embeddings, say, of which a run needs few rows.
-pub fn gathered(artifact: &Artifact, entry: &Entry) -> Vec<bool> {
+fn gathered(artifact: &Artifact, entry: &Entry) -> Vec<bool> {
     let mut taken = vec![(false, false); entry.values.len()];
     for chip in &entry.chips {
         let runs = artifact

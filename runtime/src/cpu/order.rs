@@ -11,6 +11,7 @@
 //! of a result: every output element is computed in one go by one thread, and nothing is decided when a run starts.
 
 use crate::plan::depend::dependences;
+use crate::plan::load::beside;
 use crate::plan::{Arg, BlockStep, ChainPlan, FactorStep, OpKind, Part, Plan, Rows, Space, Step, TapeOp, Wait};
 use lockstep_isa::AluOp;
 use std::cmp::Reverse;
@@ -80,16 +81,20 @@ pub fn order(plan: &mut Plan, threads: usize, row_bytes: usize) {
 
 /// All parts with what must come before each.
 fn units(chains: &[ChainPlan], threads: usize, row_bytes: usize) -> Vec<Unit> {
+    let (alone, all_before) = beside(
+        || {
+            chains
+                .iter()
+                .map(|chain| alone(chain, threads, row_bytes))
+                .collect::<Vec<_>>()
+        },
+        || dependences(chains),
+    );
     let mut units: Vec<Unit> = Vec::with_capacity(chains.len());
     // The first unit of every chain so far.
     let mut first: Vec<u32> = Vec::with_capacity(chains.len());
-    for (index, (chain, before)) in chains.iter().zip(dependences(chains)).enumerate() {
+    for (index, ((parts, work, key), before)) in alone.into_iter().zip(all_before).enumerate() {
         first.push(units.len() as u32);
-        let work: f64 = CHAIN_NS + chain.steps.iter().map(work).sum::<f64>();
-        let parts = match threads > 1 && work >= CUT_NS && can_be_cut(chain, threads, row_bytes) {
-            true => threads as u32,
-            false => 1,
-        };
         let before: Vec<u32> = before
             .iter()
             .flat_map(|&c| first[c as usize]..first[c as usize + 1])
@@ -99,13 +104,23 @@ fn units(chains: &[ChainPlan], threads: usize, row_bytes: usize) -> Vec<Unit> {
                 chain: index as u32,
                 part,
                 parts,
-                work: work / parts as f64,
-                key: key(chain),
+                work,
+                key,
                 before: before.clone(),
             });
         }
     }
     units
+}
+
+/// What is known of a chain without the others: its parts, the work of each, the weights that it multiplies by.
+fn alone(chain: &ChainPlan, threads: usize, row_bytes: usize) -> (u32, f64, Option<Key>) {
+    let work: f64 = CHAIN_NS + chain.steps.iter().map(work).sum::<f64>();
+    let parts = match threads > 1 && work >= CUT_NS && can_be_cut(chain, threads, row_bytes) {
+        true => threads as u32,
+        false => 1,
+    };
+    (parts, work / parts as f64, key(chain))
 }
 
 /// The weights that a chain multiplies by, if they are many.

@@ -1,7 +1,7 @@
 //! Links the runs of an entry: groups them by chain and finds what each operand is.
 
 use crate::error::ExecError;
-use crate::memory::{Memory, gathered};
+use crate::memory::Memory;
 use crate::plan::{Rows, Space};
 use lockstep_isa::artifact::{Artifact, ConstForm, Entry, Value, ValueKind};
 use lockstep_isa::claim::{Claims, MemClaim, Producer};
@@ -44,16 +44,29 @@ pub struct Linked<'a> {
     pub memory: &'a Memory,
     /// All runs, chip by chip.
     pub nodes: Vec<Node<'a>>,
+    /// The chips and the chains that they belong to.
+    groups: Groups,
+    /// Whether all constants have rows in memory, also those that can be read in place.
+    pub tile_rows: bool,
+    /// Values that gathers read in place.
+    gathered: &'a [bool],
+}
+
+/// The runs of an entry, in one list and by chain.
+pub struct Nodes<'a> {
+    list: Vec<Node<'a>>,
+    groups: Groups,
+}
+
+/// Where the runs of chips and chains are in a list of all runs.
+#[derive(Default)]
+struct Groups {
     /// Node of each chip's run 0.
     first: Vec<usize>,
     /// All nodes by chain, those of a chain in the order of their first issue.
     by_chain: Vec<usize>,
     /// Where each chain begins in `by_chain`, and the end of the last.
     starts: Vec<usize>,
-    /// Whether all constants have rows in memory, also those that can be read in place.
-    pub tile_rows: bool,
-    /// Values that gathers read in place.
-    gathered: Vec<bool>,
     /// Whether all runs are known to be within the target's bounds.
     checked: bool,
 }
@@ -75,32 +88,17 @@ impl From<ExecError> for LinkError {
 /// Result of linking.
 pub type Linking<T> = Result<T, LinkError>;
 
-impl<'a> Linked<'a> {
+impl<'a> Nodes<'a> {
     /// Groups the runs of an entry by chain. They are to be checked before they are used ([`Linked::check`]).
     ///
     /// # Errors
     /// Programs, claims or chains that do not match in number.
-    pub fn new(
-        artifact: &'a Artifact,
-        entry: &'a Entry,
-        memory: &'a Memory,
-        tile_rows: bool,
-    ) -> Result<Linked<'a>, ExecError> {
-        let mut linked = Linked {
-            artifact,
-            entry,
-            memory,
-            nodes: Vec::new(),
-            first: Vec::new(),
-            by_chain: Vec::new(),
+    pub fn new(artifact: &'a Artifact, entry: &'a Entry) -> Result<Nodes<'a>, ExecError> {
+        let mut list: Vec<Node<'a>> = Vec::new();
+        let mut groups = Groups {
             starts: vec![0; entry.chains.len() + 1],
-            tile_rows,
-            gathered: if tile_rows {
-                Vec::new()
-            } else {
-                gathered(artifact, entry)
-            },
             checked: true,
+            ..Groups::default()
         };
         for (c, chip) in entry.chips.iter().enumerate() {
             let at = || format!("entry {:?} chip c{c}", entry.name);
@@ -114,16 +112,16 @@ impl<'a> Linked<'a> {
                 let what = format!("{k} claims for {r} runs");
                 return Err(ExecError::artifact(at(), what));
             }
-            linked.checked &= program.runs.is_checked(&artifact.target);
-            linked.first.push(linked.nodes.len());
-            linked.nodes.reserve(program.runs.len());
+            groups.checked &= program.runs.is_checked(&artifact.target);
+            groups.first.push(list.len());
+            list.reserve(program.runs.len());
             for (index, (run, claims)) in program.runs.iter().zip(&chip.claims).enumerate() {
                 if claims.chain as usize >= entry.chains.len() {
                     let what = format!("chain h{} of {}", claims.chain, entry.chains.len());
                     return Err(ExecError::artifact(format!("{} r{index}", at()), what));
                 }
-                linked.starts[claims.chain as usize + 1] += 1;
-                linked.nodes.push(Node {
+                groups.starts[claims.chain as usize + 1] += 1;
+                list.push(Node {
                     chip: c as u16,
                     index: index as u32,
                     run,
@@ -134,35 +132,55 @@ impl<'a> Linked<'a> {
             }
         }
         for chain in 0..entry.chains.len() {
-            linked.starts[chain + 1] += linked.starts[chain];
+            groups.starts[chain + 1] += groups.starts[chain];
         }
-        linked.by_chain = vec![0; linked.nodes.len()];
-        let mut ends = linked.starts.clone();
-        for (i, node) in linked.nodes.iter().enumerate() {
+        groups.by_chain = vec![0; list.len()];
+        let mut ends = groups.starts.clone();
+        for (i, node) in list.iter().enumerate() {
             let end = &mut ends[node.claims.chain as usize];
-            linked.by_chain[*end] = i;
+            groups.by_chain[*end] = i;
             *end += 1;
         }
-        let nodes = &mut linked.nodes;
-        for chain in linked.starts.windows(2) {
-            let chain = &mut linked.by_chain[chain[0]..chain[1]];
-            chain.sort_unstable_by_key(|&i| (nodes[i].cycle, i));
+        for chain in groups.starts.windows(2) {
+            let chain = &mut groups.by_chain[chain[0]..chain[1]];
+            chain.sort_unstable_by_key(|&i| (list[i].cycle, i));
             for (rank, &i) in chain.iter().enumerate() {
-                nodes[i].rank = rank;
+                list[i].rank = rank;
             }
         }
-        Ok(linked)
+        Ok(Nodes { list, groups })
+    }
+}
+
+impl<'a> Linked<'a> {
+    /// The runs of entry `index` of an artifact on the memory that [`Memory::new`] gives it.
+    pub fn new(
+        artifact: &'a Artifact,
+        index: usize,
+        nodes: Nodes<'a>,
+        memory: &'a Memory,
+        tile_rows: bool,
+    ) -> Linked<'a> {
+        Linked {
+            artifact,
+            entry: &artifact.entries[index],
+            memory,
+            nodes: nodes.list,
+            groups: nodes.groups,
+            tile_rows,
+            gathered: memory.in_place(index),
+        }
     }
 
     /// Number of chains.
     pub fn n_chains(&self) -> usize {
-        self.starts.len() - 1
+        self.groups.starts.len() - 1
     }
 
     /// Nodes of a chain in the order of their first issue.
     pub fn chain(&self, chain: usize) -> &[usize] {
-        match (self.starts.get(chain), self.starts.get(chain + 1)) {
-            (Some(&from), Some(&to)) => &self.by_chain[from..to],
+        match (self.groups.starts.get(chain), self.groups.starts.get(chain + 1)) {
+            (Some(&from), Some(&to)) => &self.groups.by_chain[from..to],
             _ => &[],
         }
     }
@@ -172,7 +190,7 @@ impl<'a> Linked<'a> {
     /// # Errors
     /// A field out of the target's bounds.
     pub fn check(&self, node: usize) -> Linking<()> {
-        if self.checked {
+        if self.groups.checked {
             return Ok(());
         }
         let run = self.nodes[node].run;
@@ -237,8 +255,8 @@ impl<'a> Linked<'a> {
     }
 
     fn node_of(&self, chip: u16, run: u32) -> Option<usize> {
-        let first = *self.first.get(chip as usize)?;
-        let next = self.first.get(chip as usize + 1).copied();
+        let first = *self.groups.first.get(chip as usize)?;
+        let next = self.groups.first.get(chip as usize + 1).copied();
         let id = first.checked_add(run as usize)?;
         (id < next.unwrap_or(self.nodes.len())).then_some(id)
     }

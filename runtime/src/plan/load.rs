@@ -5,7 +5,7 @@ use crate::error::ExecError;
 use crate::memory::Memory;
 use crate::plan::Plan;
 use crate::plan::build::Builder;
-use crate::plan::link::{LinkError, Linked};
+use crate::plan::link::{LinkError, Linked, Nodes};
 use crate::plan::pool::Pool;
 use lockstep_isa::Artifact;
 use std::ops::Range;
@@ -33,9 +33,19 @@ pub struct Loaded {
 /// An artifact that contradicts itself or its target, memory over the limit.
 pub fn load(artifact: &Artifact, limit: u64, decode: bool) -> Result<Loaded, ExecError> {
     for tile_rows in [false, true] {
-        let memory = Memory::new(artifact, tile_rows, limit)?;
+        let (memory, nodes) = beside(
+            || Memory::new(artifact, tile_rows, limit),
+            || {
+                artifact
+                    .entries
+                    .iter()
+                    .map(|e| Nodes::new(artifact, e))
+                    .collect::<Result<Vec<_>, _>>()
+            },
+        );
+        let (memory, nodes) = (memory?, nodes?);
         let mut pool = Pool::default();
-        match build_plans(artifact, &memory, &mut pool, tile_rows, limit, decode) {
+        match build_plans(artifact, nodes, &memory, &mut pool, tile_rows, limit, decode) {
             Ok(plans) => {
                 let pool = pool.fill(&memory, limit)?;
                 return Ok(Loaded {
@@ -59,6 +69,7 @@ fn row_bytes(artifact: &Artifact) -> usize {
 
 fn build_plans(
     artifact: &Artifact,
+    nodes: Vec<Nodes<'_>>,
     memory: &Memory,
     pool: &mut Pool,
     tile_rows: bool,
@@ -66,8 +77,8 @@ fn build_plans(
     decode: bool,
 ) -> Result<Vec<Plan>, LinkError> {
     let mut plans = Vec::with_capacity(artifact.entries.len());
-    for entry in &artifact.entries {
-        let linked = Linked::new(artifact, entry, memory, tile_rows)?;
+    for (entry, nodes) in nodes.into_iter().enumerate() {
+        let linked = Linked::new(artifact, entry, nodes, memory, tile_rows);
         let build = |chains: Range<usize>| -> Result<(Plan, Pool), LinkError> {
             let mut pool = Pool::default();
             let mut builder = Builder {
@@ -100,6 +111,20 @@ fn build_plans(
     Ok(plans)
 }
 
+/// Two things at the same time, where the host has a thread for it.
+pub(crate) fn beside<A, B: Send>(own: impl FnOnce() -> A, other: impl Fn() -> B + Sync) -> (A, B) {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, &other);
+        let own = own();
+        let other = match thread.map(|thread| thread.join()) {
+            Ok(Ok(done)) => done,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(_) => other(),
+        };
+        (own, other)
+    })
+}
+
 /// What `build` makes of ranges of `n` chains, in order. Two threads take the ranges, each the next when it is done with its last.
 fn in_parts<T: Send>(n: usize, build: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
@@ -113,20 +138,14 @@ fn in_parts<T: Send>(n: usize, build: impl Fn(Range<usize>) -> T + Sync) -> Vec<
             built.push((first, build(first..n.min(first + CHAINS_AT_A_TIME))));
         }
     };
-    let mut all = std::thread::scope(|scope| {
-        let beside = match n > CHAINS_AT_A_TIME {
-            true => std::thread::Builder::new().spawn_scoped(scope, &take).ok(),
-            false => None,
-        };
-        let mut all = take();
-        if let Some(thread) = beside {
-            match thread.join() {
-                Ok(others) => all.extend(others),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+    let mut all = match n > CHAINS_AT_A_TIME {
+        true => {
+            let (mut own, others) = beside(take, take);
+            own.extend(others);
+            own
         }
-        all
-    });
+        false => take(),
+    };
     all.sort_by_key(|(first, _)| *first);
     all.into_iter().map(|(_, built)| built).collect()
 }

@@ -13,22 +13,21 @@ pub fn dependences(chains: &[ChainPlan]) -> Vec<Vec<u32>> {
 
 /// For every one of these the ones before it that it must not overtake, by the bytes that they access.
 pub fn between(parts: &[impl AsRef<[Access]>]) -> Vec<Vec<u32>> {
-    let mut cuts: Vec<i64> = parts.iter().flat_map(|p| p.as_ref()).flat_map(|a| [a.0, a.1]).collect();
-    cuts.sort_unstable();
-    cuts.dedup();
-    let at = |byte: i64| cuts.partition_point(|&c| c < byte);
+    let accesses = || parts.iter().flat_map(|p| p.as_ref());
+    let (segments, n) = segments(accesses().flat_map(|a| [a.0, a.1]));
+    let mut segments = segments.chunks_exact(2);
     // Who wrote each segment last, and who has read it since: a list of (reader, next) that begins at the segment's entry.
     const NONE: u32 = u32::MAX;
-    let mut writer = vec![NONE; cuts.len()];
-    let mut newest = vec![NONE; cuts.len()];
+    let mut writer = vec![NONE; n];
+    let mut newest = vec![NONE; n];
     let mut readers: Vec<(u32, u32)> = Vec::new();
     let mut all = Vec::with_capacity(parts.len());
     let mut before: Vec<u32> = Vec::new();
     for (c, part) in parts.iter().enumerate() {
         let c = c as u32;
         before.clear();
-        for &(from, to, write) in part.as_ref() {
-            for s in at(from)..at(to) {
+        for (&(.., write), ends) in part.as_ref().iter().zip(&mut segments) {
+            for s in ends[0] as usize..ends[1] as usize {
                 if writer[s] != NONE {
                     before.push(writer[s]);
                 }
@@ -50,6 +49,21 @@ pub fn between(parts: &[impl AsRef<[Access]>]) -> Vec<Vec<u32>> {
         all.push(before.iter().copied().filter(|&b| b != c).collect());
     }
     all
+}
+
+/// The number of each byte among the different ones, by ascending byte, and how many there are.
+fn segments(bytes: impl Iterator<Item = i64>) -> (Vec<u32>, usize) {
+    let mut sorted: Vec<(i64, u32)> = bytes.zip(0..).collect();
+    sorted.sort_unstable();
+    let mut numbers = vec![0; sorted.len()];
+    let mut n = 0;
+    let mut last = None;
+    for (byte, i) in sorted {
+        n += usize::from(last.is_some_and(|b| b != byte));
+        last = Some(byte);
+        numbers[i as usize] = n as u32;
+    }
+    (numbers, n + 1)
 }
 
 #[cfg(test)]

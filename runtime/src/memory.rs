@@ -37,13 +37,13 @@ pub struct Memory {
     index: Vec<u32>,
     states: Vec<Range<usize>>,
     n_words: usize,
-    /// For each entry the values that [`gathered`] names, where they have no memory.
+    /// For each entry the values that `gathered` names, where they have no memory.
     in_place: Vec<Vec<bool>>,
 }
 
 impl Memory {
     /// Allocates the rows of every value of every entry, zeroed, and fills in the constants. With `all` false, constants
-    /// stored as weight tiles and those of [`gathered`] get no memory: their reader takes them from the artifact.
+    /// stored as weight tiles and those of [`Memory::in_place`] get no memory: their reader takes them from the artifact.
     ///
     /// # Errors
     /// A value outside its bank or chip, a constant outside the weights section, or more than `max_bytes`.

@@ -297,7 +297,7 @@ def main():
     parser.add_argument("--threads", default="1,2", type=lambda s: [int(n) for n in s.split(",")])
     parser.add_argument("--rounds", default=7, type=int)
     parser.add_argument("--runs", default=20, type=int, help="runs per round")
-    parser.add_argument("--target", default="tsp-2020")
+    parser.add_argument("--target", default="cpu")
     parser.add_argument("--lockstep", default=str(ROOT / "target" / "release" / "lockstep"))
     parser.add_argument("--update", action="store_true", help="install the newest packages")
     parser.add_argument("--json", action="store_true")

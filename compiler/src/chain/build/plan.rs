@@ -7,6 +7,7 @@
 
 use super::Builder;
 use super::contract::Axis;
+use super::scatter::leads_to;
 use super::source::Resolved;
 use crate::error::CompileError;
 use crate::layout::choose::{Rows, with_lanes};
@@ -142,7 +143,8 @@ impl Builder<'_> {
     }
 
     /// What the left operand of a product of activations comes from is laid out as the product wants it, where the contracted axes and
-    /// the batch are several and fit the lanes: the heads of a query lie beside each other, as those of the keys do.
+    /// the batch are several and fit the lanes, or the keys are rows of a state: the heads of a query lie beside each other, as those of the
+    /// keys do.
     fn plan_heads(&mut self) {
         for (v, data) in self.ir.values.iter() {
             let Op::Contract { batch, contracted, .. } = &data.op else {
@@ -160,7 +162,9 @@ impl Builder<'_> {
                 .collect();
             let shape = self.shape(lhs);
             let extents: Vec<usize> = order.iter().map(|&a| shape[a]).collect();
-            if extents.iter().product::<usize>() > self.lanes() {
+            let depth: usize = extents[..contracted.len()].iter().product();
+            let some = 2 * depth <= self.lanes() && self.is_of_rows(rhs);
+            if !some && extents.iter().product::<usize>() > self.lanes() {
                 continue;
             }
             let mut open = vec![(lhs, order)];
@@ -197,6 +201,12 @@ impl Builder<'_> {
                 }
             }
         }
+    }
+
+    /// Whether an operand is a state whose rows are replaced in place, seen through moves: as many of its heads as fit lie beside each other.
+    fn is_of_rows(&self, v: ValueId) -> bool {
+        let of = |s: &ValueId| leads_to(self.ir, v, *s);
+        self.updates.iter().any(|u| u.scatters.last().is_some_and(of))
     }
 
     /// Whether some of these axes of a product are rows, which no lanes hold.

@@ -186,7 +186,7 @@ fn readers(ir: &TensorIr, users: &[Vec<ValueId>], v: ValueId) -> Option<Vec<Valu
 }
 
 /// Whether `v` is `of` seen through moves.
-fn leads_to(ir: &TensorIr, v: ValueId, of: ValueId) -> bool {
+pub(super) fn leads_to(ir: &TensorIr, v: ValueId, of: ValueId) -> bool {
     v == of || matches!(ir.values[v].op, Op::Move { .. }) && ir.values[v].inputs.iter().any(|&i| leads_to(ir, i, of))
 }
 
@@ -254,13 +254,14 @@ fn seen(layout: &Layout, strides: &[i64], to: &[usize]) -> Option<Layout> {
     })
 }
 
-/// Rows of axis 0 in one buffer, lanes from the other axes as usual.
+/// Rows of axis 0 in one buffer, lanes from the other axes: as many heads of up to half of the lanes as fit lie beside each other, so that
+/// one tile takes them.
 fn table_layout(shape: &[usize], dtype: DType, target: &Target) -> Layout {
     let bank = target.bank_words() as usize / dtype.words() as usize;
     let order: Vec<usize> = (1..shape.len()).rev().collect();
     let lanes = target.lanes as usize;
     let rows = Rows::single(usize::MAX);
-    let mut layout = with_lanes(shape, &order, lanes, &rows, |used| used <= lanes / 4);
+    let mut layout = with_lanes(shape, &order, lanes, &rows, |used| used <= lanes / 2);
     let in_lanes = |a: usize| layout.lanes.iter().any(|d| d.axis == Some(a as u8));
     let open: Vec<usize> = (1..shape.len()).filter(|&a| shape[a] > 1 && !in_lanes(a)).collect();
     let high: Vec<VecDigit> = layout

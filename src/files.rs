@@ -72,9 +72,6 @@ fn io_at<'a>(path: &'a Path, what: &'static str) -> impl FnOnce(io::Error) -> Fi
     }
 }
 
-/// Pages are mapped by multiples of this.
-const PAGES_BYTES: usize = 2 << 20;
-
 /// The bytes of a file, mapped into memory or, where it is empty, nothing.
 #[derive(Debug)]
 pub struct FileBytes(Option<memmap2::Mmap>);
@@ -91,6 +88,8 @@ impl FileBytes {
     fn map_pages(&self) {
         #[cfg(target_os = "linux")]
         if let Some(map) = &self.0 {
+            /// Pages are mapped by multiples of this.
+            const PAGES_BYTES: usize = 2 << 20;
             let half = map.len() / 2 / PAGES_BYTES * PAGES_BYTES;
             let populate = |at: usize, bytes: usize| drop(map.advise_range(memmap2::Advice::PopulateRead, at, bytes));
             std::thread::scope(|scope| {

@@ -4,7 +4,7 @@ use lockstep_isa::Target;
 use lockstep_isa::artifact::{Artifact, HostDType};
 use lockstep_runtime::cpu::Stats;
 use lockstep_runtime::{CpuSession, HostTensor, LoadOptions, Session, Simd, lookup};
-use lockstep_testkit::asm::{assemble, toy, verify_cases};
+use lockstep_testkit::asm::{assemble, toy, verify_case, verify_cases};
 use std::sync::Arc;
 
 /// Deterministic inputs for an entry; the seed changes them.
@@ -285,11 +285,10 @@ fn small_chains_are_handed_over() {
 
 #[test]
 fn an_artifact_changed_after_it_was_read_is_checked_when_it_is_loaded() {
-    let (_, text) = verify_cases()
-        .into_iter()
-        .find(|(name, _)| name == "add.lks-asm")
-        .expect("the case");
-    let written = assemble(&text, &toy()).expect("valid text").to_bytes().expect("a file");
+    let written = assemble(&verify_case("add"), &toy())
+        .expect("valid text")
+        .to_bytes()
+        .expect("a file");
     let read = Artifact::from_bytes(Arc::new(written)).expect("an artifact");
     let refused = |artifact: &Artifact| {
         let loaded = CpuSession::load(Arc::new(artifact.clone()), &LoadOptions::default());

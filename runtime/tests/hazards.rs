@@ -6,15 +6,9 @@ use lockstep_isa::artifact::Artifact;
 use lockstep_isa::{AluOp, DType, Dir, Opcode, Queue, Run, Stream};
 use lockstep_runtime::error::{Hazard, HazardKind};
 use lockstep_runtime::{ExecError, HostTensor, LoadOptions, lookup};
-use lockstep_testkit::asm::{assemble, toy, verify_cases};
+use lockstep_testkit::asm::{assemble, toy, verify_case, verify_cases};
 use lockstep_testkit::fault::{FaultClass, inject_class};
 use std::sync::Arc;
-
-fn text_of(case: &str) -> String {
-    let file = format!("{case}.lks-asm");
-    let found = verify_cases().into_iter().find(|(name, _)| *name == file);
-    found.map(|(_, text)| text).expect("the case")
-}
 
 fn run(artifact: Artifact) -> Result<(), ExecError> {
     let entry = artifact.entries[0].clone();
@@ -39,7 +33,7 @@ fn hazard_of(result: Result<(), ExecError>) -> Hazard {
 
 /// The hazard of a case after an edit.
 fn hazard(case: &str, edit: impl FnOnce(&mut Artifact)) -> Hazard {
-    let mut artifact = assemble(&text_of(case), &toy()).expect("valid text");
+    let mut artifact = assemble(&verify_case(case), &toy()).expect("valid text");
     edit(&mut artifact);
     hazard_of(run(artifact))
 }
@@ -224,19 +218,19 @@ fn every_output_is_written() {
 
 #[test]
 fn nonsense_is_refused_at_load() {
-    let mut artifact = assemble(&text_of("add"), &toy()).expect("valid text");
+    let mut artifact = assemble(&verify_case("add"), &toy()).expect("valid text");
     nth(&mut artifact, 0, Opcode::Alu, 0).hi = 33;
     let error = run(artifact).map_err(|e| e.to_string());
     assert!(error.is_err_and(|e| e.contains("hi")));
-    let mut artifact = assemble(&text_of("add"), &toy()).expect("valid text");
+    let mut artifact = assemble(&verify_case("add"), &toy()).expect("valid text");
     artifact.entries[0].values[0].n_vectors = u32::MAX;
     let error = run(artifact).map_err(|e| e.to_string());
     assert!(error.is_err_and(|e| e.contains("value v0") && e.contains("4096 words")));
-    let mut artifact = assemble(&text_of("add"), &toy()).expect("valid text");
+    let mut artifact = assemble(&verify_case("add"), &toy()).expect("valid text");
     artifact.entries[0].inputs[0].nests[0].dims[0].vector = 2;
     let error = run(artifact).map_err(|e| e.to_string());
     assert!(error.is_err_and(|e| e.contains("vector")));
-    let artifact = assemble(&text_of("add"), &toy()).expect("valid text");
+    let artifact = assemble(&verify_case("add"), &toy()).expect("valid text");
     let options = LoadOptions {
         max_memory_bytes: 100,
         ..LoadOptions::default()

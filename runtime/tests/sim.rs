@@ -3,14 +3,11 @@
 use lockstep_isa::artifact::{Artifact, HostDType};
 use lockstep_isa::math;
 use lockstep_runtime::{HostTensor, LoadOptions, Session, lookup};
-use lockstep_testkit::asm::{assemble, toy, verify_cases};
+use lockstep_testkit::asm::{assemble, toy, verify_case, verify_cases};
 use std::sync::Arc;
 
 fn artifact(case: &str) -> Artifact {
-    let cases = verify_cases();
-    let file = format!("{case}.lks-asm");
-    let (_, text) = cases.iter().find(|(name, _)| *name == file).expect("the case");
-    assemble(text, &toy()).expect("valid text")
+    assemble(&verify_case(case), &toy()).expect("valid text")
 }
 
 fn session(case: &str) -> (Box<dyn Session>, u64) {

@@ -336,14 +336,10 @@ mod tests {
     use super::*;
     use lockstep_isa::disasm;
     use lockstep_isa::timing::result_offset;
-    use lockstep_testkit::asm::{assemble, toy, verify_cases};
+    use lockstep_testkit::asm::{assemble, toy, verify_case, verify_cases};
 
     fn case(name: &str) -> Artifact {
-        let (_, text) = verify_cases()
-            .into_iter()
-            .find(|(n, _)| n.contains(name))
-            .unwrap_or_else(|| panic!("no case {name}"));
-        assemble(&text, &toy()).unwrap_or_else(|e| panic!("{name}: {e}"))
+        assemble(&verify_case(name), &toy()).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
     /// Every run as `QUEUE@CYCLE MNEMONIC`, by number.
@@ -368,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_product_takes_its_operand_its_rows_and_its_tile() {
-        let a = case("matmul.");
+        let a = case("matmul");
         assert_eq!(
             sources(&a, "c0.mxm0@130 mul"),
             [
@@ -385,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_transfer_leads_over_link_and_rows() {
-        let a = case("transfer.");
+        let a = case("transfer");
         assert_eq!(sources(&a, "c1.c2c1@267 recv"), ["link: c0.c2c0@39 send"]);
         assert_eq!(sources(&a, "c1.mem0.b0@286 write"), ["stream: c1.c2c1@267 recv"]);
         assert_eq!(sources(&a, "c1.mem0.b0@485 read"), ["row: c1.mem0.b0@286 write"]);
@@ -396,7 +392,7 @@ mod tests {
 
     #[test]
     fn a_scattered_row_is_read() {
-        let a = case("cache.");
+        let a = case("cache");
         assert_eq!(sources(&a, "c0.mem2.b0@60 read"), ["row: c0.mem2.b0@28 scatter"]);
         let both = ["stream: c0.mem0.b0@0 read", "stream: c0.mem0.b1@0 read"];
         assert_eq!(sources(&a, "c0.mem2.b0@28 scatter"), both);
@@ -459,7 +455,7 @@ chain c0 \"take\"
 
     #[test]
     fn claims_that_name_nothing_are_left_out() {
-        let mut a = case("matmul.");
+        let mut a = case("matmul");
         for chip in &mut a.entries[0].chips {
             for claims in &mut chip.claims {
                 claims.operands.iter_mut().for_each(|p| p.run = u32::MAX - 1);

@@ -10,13 +10,13 @@
 //! The mean then waits for the other terms alone, which a residual network has long before the product. Changes rounding.
 
 use super::fuse_maps::is_rounding;
-use super::rebuild::{keep, live, rebuild};
+use super::rebuild::{keep, live, readers, rebuild};
 use super::{Changed, PassCx};
 use crate::error::CompileError;
 use crate::tir::consteval::{self, const_values};
 use crate::tir::op::free_axes;
 use crate::tir::{Arg, MapNode, Op, ReduceOp, TensorIr, TirBuilder, Type, ValueId};
-use lockstep_graph::{IdSet, Weights};
+use lockstep_graph::{EntityId, IdSet, Weights};
 use lockstep_isa::artifact::HostDType;
 use lockstep_isa::{AluOp, DType};
 use std::collections::BTreeMap;
@@ -115,19 +115,7 @@ pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileErro
 
 /// The sums of a program.
 fn sums(ir: &TensorIr) -> BTreeMap<ValueId, Sum> {
-    let (consts, live) = (const_values(ir), live(ir));
-    let mut users: BTreeMap<ValueId, Vec<ValueId>> = BTreeMap::new();
-    for (v, data) in ir.values.iter().filter(|(v, _)| live.contains(*v)) {
-        for &u in &data.inputs {
-            users.entry(u).or_default().push(v);
-        }
-    }
-    let observed: IdSet<ValueId> = ir
-        .outputs
-        .iter()
-        .map(|p| p.value)
-        .chain(ir.states.values().map(|s| s.next))
-        .collect();
+    let (consts, live, readers) = (const_values(ir), live(ir), readers(ir));
     let mut out = BTreeMap::new();
     for (total, data) in ir.values.iter().filter(|(v, _)| live.contains(*v)) {
         let Op::Reduce {
@@ -144,8 +132,6 @@ fn sums(ir: &TensorIr) -> BTreeMap<ValueId, Sum> {
             continue;
         }
         let share = (1.0 / shape[last] as f32).to_bits();
-        let none = Vec::new();
-        let of = |v: &ValueId| users.get(v).unwrap_or(&none).clone();
         let centring = |m: &ValueId| {
             let data = &ir.values[*m];
             let Op::Map { nodes } = &data.op else { return false };
@@ -159,13 +145,12 @@ fn sums(ir: &TensorIr) -> BTreeMap<ValueId, Sum> {
                 at(total).is_none_or(|t| !uses(t)) && only_centred(nodes, i, at(total), share)
             })
         };
-        let others = of(&u).into_iter().filter(|&m| m != total).chain(of(&total));
-        let mut others = others.peekable();
-        if others.peek().is_none() || observed.contains(u) || observed.contains(total) || !others.all(|m| centring(&m))
-        {
+        let of_sum = readers[u.index()].iter().filter(|m| **m != total);
+        let mut others = of_sum.chain(&readers[total.index()]).peekable();
+        if others.peek().is_none() || ir.is_observed(u) || ir.is_observed(total) || !others.all(centring) {
             continue;
         }
-        if let Some(terms) = terms(ir, u, &users, &consts) {
+        if let Some(terms) = terms(ir, u, &readers, &consts) {
             out.insert(u, Sum { total, share, terms });
         }
     }
@@ -173,12 +158,7 @@ fn sums(ir: &TensorIr) -> BTreeMap<ValueId, Sum> {
 }
 
 /// The terms of a map that is a sum: one at least a product, one at most centred at run time.
-fn terms(
-    ir: &TensorIr,
-    u: ValueId,
-    users: &BTreeMap<ValueId, Vec<ValueId>>,
-    consts: &IdSet<ValueId>,
-) -> Option<Vec<Term>> {
+fn terms(ir: &TensorIr, u: ValueId, readers: &[Vec<ValueId>], consts: &IdSet<ValueId>) -> Option<Vec<Term>> {
     let data = &ir.values[u];
     let Op::Map { nodes } = &data.op else { return None };
     let dtypes: Vec<DType> = data.inputs.iter().map(|&v| ir.values[v].ty.dtype).collect();
@@ -212,7 +192,7 @@ fn terms(
                 batch.is_empty()
                     && consts.contains(term.inputs[1])
                     && free_axes(rank, batch, contracted, false).len() == 1
-                    && users.get(&v).is_some_and(|u| u.len() == 1)
+                    && readers[v.index()].len() == 1
             }
             _ => false,
         };

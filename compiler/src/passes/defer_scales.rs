@@ -12,13 +12,13 @@
 
 use super::centre_sums::{MAX_ELEMENTS, derived, elements, stride};
 use super::fuse_maps::is_rounding;
-use super::rebuild::{keep, live, rebuild};
+use super::rebuild::{keep, live, readers, rebuild};
 use super::{Changed, PassCx};
 use crate::error::CompileError;
 use crate::tir::consteval::const_values;
 use crate::tir::op::free_axes;
 use crate::tir::{Arg, MapNode, Op, TensorIr, TirBuilder, ValueId};
-use lockstep_graph::IdSet;
+use lockstep_graph::{EntityId, IdSet};
 use lockstep_isa::{AluOp, DType};
 use std::collections::BTreeMap;
 
@@ -165,15 +165,7 @@ pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileErro
 
 /// The scaled maps, and the products of them that are deferred.
 fn find(ir: &TensorIr) -> (BTreeMap<ValueId, Scaled>, BTreeMap<ValueId, Product>) {
-    let (consts, live) = (const_values(ir), live(ir));
-    let mut users: BTreeMap<ValueId, Vec<ValueId>> = BTreeMap::new();
-    for (v, data) in ir.values.iter().filter(|(v, _)| live.contains(*v)) {
-        for &u in &data.inputs {
-            users.entry(u).or_default().push(v);
-        }
-    }
-    let ends = ir.outputs.iter().map(|p| p.value);
-    let observed: IdSet<ValueId> = ends.chain(ir.states.values().map(|s| s.next)).collect();
+    let (consts, live, readers) = (const_values(ir), live(ir), readers(ir));
     let mut scaled: BTreeMap<ValueId, Scaled> = BTreeMap::new();
     let mut products: BTreeMap<ValueId, Product> = BTreeMap::new();
     for (v, data) in ir.values.iter().filter(|(v, _)| live.contains(*v)) {
@@ -206,7 +198,7 @@ fn find(ir: &TensorIr) -> (BTreeMap<ValueId, Scaled>, BTreeMap<ValueId, Product>
     // A map takes in one product, unless it is scaled itself.
     let mut taken: IdSet<ValueId> = IdSet::new();
     for (&c, product) in &mut products {
-        if let (false, Some([m])) = (observed.contains(c), users.get(&c).map(Vec::as_slice))
+        if let (false, [m]) = (ir.is_observed(c), &readers[c.index()][..])
             && !scaled.contains_key(m)
             && matches!(ir.values[*m].op, Op::Map { .. })
             && taken.insert(*m)

@@ -11,7 +11,7 @@
 //! columns are heads and the lanes of the chip are known, every operand but the last begins at the first lane of a vector, with its
 //! full vectors first, and the last fills what they leave: queries and keys then lie lane by lane as their product needs them.
 
-use super::rebuild::{keep, live, rebuild, users};
+use super::rebuild::{keep, live, readers, rebuild};
 use super::{Changed, PassCx};
 use crate::error::CompileError;
 use crate::tir::consteval::const_values;
@@ -240,8 +240,7 @@ fn copy_const(b: &mut TirBuilder, old: &TensorIr, v: ValueId) -> Result<ValueId,
 /// The groups of a program: contracts with one left operand and constant right operands that differ in one free axis.
 fn groups(ir: &TensorIr, lanes: Option<usize>) -> Vec<Group> {
     let consts = const_values(ir);
-    let users = users(ir);
-    let live = live(ir);
+    let (live, readers) = (live(ir), readers(ir));
     let mut by_left: BTreeMap<(ValueId, Op), Vec<ValueId>> = BTreeMap::new();
     for (v, data) in ir.values.iter().filter(|(v, _)| live.contains(*v)) {
         if let (Op::Contract { batch, .. }, [lhs, rhs]) = (&data.op, &data.inputs[..])
@@ -287,7 +286,7 @@ fn groups(ir: &TensorIr, lanes: Option<usize>) -> Vec<Group> {
             None if rows < 2 => continue,
             None => Places::plain(&sizes),
         };
-        let maps = maps_alike(ir, &contracts, &consts, &users, &live, axis);
+        let maps = maps_alike(ir, &contracts, &consts, &readers, axis);
         out.push(Group {
             contracts,
             maps,
@@ -304,16 +303,13 @@ fn maps_alike(
     ir: &TensorIr,
     contracts: &[ValueId],
     consts: &IdSet<ValueId>,
-    users: &[u32],
-    live: &IdSet<ValueId>,
+    readers: &[Vec<ValueId>],
     axis: usize,
 ) -> Vec<ValueId> {
     let mut maps = Vec::new();
     for &c in contracts {
-        let mut values = ir.values.iter().filter(|(v, _)| live.contains(*v));
-        let user = values.find(|(_, d)| d.inputs.contains(&c)).map(|(v, _)| v);
-        match user {
-            Some(u) if users[c.index()] == 1 && matches!(ir.values[u].op, Op::Map { .. }) => maps.push(u),
+        match readers[c.index()][..] {
+            [u] if !ir.is_observed(c) && matches!(ir.values[u].op, Op::Map { .. }) => maps.push(u),
             _ => return Vec::new(),
         }
     }

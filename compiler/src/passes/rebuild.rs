@@ -27,13 +27,19 @@ pub(super) fn live(ir: &TensorIr) -> IdSet<ValueId> {
     live
 }
 
+/// The live values that read every value, in order, one for each use.
+pub(super) fn readers(ir: &TensorIr) -> Vec<Vec<ValueId>> {
+    let mut readers = vec![Vec::new(); ir.values.len()];
+    let live = live(ir);
+    for (id, value) in ir.values.iter().filter(|(id, _)| live.contains(*id)) {
+        value.inputs.iter().for_each(|v| readers[v.index()].push(id));
+    }
+    readers
+}
+
 /// Number of users of every value; an output or a state's successor counts as one.
 pub(super) fn users(ir: &TensorIr) -> Vec<u32> {
-    let mut users = vec![0; ir.values.len()];
-    let live = live(ir);
-    for (_, value) in ir.values.iter().filter(|(id, _)| live.contains(*id)) {
-        value.inputs.iter().for_each(|v| users[v.index()] += 1);
-    }
+    let mut users: Vec<u32> = readers(ir).iter().map(|r| r.len() as u32).collect();
     let roots = ir
         .outputs
         .iter()

@@ -20,7 +20,7 @@
 //! program keeps a tile for each. Decode of SmolLM2-135M in bf16 on four chips of tsp-2020, with 256 positions, takes 91,266 cycles so,
 //! 95,358 with a tile for each of its three key-value heads.
 
-use super::rebuild::{keep, rebuild, users};
+use super::rebuild::{keep, readers, rebuild};
 use super::{Changed, PassCx};
 use crate::error::CompileError;
 use crate::tir::expr::Ex;
@@ -42,10 +42,10 @@ pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileErro
         return Ok(Changed(false));
     };
     let constant = crate::tir::consteval::const_values(ir);
-    let users = users(ir);
-    let user_of = |v: ValueId| {
-        let mut readers = ir.values.iter().filter(|(_, d)| d.inputs.contains(&v));
-        readers.next().map(|(u, _)| u).filter(|_| users[v.index()] == 1)
+    let readers = readers(ir);
+    let user_of = |v: ValueId| match readers[v.index()][..] {
+        [u] if !ir.is_observed(v) => Some(u),
+        _ => None,
     };
     let mut shared: BTreeMap<ValueId, Shared> = BTreeMap::new();
     // Maps that come before the choice.

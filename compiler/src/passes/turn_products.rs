@@ -11,7 +11,7 @@
 //! computed as before. It is done where all that the product is scaled with is constant or a single element, and the product is a few
 //! vectors.
 
-use super::rebuild::{keep, live, rebuild};
+use super::rebuild::{keep, readers, rebuild};
 use super::{Changed, PassCx};
 use crate::error::CompileError;
 use crate::tir::consteval::const_values;
@@ -61,13 +61,8 @@ pub(crate) fn run(ir: &mut TensorIr, cx: &PassCx) -> Result<Changed, CompileErro
 
 /// The moves of scaled products, each with the map that scales.
 fn find(ir: &TensorIr, lanes: usize) -> BTreeMap<ValueId, Vec<MapNode>> {
-    let mut users: Vec<Vec<ValueId>> = vec![Vec::new(); ir.values.len()];
-    let live = live(ir);
-    for (v, data) in ir.values.iter().filter(|(v, _)| live.contains(*v)) {
-        data.inputs.iter().for_each(|u| users[u.index()].push(v));
-    }
+    let mut users = readers(ir);
     users.iter_mut().for_each(Vec::dedup);
-    let observed = |v: ValueId| ir.outputs.iter().any(|p| p.value == v) || ir.states.values().any(|s| s.next == v);
     let consts = const_values(ir);
     let is_map = |v: ValueId| matches!(ir.values[v].op, Op::Map { .. });
     let mut found = BTreeMap::new();
@@ -88,8 +83,8 @@ fn find(ir: &TensorIr, lanes: usize) -> BTreeMap<ValueId, Vec<MapNode>> {
         if !whole
             || both != wanted
             || !is_map(*u)
-            || observed(x)
-            || observed(v)
+            || ir.is_observed(x)
+            || ir.is_observed(v)
             || [v, *u].iter().any(|&y| ir.values[y].ty.shape != ty.shape)
             || ty.elements() > MOST_VECTORS * lanes
             || nodes.len() > MOST_NODES
@@ -103,7 +98,7 @@ fn find(ir: &TensorIr, lanes: usize) -> BTreeMap<ValueId, Vec<MapNode>> {
         let Some(product) = inputs.iter().position(is_product) else {
             continue;
         };
-        let alone = users[inputs[product].index()] == [x] && !observed(inputs[product]);
+        let alone = users[inputs[product].index()] == [x] && !ir.is_observed(inputs[product]);
         let single =
             |(n, i): (usize, &ValueId)| n == product || ir.values[*i].ty.elements() == 1 || consts.contains(*i);
         let reads = nodes

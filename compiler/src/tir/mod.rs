@@ -142,3 +142,10 @@ pub struct TensorIr {
     /// Model nodes, by the origins that operations carry.
     pub origins: IdVec<OriginId, Origin>,
 }
+
+impl TensorIr {
+    /// Whether a value is an output, or what a state holds after a run.
+    pub fn is_observed(&self, v: ValueId) -> bool {
+        self.outputs.iter().any(|p| p.value == v) || self.states.values().any(|s| s.next == v)
+    }
+}

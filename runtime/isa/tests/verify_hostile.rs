@@ -5,7 +5,7 @@ use lockstep_isa::claim::Producer;
 use lockstep_isa::run::{AccIn, Src};
 use lockstep_isa::verify::verify;
 use lockstep_isa::{DType, Dir, Opcode, Place, Queue, Stream};
-use lockstep_testkit::asm::{assemble, toy, verify_cases};
+use lockstep_testkit::asm::{assemble, toy, verify_case, verify_cases};
 
 struct Rng(u64);
 
@@ -256,12 +256,8 @@ fn repeated(text: &str, copies: u32) -> Artifact {
 /// A matrix product over 128 vectors in two K passes, many times over: several hundred thousand vectors.
 #[test]
 fn a_large_program_takes_a_fraction_of_a_second() {
-    let (_, text) = verify_cases()
-        .into_iter()
-        .find(|(n, _)| n == "matmul_f16.lks-asm")
-        .expect("a case");
     let copies = if cfg!(debug_assertions) { 200 } else { 2500 };
-    let a = repeated(&text, copies);
+    let a = repeated(&verify_case("matmul_f16"), copies);
     let begin = std::time::Instant::now();
     let summary = verify(&a).unwrap_or_else(|e| panic!("{e}"));
     let seconds = begin.elapsed().as_secs_f64();

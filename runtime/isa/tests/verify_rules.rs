@@ -5,14 +5,10 @@ use lockstep_isa::Artifact;
 use lockstep_isa::Opcode;
 use lockstep_isa::artifact::{Value, ValueKind};
 use lockstep_isa::verify::{Checks, Invariant, verify, verify_with};
-use lockstep_testkit::asm::{assemble, toy, verify_cases};
+use lockstep_testkit::asm::{assemble, toy, verify_case};
 
 fn case(name: &str) -> Artifact {
-    let (_, text) = verify_cases()
-        .into_iter()
-        .find(|(n, _)| n == name)
-        .unwrap_or_else(|| panic!("no case {name}"));
-    program(&text)
+    program(&verify_case(name))
 }
 
 fn program(text: &str) -> Artifact {
@@ -45,17 +41,17 @@ fn find(a: &Artifact, op: Opcode) -> usize {
 
 #[test]
 fn a1_records() {
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     a.programs[0].runs[0].hi = 33;
     breaks(&a, Invariant::Records);
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     a.entries[0].chips[0].claims[1].operands.pop();
     a.entries[0].chips[0].claims[2].mem = None;
     breaks(&a, Invariant::Records);
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     a.entries[0].chips[0].claims.pop();
     breaks(&a, Invariant::Records);
-    let mut a = case("fold.lks-asm");
+    let mut a = case("fold");
     let write = find(&a, Opcode::Write);
     a.programs[0].runs[write].a.dtype = lockstep_isa::DType::I32;
     breaks(&a, Invariant::Records);
@@ -63,17 +59,17 @@ fn a1_records() {
 
 #[test]
 fn a2_values() {
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     a.consts[0].length -= 1;
     breaks_alone(&a, Invariant::Values);
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     a.entries[0].values[2].base = 4092;
     breaks(&a, Invariant::Values);
-    let mut a = case("state.lks-asm");
+    let mut a = case("state");
     a.entries[0].values[2].hi = 17;
     breaks(&a, Invariant::Values);
     // A second entry that has the constant elsewhere.
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     let mut second = a.entries[0].clone();
     second.name = "second".into();
     a.entries.push(second);
@@ -99,7 +95,7 @@ chain c0
 ";
     breaks_alone(&program(text), Invariant::Queues);
     // A product every 8 cycles, where one takes 9.
-    let mut a = case("matmul.lks-asm");
+    let mut a = case("matmul");
     a.target.mxm.f32 = a.target.mxm.f32.map(|mut r| {
         r.cycles_per_vector = 9;
         r
@@ -130,20 +126,20 @@ chain c0
 
 #[test]
 fn a4_load_words() {
-    let mut a = case("matmul.lks-asm");
+    let mut a = case("matmul");
     a.target.mxm.load_words_per_cycle = 7;
     breaks_alone(&a, Invariant::LoadWords);
 }
 
 #[test]
 fn a5_operands() {
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     let write = find(&a, Opcode::Write);
     a.programs[0].runs[write].cycle += 1;
     a.entries[0].makespan += 1;
     breaks_alone(&a, Invariant::Operands);
     // Against the direction of the belt.
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     let write = find(&a, Opcode::Write);
     let alu = find(&a, Opcode::Alu);
     let west = lockstep_isa::Stream {
@@ -184,7 +180,7 @@ chain c0
     claims[alu].operands[0].run = far.expect("the far read") as u32;
     breaks_alone(&a, Invariant::Slots);
     // Two banks of one slice group drive one slot in one cycle.
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     let reads: Vec<usize> = (0..a.programs[0].runs.len())
         .filter(|&i| a.programs[0].runs[i].op == Opcode::Read)
         .collect();
@@ -197,27 +193,23 @@ chain c0
 
 #[test]
 fn a7_results() {
-    let (_, text) = verify_cases().remove(0);
+    let text = verify_case("add");
     let text = format!("{text}\n  c0.mem0.b1 @20 read b[0] -> st8.w\n");
     breaks_alone(&program(&text), Invariant::Taken);
 }
 
 #[test]
 fn a8_lanes() {
-    let (_, text) = verify_cases().remove(0);
+    let text = verify_case("add");
     let text = text.replace("alu.add st0.w, st4.w", "alu.add st0.w, st4.w lanes=0:15");
     breaks_alone(&program(&text), Invariant::Lanes);
     // A map that names a lane which is not live in x.
-    let mut a = case("permute.lks-asm");
-    let (_, text) = verify_cases()
-        .into_iter()
-        .find(|(n, _)| n == "permute.lks-asm")
-        .expect("a case");
+    let mut a = case("permute");
     assert!(verify(&a).is_ok());
-    a = program(&text.replace("list 7 6", "list 8 6"));
+    a = program(&verify_case("permute").replace("list 7 6", "list 8 6"));
     breaks_alone(&a, Invariant::Lanes);
     // Received words end up in another order.
-    let mut a = case("transfer.lks-asm");
+    let mut a = case("transfer");
     let write = a.programs[1]
         .runs
         .iter()
@@ -233,11 +225,11 @@ fn a8_lanes() {
 
 #[test]
 fn a9_addresses() {
-    let mut a = case("matmul.lks-asm");
+    let mut a = case("matmul");
     let read = find(&a, Opcode::Read);
     a.programs[0].runs[read].addr.base += 4;
     breaks_alone(&a, Invariant::Addresses);
-    let mut a = case("gather.lks-asm");
+    let mut a = case("gather");
     let gather = find(&a, Opcode::Gather);
     a.programs[0].runs[gather].limit = 15;
     breaks_alone(&a, Invariant::Addresses);
@@ -245,10 +237,7 @@ fn a9_addresses() {
 
 #[test]
 fn a10_rows() {
-    let (_, text) = verify_cases()
-        .into_iter()
-        .find(|(n, _)| n == "reduce.lks-asm")
-        .expect("a case");
+    let text = verify_case("reduce");
     let early = text
         .replace("@80 ", "@69 ")
         .replace("@92 ", "@81 ")
@@ -266,14 +255,14 @@ fn a10_rows() {
 /// The second chain follows the first row by row in time, but its rows would not yet be there if it came first.
 #[test]
 fn a11_chain_order() {
-    let mut a = case("reduce.lks-asm");
+    let mut a = case("reduce");
     a.entries[0].chains.swap(0, 1);
     for c in &mut a.entries[0].chips[0].claims {
         c.chain = 1 - c.chain;
     }
     breaks_alone(&a, Invariant::ChainOrder);
     // Both in one chain: a value must not be read in the chain that defines it.
-    let mut a = case("reduce.lks-asm");
+    let mut a = case("reduce");
     for c in &mut a.entries[0].chips[0].claims {
         c.chain = 0;
     }
@@ -306,13 +295,13 @@ chain c0
 
 #[test]
 fn a12_definitions() {
-    let (_, text) = verify_cases().remove(0);
+    let text = verify_case("add");
     // One vector of the output is never written.
     let missing = text.replace("0x0010 x4 f32", "0x0010 x5 f32");
     let missing = missing.replace("\"y\" float32 4,16", "\"y\" float32 5,16");
     breaks_alone(&program(&missing), Invariant::Definitions);
     // The output lies on a constant.
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     let input = Value {
         kind: ValueKind::Input,
         ..a.entries[0].values[2].clone()
@@ -324,7 +313,7 @@ fn a12_definitions() {
     });
     breaks(&a, Invariant::Definitions);
     // A state that nobody replaces must survive, also where another entry owns it.
-    let mut a = case("state.lks-asm");
+    let mut a = case("state");
     let mut other = program(&text);
     a.entries[0].name = "first".into();
     let mut entry = other.entries.remove(0);
@@ -341,10 +330,7 @@ fn a12_definitions() {
 
 #[test]
 fn a12_a_cache_is_not_changed_after_it_is_read() {
-    let (_, text) = verify_cases()
-        .into_iter()
-        .find(|(n, _)| n == "cache.lks-asm")
-        .expect("a case");
+    let text = verify_case("cache");
     let again = format!(
         "{text}\nchain c0\n  c0.mem0.b0 @100 read x[0] -> st0.e\n  c0.mem0.b1 @100 read p[0] -> st4.e\n  c0.mem2.b0 @128 scatter st0.e, st4.e -> n[0] limit=8\n"
     );
@@ -353,10 +339,10 @@ fn a12_a_cache_is_not_changed_after_it_is_read() {
 
 #[test]
 fn a13_tiles() {
-    let mut a = case("matmul.lks-asm");
+    let mut a = case("matmul");
     a.target.latency.load = 40;
     breaks_alone(&a, Invariant::Tiles);
-    let mut a = case("blocks.lks-asm");
+    let mut a = case("blocks");
     let load = find(&a, Opcode::LoadCol);
     let mul = find(&a, Opcode::Mul);
     // The second block overlaps the first by one column.
@@ -364,14 +350,14 @@ fn a13_tiles() {
     a.programs[0].runs[load].window.n1 = 15;
     a.entries[0].chips[0].claims[mul].blocks[1].window = a.programs[0].runs[load].window;
     breaks(&a, Invariant::Tiles);
-    let mut a = case("blocks.lks-asm");
+    let mut a = case("blocks");
     a.entries[0].chips[0].claims[mul].blocks[1].window.k0 += 1;
     breaks_alone(&a, Invariant::Tiles);
 }
 
 #[test]
 fn a14_accumulators() {
-    let mut a = case("matmul.lks-asm");
+    let mut a = case("matmul");
     let second = a.programs[0]
         .runs
         .iter()
@@ -380,18 +366,18 @@ fn a14_accumulators() {
     let acc = a.entries[0].chips[0].claims[second].acc.as_mut();
     acc.expect("claims a row").first += 1;
     breaks_alone(&a, Invariant::Accumulators);
-    let mut a = case("matmul.lks-asm");
+    let mut a = case("matmul");
     a.programs[0].runs[second].addr.base += 1;
     breaks_alone(&a, Invariant::Accumulators);
 }
 
 #[test]
 fn a15_links() {
-    let mut a = case("transfer.lks-asm");
+    let mut a = case("transfer");
     a.entries[0].chips[1].start += 1;
     a.entries[0].makespan += 1;
     breaks_alone(&a, Invariant::Links);
-    let mut a = case("transfer.lks-asm");
+    let mut a = case("transfer");
     for run in &mut a.programs[1].runs {
         if run.op == Opcode::Recv {
             run.queue = lockstep_isa::Queue::Recv(0);
@@ -402,34 +388,34 @@ fn a15_links() {
 
 #[test]
 fn a16_chains() {
-    let mut a = case("reduce.lks-asm");
+    let mut a = case("reduce");
     let alu = find(&a, Opcode::Alu);
     a.entries[0].chips[0].claims[alu].chain = 0;
     breaks_alone(&a, Invariant::Chains);
-    let mut a = case("transfer.lks-asm");
+    let mut a = case("transfer");
     a.entries[0].chains[0].to = None;
     breaks_alone(&a, Invariant::Chains);
 }
 
 #[test]
 fn a17_host_maps() {
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     a.entries[0].inputs[0].nests[0].lane = 1;
     breaks_alone(&a, Invariant::HostMaps);
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     a.entries[0].inputs[0].nests[0].dims[0].vector = 0;
     breaks_alone(&a, Invariant::HostMaps);
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     a.entries[0].outputs[0].shape[0] = 5;
     breaks_alone(&a, Invariant::HostMaps);
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     a.entries[0].outputs[0].shape = vec![u64::MAX, u64::MAX];
     breaks_alone(&a, Invariant::HostMaps);
 }
 
 #[test]
 fn a18_sram() {
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     let like = a.entries[0].values[2].clone();
     let n_vectors = a.target.bank_words() / 4;
     for place in a.target.places() {
@@ -445,7 +431,7 @@ fn a18_sram() {
 
 #[test]
 fn a19_makespan() {
-    let mut a = case("matmul.lks-asm");
+    let mut a = case("matmul");
     let summary = verify(&a).expect("sound");
     assert_eq!(summary.entries[0].makespan, a.entries[0].makespan);
     assert_eq!(summary.entries[0].busy[0].mxm_mul, 64);
@@ -456,7 +442,7 @@ fn a19_makespan() {
 /// Messages name invariant, entry, run, chain, cycle and instruction.
 #[test]
 fn messages_say_where() {
-    let mut a = case("add.lks-asm");
+    let mut a = case("add");
     let write = find(&a, Opcode::Write);
     a.programs[0].runs[write].cycle += 1;
     let errors = verify(&a).expect_err("broken");

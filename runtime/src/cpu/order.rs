@@ -11,7 +11,7 @@
 //! of a result: every output element is computed in one go by one thread, and nothing is decided when a run starts.
 
 use crate::plan::depend::dependences;
-use crate::plan::load::beside;
+use crate::plan::load::{CHAINS_AT_A_TIME, beside};
 use crate::plan::{Arg, BlockStep, ChainPlan, FactorStep, OpKind, Part, Plan, Rows, Space, Step, TapeOp, Wait};
 use lockstep_isa::AluOp;
 use std::cmp::Reverse;
@@ -81,19 +81,15 @@ pub fn order(plan: &mut Plan, threads: usize, row_bytes: usize) {
 
 /// All parts with what must come before each.
 fn units(chains: &[ChainPlan], threads: usize, row_bytes: usize) -> Vec<Unit> {
-    let (alone, all_before) = beside(
-        || {
-            chains
-                .iter()
-                .map(|chain| alone(chain, threads, row_bytes))
-                .collect::<Vec<_>>()
-        },
+    let (cuts, all_before) = beside(
+        chains.len() > CHAINS_AT_A_TIME,
+        || chains.iter().map(|c| alone(c, threads, row_bytes)).collect::<Vec<_>>(),
         || dependences(chains),
     );
     let mut units: Vec<Unit> = Vec::with_capacity(chains.len());
     // The first unit of every chain so far.
     let mut first: Vec<u32> = Vec::with_capacity(chains.len());
-    for (index, ((parts, work, key), before)) in alone.into_iter().zip(all_before).enumerate() {
+    for (index, ((parts, work, key), before)) in cuts.into_iter().zip(all_before).enumerate() {
         first.push(units.len() as u32);
         let before: Vec<u32> = before
             .iter()

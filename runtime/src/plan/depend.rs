@@ -13,9 +13,9 @@ pub fn dependences(chains: &[ChainPlan]) -> Vec<Vec<u32>> {
 
 /// For every one of these the ones before it that it must not overtake, by the bytes that they access.
 pub fn between(parts: &[impl AsRef<[Access]>]) -> Vec<Vec<u32>> {
-    let accesses = || parts.iter().flat_map(|p| p.as_ref());
-    let (segments, n) = segments(accesses().flat_map(|a| [a.0, a.1]));
-    let mut segments = segments.chunks_exact(2);
+    let accesses = parts.iter().flat_map(|p| p.as_ref());
+    let (numbers, n) = segments(accesses.flat_map(|a| [a.0, a.1]));
+    let mut ends = numbers.chunks_exact(2);
     // Who wrote each segment last, and who has read it since: a list of (reader, next) that begins at the segment's entry.
     const NONE: u32 = u32::MAX;
     let mut writer = vec![NONE; n];
@@ -26,7 +26,7 @@ pub fn between(parts: &[impl AsRef<[Access]>]) -> Vec<Vec<u32>> {
     for (c, part) in parts.iter().enumerate() {
         let c = c as u32;
         before.clear();
-        for (&(.., write), ends) in part.as_ref().iter().zip(&mut segments) {
+        for (&(.., write), ends) in part.as_ref().iter().zip(&mut ends) {
             for s in ends[0] as usize..ends[1] as usize {
                 if writer[s] != NONE {
                     before.push(writer[s]);

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Chains that a thread prepares before it takes others; with more of them, two threads do.
-const CHAINS_AT_A_TIME: usize = 64;
+pub(crate) const CHAINS_AT_A_TIME: usize = 64;
 
 /// A linked artifact.
 pub struct Loaded {
@@ -32,8 +32,10 @@ pub struct Loaded {
 /// # Errors
 /// An artifact that contradicts itself or its target, memory over the limit.
 pub fn load(artifact: &Artifact, limit: u64, decode: bool) -> Result<Loaded, ExecError> {
+    let n_chains: usize = artifact.entries.iter().map(|e| e.chains.len()).sum();
     for tile_rows in [false, true] {
         let (memory, nodes) = beside(
+            n_chains > CHAINS_AT_A_TIME,
             || Memory::new(artifact, tile_rows, limit),
             || {
                 artifact
@@ -111,8 +113,11 @@ fn build_plans(
     Ok(plans)
 }
 
-/// Two things at the same time, where the host has a thread for it.
-pub(crate) fn beside<A, B: Send>(own: impl FnOnce() -> A, other: impl Fn() -> B + Sync) -> (A, B) {
+/// Two things at the same time, where that is worth a thread and the host has one.
+pub(crate) fn beside<A, B: Send>(worth: bool, own: impl FnOnce() -> A, other: impl Fn() -> B + Sync) -> (A, B) {
+    if !worth {
+        return (own(), other());
+    }
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().spawn_scoped(scope, &other);
         let own = own();
@@ -138,14 +143,8 @@ fn in_parts<T: Send>(n: usize, build: impl Fn(Range<usize>) -> T + Sync) -> Vec<
             built.push((first, build(first..n.min(first + CHAINS_AT_A_TIME))));
         }
     };
-    let mut all = match n > CHAINS_AT_A_TIME {
-        true => {
-            let (mut own, others) = beside(take, take);
-            own.extend(others);
-            own
-        }
-        false => take(),
-    };
+    let (mut all, others) = beside(n > CHAINS_AT_A_TIME, take, take);
+    all.extend(others);
     all.sort_by_key(|(first, _)| *first);
     all.into_iter().map(|(_, built)| built).collect()
 }

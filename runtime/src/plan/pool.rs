@@ -6,10 +6,12 @@
 use crate::aligned::Aligned;
 use crate::error::ExecError;
 use crate::memory::Memory;
+use crate::plan::load::beside;
 use crate::plan::{Pack, Rows, Space};
 use lockstep_isa::artifact::PANEL_COLUMNS;
 use lockstep_isa::{AluOp, DType, scalar};
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// From this many bytes on, two threads make them.
 const BYTES_FOR_TWO: usize = 1 << 20;
@@ -126,20 +128,9 @@ impl Pool {
         let (first, second) = self.parts.split_at(half);
         let base = second.first().map_or(self.bytes, |p| p.0);
         let (low, high) = bytes.as_mut_slice().split_at_mut(base);
-        let beside = std::thread::scope(|scope| {
-            let high = &mut *high;
-            let thread = match second.is_empty() {
-                true => None,
-                false => std::thread::Builder::new()
-                    .spawn_scoped(scope, || fill(second, base, high))
-                    .ok(),
-            };
-            fill(first, 0, low);
-            thread.is_some_and(|t| t.join().is_ok())
-        });
-        if !beside {
-            fill(second, base, high);
-        }
+        let high = Mutex::new(high);
+        let fill_high = || fill(second, base, &mut high.lock().unwrap_or_else(PoisonError::into_inner));
+        beside(!second.is_empty(), || fill(first, 0, low), fill_high);
         Ok(bytes)
     }
 }

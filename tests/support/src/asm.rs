@@ -777,3 +777,9 @@ pub fn verify_cases() -> Vec<(String, String)> {
     out.sort();
     out
 }
+
+/// The hand-written program in `tests/cases/verify/NAME.lks-asm`.
+pub fn verify_case(name: &str) -> String {
+    let path = format!("{}/../cases/verify/{name}.lks-asm", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+}

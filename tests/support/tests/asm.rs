@@ -2,7 +2,7 @@
 
 use lockstep_isa::Opcode;
 use lockstep_isa::claim::Producer;
-use lockstep_testkit::asm::{assemble, toy, verify_cases};
+use lockstep_testkit::asm::{assemble, toy, verify_case, verify_cases};
 
 #[test]
 fn every_case_assembles() {
@@ -17,11 +17,7 @@ fn every_case_assembles() {
 
 #[test]
 fn claims_follow_the_belts() {
-    let (_, text) = verify_cases()
-        .into_iter()
-        .find(|(n, _)| n == "matmul.lks-asm")
-        .expect("a case");
-    let a = assemble(&text, &toy()).expect("assembles");
+    let a = assemble(&verify_case("matmul"), &toy()).expect("assembles");
     let (runs, claims) = (&a.programs[0].runs, &a.entries[0].chips[0].claims);
     let find = |op| runs.iter().position(|r| r.op == op).expect("a run") as u32;
     let second = runs.iter().rposition(|r| r.op == Opcode::Mul).expect("mul");

@@ -127,14 +127,10 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lockstep_testkit::asm::{assemble, toy, verify_cases};
+    use lockstep_testkit::asm::{assemble, toy, verify_case};
 
     fn page(name: &str) -> String {
-        let (_, text) = verify_cases()
-            .into_iter()
-            .find(|(n, _)| n.contains(name))
-            .expect("the case");
-        html(&[&assemble(&text, &toy()).unwrap_or_else(|e| panic!("{name}: {e}"))])
+        html(&[&assemble(&verify_case(name), &toy()).unwrap_or_else(|e| panic!("{name}: {e}"))])
     }
 
     fn blob<'a>(page: &'a str, id: &str) -> &'a str {
@@ -146,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_page_holds_every_run() {
-        let page = page("transfer.");
+        let page = page("transfer");
         let (a, b) = (
             columns::tests::read(blob(&page, "program-0-0")),
             columns::tests::read(blob(&page, "program-0-1")),
@@ -160,12 +156,12 @@ mod tests {
 
     #[test]
     fn the_page_is_whole_and_alone() {
-        let page = page("matmul.");
+        let page = page("matmul");
         assert!(!page.contains("{{") && page.trim_end().ends_with("</html>"));
         for outside in ["http://", "https://", "import(", "@import"] {
             assert!(!page.contains(outside), "{outside}");
         }
-        assert_eq!(page, self::page("matmul."), "the same artifact gives the same bytes");
+        assert_eq!(page, self::page("matmul"), "the same artifact gives the same bytes");
     }
 
     #[test]

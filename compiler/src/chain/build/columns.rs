@@ -55,16 +55,13 @@ impl Builder<'_> {
         }
         // Tiles that are loaded at run time are loaded into one matrix unit only, if each unit takes its own batches.
         let is_batch = |a: u8| matches!(spec.axes[a as usize], Axis::Batch { .. });
-        if self.is_alone(v, spec) {
-            let mut layout = with_rows(&Rows { sides: false, ..rows });
-            self.spread_columns(&mut layout, spec, rhs);
-            return layout;
-        }
-        let mut layout = match by_rows.side.is_some_and(|n| is_batch(by_rows.vecs[n].axis)) {
-            true => by_rows,
-            false => with_rows(&Rows { sides: false, ..rows })
-                .split_sides(is_batch)
-                .unwrap_or(by_rows),
+        let on_one_side = || with_rows(&Rows { sides: false, ..rows });
+        let mut layout = if self.is_alone(v, spec) {
+            on_one_side()
+        } else if by_rows.side.is_some_and(|n| is_batch(by_rows.vecs[n].axis)) {
+            by_rows
+        } else {
+            on_one_side().split_sides(is_batch).unwrap_or(by_rows)
         };
         self.spread_columns(&mut layout, spec, rhs);
         layout

@@ -298,10 +298,8 @@ impl Builder<'_> {
         let mut work: Vec<Work> = Vec::new();
         let blocks = columns.iter().enumerate();
         for (of, (dest, bases, indices)) in blocks.flat_map(|(n, c)| c.blocks.iter().map(move |b| (n, b))) {
-            let (bases, indices) = match &folded {
-                Some((_, axes)) => &with_fastest(axes, bases, indices),
-                None => &(bases.clone(), indices.clone()),
-            };
+            let ordered = folded.as_ref().map(|(_, axes)| with_fastest(axes, bases, indices));
+            let (bases, indices) = ordered.as_ref().map_or((bases, indices), |(b, i)| (b, i));
             let passes = &columns[of].passes;
             let mut tracks: Vec<Vec<At>> = vec![indices.iter().map(|&i| (*dest, i)).collect()];
             for pass in passes {

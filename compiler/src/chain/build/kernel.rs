@@ -60,7 +60,7 @@ impl Builder<'_> {
 
     /// Whether a value must exist although a single operation uses it.
     pub fn is_observed(&self, v: ValueId) -> bool {
-        self.ir.outputs.iter().any(|p| p.value == v) || self.ir.states.iter().any(|(_, s)| s.next == v)
+        self.ir.is_observed(v)
     }
 
     /// The maps that can follow `root` in its own chain: each the only user of the one before, with operands that are ready.

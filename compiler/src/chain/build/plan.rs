@@ -163,8 +163,8 @@ impl Builder<'_> {
             let shape = self.shape(lhs);
             let extents: Vec<usize> = order.iter().map(|&a| shape[a]).collect();
             let depth: usize = extents[..contracted.len()].iter().product();
-            let some = 2 * depth <= self.lanes() && self.is_of_rows(rhs);
-            if !some && extents.iter().product::<usize>() > self.lanes() {
+            let several_fit = 2 * depth <= self.lanes() && self.is_of_rows(rhs);
+            if !several_fit && extents.iter().product::<usize>() > self.lanes() {
                 continue;
             }
             let mut open = vec![(lhs, order)];
@@ -174,7 +174,7 @@ impl Builder<'_> {
                 if self.is_const(u) || !whole || self.chip(u) != self.chip(v) {
                     continue;
                 }
-                let layout = || with_lanes(&source.ty.shape, &order, self.lanes(), &self.rows(u), |_| true);
+                let layout = |rows: &Rows| with_lanes(&source.ty.shape, &order, self.lanes(), rows, |_| true);
                 match &source.op {
                     // A map takes the layout of what it reads, unless all of that is smaller.
                     Op::Map { .. } => {
@@ -189,13 +189,12 @@ impl Builder<'_> {
                                 sides: false,
                                 ..self.rows(u)
                             };
-                            let layout = with_lanes(&source.ty.shape, &order, self.lanes(), &rows, |_| true);
-                            self.wanted[u.index()] = Some(layout);
+                            self.wanted[u.index()] = Some(layout(&rows));
                         }
                     }
                     Op::Move { .. } => open.extend(self.behind_units(u, &order)),
                     Op::Contract { .. } if self.is_const(source.inputs[1]) && !self.has_rows(u, &order) => {
-                        self.wanted[u.index()] = Some(layout());
+                        self.wanted[u.index()] = Some(layout(&self.rows(u)));
                     }
                     _ => {}
                 }

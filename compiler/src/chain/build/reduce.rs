@@ -99,9 +99,8 @@ impl Tail {
 }
 
 impl Builder<'_> {
-    /// The reduction that follows a map `out` in its own chains, if its lanes are all that is reduced and the maps behind it need
-    /// nothing else. (Behind
-    /// a product it would keep the lane-move unit for as long as the product takes.)
+    /// The reduction that follows a map `out` in its own chains, if its lanes are all that is reduced. (Behind a product it would keep
+    /// the lane-move unit for as long as the product takes.)
     pub fn tail(&mut self, out: ValueId, layout: &Layout) -> Option<Tail> {
         let chip = self.chip(out);
         let found = self.users[out.index()]
@@ -117,20 +116,10 @@ impl Builder<'_> {
         let n = lanes.iter().take_while(|d| d.axis.is_some_and(reduced)).count();
         let segment: usize = lanes[..n].iter().map(|d| d.extent).product();
         let all: usize = axes.iter().map(|&a| layout.shape[a as usize]).product();
-        let maps = self.epilogue(v, TAIL_ALUS);
-        let cut = maps != self.epilogue(v, EPILOGUE_ALUS) || !self.operands(&maps, &[v]).is_empty();
-        if segment < 2 || segment != all || cut {
+        if segment < 2 || segment != all {
             return None;
         }
-        let last = maps.last().copied().unwrap_or(v);
-        let home = self.new_home(chip, self.dtype(last), reduced_layout(layout, &axes), |_| BufKind::Temp);
-        Some(Tail {
-            v,
-            maps,
-            alu,
-            over: Over::Lanes(segment as u16),
-            home,
-        })
+        self.tail_over(v, alu, layout, &axes, Over::Lanes(segment as u16))
     }
 
     /// The reduction of vectors that alone needs a product or the map behind it, `out`, where they lie in one buffer.
@@ -141,22 +130,31 @@ impl Builder<'_> {
         let Op::Reduce { op, axes } = &self.ir.values[v].op else {
             return None;
         };
-        let (alu, axes, chip) = (alu_op(*op), axes.clone(), self.chip(out));
+        let (alu, axes) = (alu_op(*op), axes.clone());
         let in_lanes = |d: &LaneDigit| d.extent > 1 && d.axis.is_some_and(|a| axes.contains(&a));
         let n: usize = axes.iter().map(|&a| layout.shape[a as usize]).product();
-        let apart = self.chip(v) != chip || layout.n_parts() != 1 || layout.lanes.iter().any(in_lanes);
+        let apart = self.chip(v) != self.chip(out) || layout.n_parts() != 1 || layout.lanes.iter().any(in_lanes);
+        if n < 2 || apart || self.is_observed(out) || self.dtype(out) != self.dtype(out).widened() {
+            return None;
+        }
+        self.tail_over(v, alu, layout, &axes, Over::Vectors(n as u32, axes.clone()))
+    }
+
+    /// The reduction `v` over `axes` of what lies in `layout`, if the maps behind it are short and need nothing else.
+    fn tail_over(&mut self, v: ValueId, alu: AluOp, layout: &Layout, axes: &[u8], over: Over) -> Option<Tail> {
         let maps = self.epilogue(v, TAIL_ALUS);
-        let cut = maps != self.epilogue(v, EPILOGUE_ALUS) || !self.operands(&maps, &[v]).is_empty();
-        if n < 2 || apart || cut || self.is_observed(out) || self.dtype(out) != self.dtype(out).widened() {
+        if maps != self.epilogue(v, EPILOGUE_ALUS) || !self.operands(&maps, &[v]).is_empty() {
             return None;
         }
         let last = maps.last().copied().unwrap_or(v);
-        let home = self.new_home(chip, self.dtype(last), reduced_layout(layout, &axes), |_| BufKind::Temp);
+        let home = self.new_home(self.chip(v), self.dtype(last), reduced_layout(layout, axes), |_| {
+            BufKind::Temp
+        });
         Some(Tail {
             v,
             maps,
             alu,
-            over: Over::Vectors(n as u32, axes),
+            over,
             home,
         })
     }

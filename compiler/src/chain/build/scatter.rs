@@ -124,7 +124,7 @@ fn update(
     }
     for pair in scatters.windows(2) {
         let operands = &ir.values[pair[1]].inputs;
-        if users[pair[0].index()] != [pair[1]] || operands[1..].contains(&pair[0]) || observed(ir, pair[0]) {
+        if users[pair[0].index()] != [pair[1]] || operands[1..].contains(&pair[0]) || ir.is_observed(pair[0]) {
             return None;
         }
     }
@@ -162,16 +162,12 @@ fn behind(ir: &TensorIr, v: ValueId) -> Option<(ValueId, IndexMap)> {
     Some((v, map))
 }
 
-fn observed(ir: &TensorIr, v: ValueId) -> bool {
-    ir.outputs.iter().any(|p| p.value == v) || ir.states.values().any(|s| s.next == v)
-}
-
 /// What computes with the elements of `v`, moves seen through; `None` if they are observed.
 fn readers(ir: &TensorIr, users: &[Vec<ValueId>], v: ValueId) -> Option<Vec<ValueId>> {
     let mut out = Vec::new();
     let mut open = vec![v];
     while let Some(v) = open.pop() {
-        if observed(ir, v) {
+        if ir.is_observed(v) {
             return None;
         }
         for &u in &users[v.index()] {

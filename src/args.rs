@@ -279,6 +279,14 @@ pub struct ReportVerb {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub subject: Subject,
+    /// Language models: also how far each layer is from that with f32 weights
+    #[cfg(all(feature = "compile", feature = "generate"))]
+    #[arg(long)]
+    pub quantisation_error: bool,
+    /// Text on whose tokens that is measured [default: a sentence of about 16]
+    #[cfg(all(feature = "compile", feature = "generate"))]
+    #[arg(long, value_name = "TEXT", requires = "quantisation_error")]
+    pub prompt: Option<String>,
     /// Write a page with the same figures and plots of them, and print only the first lines
     #[arg(long, value_name = "FILE.html")]
     pub html: Option<PathBuf>,

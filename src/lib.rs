@@ -14,17 +14,19 @@ pub mod files;
 pub mod language;
 #[cfg(feature = "compile")]
 pub mod plan;
+#[cfg(feature = "compile")]
+pub mod quantisation;
 pub mod tensors;
 
 #[cfg(feature = "compile")]
 pub use lockstep_compiler::{
     Chips, CompileError, CompileErrorKind, Compiled, EntryReport, Observer, Options, Report, Silent, SramUse, compile,
-    compile_entries, report_boundary, report_entries,
+    compile_entries, evaluate, report_boundary, report_entries,
 };
 #[cfg(feature = "compile")]
 pub use lockstep_frontend::{
-    ConstInput, Graph, ImportError, ImportOptions, LanguageModel, LanguageOptions, Outline, Source, StageSize,
-    WeightFormat, import, language as language_model,
+    Checkpoint, ConstInput, Graph, ImportError, ImportOptions, LanguageModel, LanguageOptions, Outline, Source,
+    StageSize, WeightFormat, import, language as language_model,
 };
 #[cfg(feature = "compile")]
 pub use lockstep_graph as graph;

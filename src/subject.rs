@@ -302,18 +302,23 @@ pub mod model {
         Ok(compiled)
     }
 
-    /// Proves imported graphs.
+    /// Proves an imported graph.
     ///
     /// # Errors
     /// A graph that breaks an invariant, which is a bug of the importer.
+    pub fn proved(graph: Graph) -> Outcome<Verified<Graph>> {
+        Verified::new(graph, &()).map_err(|errors| {
+            let message = format!("import: {errors}; this is a bug");
+            Failure::new(crate::diag::Code::Check, message)
+        })
+    }
+
+    /// Proves imported graphs.
+    ///
+    /// # Errors
+    /// As [`proved`].
     pub fn verified(entries: Vec<(String, Graph)>) -> Outcome<Vec<(String, Verified<Graph>)>> {
-        let prove = |(name, graph)| match Verified::new(graph, &()) {
-            Ok(graph) => Ok((name, graph)),
-            Err(errors) => Err(Failure::new(
-                crate::diag::Code::Check,
-                format!("import: {errors}; this is a bug"),
-            )),
-        };
+        let prove = |(name, graph)| Ok((name, proved(graph)?));
         entries.into_iter().map(prove).collect()
     }
 

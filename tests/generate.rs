@@ -5,33 +5,8 @@
 
 mod common;
 
-use common::{Scratch, check, lockstep, path, told};
+use common::{Scratch, check, lockstep, path, tiny_llama, told};
 use serde_json::{Value, json};
-use std::path::PathBuf;
-
-/// The tiny Llama with a tokenizer whose tokens are w0 to w63, in a directory of its own.
-fn model(dir: &Scratch, tokenizer: bool) -> PathBuf {
-    let to = dir.0.join("tiny");
-    std::fs::create_dir(&to).expect("a directory");
-    for file in ["config.json", "model.safetensors"] {
-        std::fs::copy(path("tests/data/llm/llama").join(file), to.join(file)).expect("a copy");
-    }
-    if tokenizer {
-        let vocab: serde_json::Map<String, Value> = (0..64).map(|n| (format!("w{n}"), json!(n))).collect();
-        let tokenizer = json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-            "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
-            "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "w2" },
-        });
-        std::fs::write(to.join("tokenizer.json"), tokenizer.to_string()).expect("a file");
-        let settings = json!({
-            "bos_token": { "content": "w0" },
-            "chat_template": "{% for m in messages %}\n  {{ bos_token }} w9 {{ m['content'].strip() }}\n{% endfor %}\n{% if add_generation_prompt %}w10{% endif %}",
-        });
-        std::fs::write(to.join("tokenizer_config.json"), settings.to_string()).expect("a file");
-    }
-    to
-}
 
 fn golden() -> (String, Vec<u64>) {
     let text = std::fs::read_to_string(path("tests/data/llm/llama/golden.json")).expect("a golden");
@@ -60,7 +35,7 @@ fn an_interrupt_ends_the_text_behind_a_token() {
     use std::process::{Command, Stdio};
 
     let dir = Scratch::new("generate-interrupt");
-    let config = model(&dir, true).join("config.json");
+    let config = tiny_llama(&dir, true).join("config.json");
     let text = std::fs::read_to_string(&config).expect("a config");
     let longer = text.replace("\"max_position_embeddings\": 32", "\"max_position_embeddings\": 8192");
     assert_ne!(text, longer);
@@ -90,7 +65,7 @@ fn an_interrupt_ends_the_text_behind_a_token() {
 #[test]
 fn integer_weights() {
     let dir = Scratch::new("generate-integers");
-    model(&dir, true);
+    tiny_llama(&dir, true);
     let (prompt, greedy) = golden();
     let mut all = Vec::new();
     for backend in ["cpu", "sim"] {
@@ -127,7 +102,7 @@ fn tokens(told: &Value) -> Vec<u64> {
 #[test]
 fn text_in_text_out() {
     let dir = Scratch::new("generate");
-    model(&dir, true);
+    tiny_llama(&dir, true);
     let compile = [&["compile", "tiny", "-o", "tiny.lks", "--buckets", "12"], &OPTIONS[..]].concat();
     let out = lockstep(&dir.0, &compile);
     assert!(out.status.success(), "{}", told(&out));
@@ -195,7 +170,7 @@ fn text_in_text_out() {
 #[test]
 fn errors() {
     let dir = Scratch::new("generate-errors");
-    let tiny = model(&dir, true);
+    let tiny = tiny_llama(&dir, true);
     let long = words(&[7; 33]);
     let compile = ["--target", "toy", "--context", "32"];
     let out = lockstep(&dir.0, &[&["compile", "tiny", "-o", "tiny.lks"], &compile[..]].concat());

@@ -10,7 +10,8 @@ use lockstep::files::{self, FileSource};
 use lockstep::graph::Verified;
 use lockstep::language::{Decoder, Sampler, Sampling};
 use lockstep::{
-    Artifact, Chips, Graph, LanguageModel, LanguageOptions, LoadOptions, Options, Silent, WeightFormat, lookup,
+    Artifact, Checkpoint, Chips, Graph, LanguageModel, LanguageOptions, LoadOptions, Options, Silent, WeightFormat,
+    evaluate, lookup,
 };
 use lockstep_compiler::lower::lower;
 use lockstep_compiler::tir::eval::{Tensor, eval};
@@ -143,6 +144,30 @@ fn eval_of_chunks_gives_the_goldens() {
             golden.check(family, at + n - 1, first);
             golden.check(family, at + n - 1, second);
             at += n;
+        }
+    }
+}
+
+/// All tokens in one run that shows what the layers hand on.
+#[test]
+fn eval_of_layers_gives_the_goldens() {
+    for family in families() {
+        let golden = Golden::read(family);
+        let all = golden.all();
+        let n = golden.logits.len();
+        let source = FileSource::open(&path("tests/data/llm").join(family)).expect("a directory");
+        let model = Checkpoint::read(&source).expect("it imports").expect("it is a decoder");
+        let graph = Verified::new(model.layers(n, None).expect("it imports"), &()).expect("a good graph");
+        let tokens = all[..n].iter().map(|&t| t as i32).collect();
+        let inputs = [Tensor::i32(&[1, n], tokens), Tensor::i32(&[1], vec![0])];
+        let outputs = evaluate(&graph, None, &inputs).expect("it runs");
+        let (logits, before) = outputs.split_last().expect("outputs");
+        let names: Vec<&str> = before.iter().map(|(name, _)| name.as_str()).collect();
+        let wanted = ["layer.0", "layer.1", "layer.2"];
+        assert_eq!(names, [&wanted[..names.len() - 1], &["norm"]].concat(), "{family}");
+        let logits = &logits.1;
+        for (position, logits) in logits.chunks(logits.len() / n).enumerate() {
+            golden.check(family, position, logits);
         }
     }
 }

@@ -118,6 +118,8 @@ fn what_needs_weights_says_so() {
     check!(dir, "model_without_weights", "compile", "outline", "--target", "toy");
     refused!(dir, "buckets_without_weights", "--buckets", "16,32");
     refused!(dir, "page_without_weights", "--html", "page.html");
+    #[cfg(feature = "generate")]
+    refused!(dir, "error_without_weights", "--quantisation-error");
     outline(&dir, "llama", &[("hidden_size", Value::Null)]);
     refused!(dir, "config_without_a_size");
     outline(&dir, "llama", &[("model_type", json!("mamba"))]);

@@ -15,6 +15,7 @@ pub mod bound;
 pub mod chain;
 pub mod emit;
 pub mod error;
+mod evaluate;
 pub mod layout;
 pub mod lower;
 pub mod options;
@@ -30,6 +31,7 @@ pub mod text;
 pub mod tir;
 
 pub use error::{CompileError, CompileErrorKind};
+pub use evaluate::evaluate;
 pub use options::{Chips, Options};
 pub use pipeline::{Compiled, Observer, Silent, compile, compile_entries, report_boundary, report_entries};
 pub use report::{EntryReport, Report};

@@ -17,7 +17,7 @@ mod source;
 pub mod tensor;
 
 pub use error::{ErrorClass, ImportError, ImportErrorKind, UnboundDim, UnsupportedOp};
-pub use hf::{LanguageModel, LanguageOptions, Outline, StageSize, WeightFormat, language};
+pub use hf::{Checkpoint, LanguageModel, LanguageOptions, Outline, StageSize, WeightFormat, language};
 pub use lockstep_graph::{Graph, Origin};
 pub use options::{ConstInput, ImportOptions};
 pub use source::{MemorySource, Source, SourceError};

@@ -96,6 +96,31 @@ pub fn llama(weights: lockstep::WeightFormat) -> lockstep::Artifact {
     compiled.expect("it compiles").artifact.expect("an artifact")
 }
 
+/// The tiny Llama in a directory of its own, with a tokenizer whose tokens are w0 to w63, or without.
+pub fn tiny_llama(dir: &Scratch, tokenizer: bool) -> PathBuf {
+    let to = dir.0.join("tiny");
+    std::fs::create_dir(&to).expect("a directory");
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(path("tests/data/llm/llama").join(file), to.join(file)).expect("a copy");
+    }
+    if tokenizer {
+        let vocab: serde_json::Map<String, serde_json::Value> =
+            (0..64).map(|n| (format!("w{n}"), serde_json::json!(n))).collect();
+        let tokenizer = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
+            "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "w2" },
+        });
+        std::fs::write(to.join("tokenizer.json"), tokenizer.to_string()).expect("a file");
+        let settings = serde_json::json!({
+            "bos_token": { "content": "w0" },
+            "chat_template": "{% for m in messages %}\n  {{ bos_token }} w9 {{ m['content'].strip() }}\n{% endfor %}\n{% if add_generation_prompt %}w10{% endif %}",
+        });
+        std::fs::write(to.join("tokenizer_config.json"), settings.to_string()).expect("a file");
+    }
+    to
+}
+
 /// The arrays of a golden file.
 pub fn golden(below: &str) -> Vec<HostTensor> {
     let bytes = files::map_file(&path(below)).expect("the golden file");

@@ -136,6 +136,8 @@ pub(super) struct Part {
     pub layers: Range<usize>,
     /// Logits are made.
     pub head: bool,
+    /// What each layer hands on is an output too, and the logits are those of all tokens.
+    pub shows_layers: bool,
 }
 
 impl Decoder {
@@ -145,6 +147,7 @@ impl Decoder {
             embeds: true,
             layers: 0..self.layers.len(),
             head: true,
+            shows_layers: false,
         }
     }
 

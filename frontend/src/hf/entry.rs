@@ -37,7 +37,7 @@ impl Entry<'_> {
             self.net.at("positions", "Positions");
             self.places(position)?;
         }
-        let last = match tokens > 1 && part.head {
+        let last = match tokens > 1 && part.head && !part.shows_layers {
             true => Some(self.input("last", DType::I32, &[batch])?),
             false => None,
         };
@@ -48,6 +48,7 @@ impl Entry<'_> {
         }
         for layer in part.layers.clone() {
             x = self.layer(layer, x)?;
+            self.show(&format!("layer.{layer}"), x);
         }
         if part.head { self.head(x, last, words) } else { Ok(x) }
     }
@@ -76,7 +77,14 @@ impl Entry<'_> {
         Ok((x, Some(words)))
     }
 
-    /// The logits of the last token.
+    /// Makes a value an output, where the part shows what its layers hand on.
+    fn show(&mut self, name: &str, x: ValueId) {
+        if self.part.shows_layers {
+            self.net.b.output(name, x);
+        }
+    }
+
+    /// The logits of the last token, or of all where there is no `last`.
     fn head(&mut self, x: ValueId, last: Option<ValueId>, words: Option<Matrix>) -> Result<ValueId, ImportError> {
         let EntrySize { batch, tokens, .. } = self.size;
         let (d, hidden) = (self.d, self.d.hidden);
@@ -101,6 +109,7 @@ impl Entry<'_> {
                 Naming::Gpt2 => "ln_f",
             },
         )?;
+        self.show("norm", x);
         self.net.at("lm_head", "Linear");
         let head = match (d.tied && !self.net.is_scaled(HEAD), words) {
             (true, Some(words)) => words,

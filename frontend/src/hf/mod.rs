@@ -20,7 +20,7 @@ pub use weights::WeightFormat;
 use crate::error::{ImportError, ImportErrorKind, read_error};
 use crate::safetensors::Tensors;
 use crate::{ImportOptions, Source, gguf, safetensors};
-use decoder::{Decoder, EntrySize, NormKind};
+use decoder::{Decoder, EntrySize, NormKind, Part};
 use lockstep_graph::{Graph, Origin};
 
 /// Values of `model_type` that can be imported.
@@ -123,23 +123,44 @@ fn malformed(message: String) -> ImportError {
 }
 
 /// A decoder as its files have it, by the names of Hugging Face.
-pub(crate) struct Checkpoint {
+#[derive(Clone)]
+pub struct Checkpoint {
     /// Name of the model.
-    pub name: String,
+    pub(crate) name: String,
     /// The file that describes it.
-    pub file: String,
-    pub model_type: String,
-    pub config: config::Json,
-    pub tensors: Tensors,
+    pub(crate) file: String,
+    pub(crate) model_type: String,
+    pub(crate) config: config::Json,
+    pub(crate) tensors: Tensors,
     /// Norms that are stored less one have it added here.
-    pub norms_have_one_added: bool,
+    pub(crate) norms_have_one_added: bool,
     /// Divisors of the rotary frequencies.
-    pub frequencies: Option<Vec<f32>>,
-    /// What the artifact stores of the tokenizer.
+    pub(crate) frequencies: Option<Vec<f32>>,
+    /// As [`LanguageModel::text`].
     pub text: Option<String>,
 }
 
 impl Checkpoint {
+    /// The decoder in a directory or a GGUF file; `None` if the source holds no decoder.
+    ///
+    /// # Errors
+    /// See [`ImportErrorKind`]; a decoder without weights.
+    pub fn read(source: &dyn Source) -> Result<Option<Checkpoint>, ImportError> {
+        if let Some(file) = source.file() {
+            if !file.ends_with(".gguf") {
+                return Ok(None);
+            }
+            return gguf::checkpoint(source, file).map(Some);
+        }
+        let files = source.list().map_err(|error| read_error(source.name(), &error))?;
+        if files.iter().any(|file| file == CONFIG) {
+            return checkpoint(source, &files, &Config::read(source)?);
+        }
+        gguf::only_file(&files)
+            .map(|file| gguf::checkpoint(source, file))
+            .transpose()
+    }
+
     fn decoder(&self) -> Result<Decoder, ImportError> {
         let malformed =
             |message: String| ImportError::new(ImportErrorKind::Malformed(message), Origin::file(self.file.as_str()));
@@ -156,7 +177,7 @@ impl Checkpoint {
     }
 
     /// The entry that takes a single token.
-    pub fn single(&self, options: &ImportOptions) -> Result<Graph, ImportError> {
+    pub(crate) fn single(&self, options: &ImportOptions) -> Result<Graph, ImportError> {
         let decoder = self.decoder()?;
         let context = decoder.positions.min(CONTEXT);
         let size = EntrySize {
@@ -168,15 +189,58 @@ impl Checkpoint {
         decoder.build(&self.name, Ok(&self.tensors), options, size, &decoder.whole())
     }
 
-    /// All entries.
-    pub fn language(mut self, options: &LanguageOptions) -> Result<LanguageModel, ImportError> {
+    /// How many tokens it knows, and how many positions it was made for.
+    ///
+    /// # Errors
+    /// A configuration that does not fit together.
+    pub fn vocab_and_positions(&self) -> Result<(usize, usize), ImportError> {
         let decoder = self.decoder()?;
-        if let Some(format) = options.weights {
+        Ok((decoder.vocab, decoder.positions))
+    }
+
+    /// All layers over a text of `n` tokens in one run: `tokens: i32[1, n]` and `position: i32[1]`, which is 0, give
+    /// `layer.N: f32[1, n, hidden]`, what each layer hands on, `norm: f32[n, hidden]` and `logits: f32[n, vocab]`. Matrices are stored as in
+    /// the model where `weights` is absent.
+    ///
+    /// # Errors
+    /// A configuration that does not fit together or to the weights; more tokens than positions, or none.
+    pub fn layers(mut self, n: usize, weights: Option<WeightFormat>) -> Result<Graph, ImportError> {
+        let decoder = self.converted(weights)?;
+        if n == 0 || n > decoder.positions {
+            let most = decoder.positions;
+            return Err(self.bad(format!("the prompt has {n} tokens, the model allows 1 to {most}")));
+        }
+        let size = EntrySize {
+            batch: 1,
+            tokens: n,
+            context: n,
+            window: n,
+        };
+        let part = Part {
+            shows_layers: true,
+            ..decoder.whole()
+        };
+        decoder.build(&self.name, Ok(&self.tensors), &ImportOptions::default(), size, &part)
+    }
+
+    /// The description of the decoder, whose matrices become what is asked for.
+    fn converted(&mut self, weights: Option<WeightFormat>) -> Result<Decoder, ImportError> {
+        let decoder = self.decoder()?;
+        if let Some(format) = weights {
             weights::convert(&mut self.tensors, format, decoder.tied);
         }
-        let bad = |message| ImportError::new(ImportErrorKind::BadOption(message), Origin::file(self.name.as_str()));
+        Ok(decoder)
+    }
+
+    fn bad(&self, message: String) -> ImportError {
+        ImportError::new(ImportErrorKind::BadOption(message), Origin::file(self.name.as_str()))
+    }
+
+    /// All entries.
+    pub(crate) fn language(mut self, options: &LanguageOptions) -> Result<LanguageModel, ImportError> {
+        let decoder = self.converted(options.weights)?;
         let mut entries = Vec::new();
-        for (name, size) in sizes(&decoder, options).map_err(bad)? {
+        for (name, size) in sizes(&decoder, options).map_err(|message| self.bad(message))? {
             let options = ImportOptions {
                 entry: name.clone(),
                 ..ImportOptions::default()
@@ -240,21 +304,7 @@ pub fn import(source: &dyn Source, files: &[String], options: &ImportOptions) ->
 /// # Errors
 /// See [`ImportErrorKind`]; options that do not fit the model or each other.
 pub fn language(source: &dyn Source, options: &LanguageOptions) -> Result<Option<LanguageModel>, ImportError> {
-    if let Some(file) = source.file() {
-        if !file.ends_with(".gguf") {
-            return Ok(None);
-        }
-        return gguf::checkpoint(source, file)?.language(options).map(Some);
-    }
-    let files = source.list().map_err(|error| read_error(source.name(), &error))?;
-    if !files.iter().any(|file| file == CONFIG) {
-        return match gguf::only_file(&files) {
-            Some(file) => gguf::checkpoint(source, file)?.language(options).map(Some),
-            None => Ok(None),
-        };
-    }
-    let config = Config::read(source)?;
-    let checkpoint = checkpoint(source, &files, &config)?;
+    let checkpoint = Checkpoint::read(source)?;
     checkpoint.map(|checkpoint| checkpoint.language(options)).transpose()
 }
 

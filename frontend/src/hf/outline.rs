@@ -136,7 +136,12 @@ impl Outline {
         layers: Range<usize>,
         head: bool,
     ) -> Result<Graph, ImportError> {
-        let part = Part { embeds, layers, head };
+        let part = Part {
+            embeds,
+            layers,
+            head,
+            shows_layers: false,
+        };
         let size = EntrySize {
             batch: 1,
             tokens: size.tokens,

@@ -3,6 +3,8 @@
 mod html;
 #[cfg(feature = "compile")]
 mod plan;
+#[cfg(all(feature = "compile", feature = "generate"))]
+mod quantisation;
 
 use super::{line, lines, print_json};
 use crate::args::ReportVerb;
@@ -24,9 +26,13 @@ pub fn run(verb: &ReportVerb) -> Outcome {
         return Ok(());
     }
     let mut progress = Progress::new();
+    #[cfg(all(feature = "compile", feature = "generate"))]
+    let error = quantisation::measure(verb, &mut progress)?;
     let artifact = subject::open(&verb.subject, &mut progress)?;
     drop(progress);
     let value = of(&artifact)?;
+    #[cfg(all(feature = "compile", feature = "generate"))]
+    let value = quantisation::added(value, error);
     if let Some(path) = &verb.html {
         let page = html::page(&artifact, &value);
         files::write_renamed(path, |out| {
@@ -172,6 +178,10 @@ fn body(report: &Value) -> Vec<Part> {
             cycles(trial, "without_cycles"),
             if kept { "kept" } else { "left out" }
         )));
+    }
+    #[cfg(all(feature = "compile", feature = "generate"))]
+    if let Some(error) = report.get(quantisation::KEY) {
+        out.extend(quantisation::parts(error));
     }
     out.push(Part::Gap);
     out

@@ -37,6 +37,12 @@ pub fn run(verb: &ReportVerb) -> Outcome<bool> {
     let Some(outline) = Outline::read(&source, args.weights.map(WeightFormat::from))? else {
         return Ok(false);
     };
+    #[cfg(feature = "generate")]
+    if verb.quantisation_error {
+        return Err(Failure::usage(format!(
+            "--quantisation-error needs the weights of the model, {path:?} has none"
+        )));
+    }
     if verb.html.is_some() {
         return Err(Failure::usage(format!(
             "--html needs the weights of the model, {path:?} has none"

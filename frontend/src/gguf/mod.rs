@@ -1,6 +1,7 @@
 //! GGUF files: the keys become a config.json of the family, the tensors its weights, the vocabulary a tokenizer.json.
 //!
-//! Weights of F32, F16 and BF16 stay byte ranges of the file; quantised ones are expanded to f32. What llama.cpp's converter changed is taken
+//! Weights of F32, F16 and BF16 stay byte ranges of the file; quantised ones are expanded to f32, from which
+//! `hf/weights.rs` makes the same 4-bit integers of Q4_0 where int4 is asked for. What llama.cpp's converter changed is taken
 //! back: the rows of queries and keys are reordered there so that rotary pairs are neighbours (Llama alone), Gemma's norms have one added, and
 //! experts are stacked.
 

@@ -4,8 +4,9 @@
 //! An integer matrix `NAME` has its scales beside it as `NAME.scale`. f32[outputs] is a scale per channel: element (o, i) is
 //! `q * scale[o]`, with q in -127..=127 and the scale such that the largest element of a channel is 127. f16[outputs, blocks] (with the
 //! inputs first, [blocks, outputs]) is a scale per block: element (o, i) is `q * scale[o, i / block]`. 4-bit integers are made in blocks of
-//! 32, or of the largest power of two that divides the inputs: q in -8..=7, the element of the largest magnitude being -8; a matrix of
-//! an odd number of inputs gets 8-bit integers. Vectors (norms, biases) and learned positions stay as they are. So do, where matrices
+//! 32, or of the largest power of two that divides the inputs: q in -8..=7, the element of the largest magnitude being -8; a block whose
+//! elements already are such integers times a 16-bit scale (GGUF's Q4_0) keeps their values. A matrix of an odd number of inputs gets
+//! 8-bit integers. Vectors (norms, biases) and learned positions stay as they are. So do, where matrices
 //! become integers, the embeddings of tokens, but as 16-bit floats: a scale per row would take as much SRAM as a whole row. An output
 //! head that shares their elements gets integers of its own.
 
@@ -241,22 +242,32 @@ fn blocks(values: &[f32], columns: usize, last: bool, block: usize) -> (Vec<u8>,
     let mut data = vec![0u8; values.len()];
     let mut scales = Vec::with_capacity(n);
     for b in 0..n {
-        let largest = (0..block)
-            .map(|i| values[at(b, i)])
-            .fold(0f32, |a, x| if x.abs() > a.abs() { x } else { a });
-        let scale = f16::from_f32(largest / -8.0);
-        let by = scale.to_f32();
+        let elements = || (0..block).map(|i| values[at(b, i)]);
+        let scale = block_scale(elements);
         for i in (0..block).map(|i| at(b, i)) {
-            let q = if by == 0.0 {
-                0.0
-            } else {
-                (values[i] / by).round_ties_even()
-            };
-            data[i] = q.clamp(-8.0, 7.0) as i8 as u8;
+            data[i] = nibble(values[i], scale) as i8 as u8;
         }
         scales.push(scale);
     }
     (data, scales)
+}
+
+/// The 4-bit integer of an element of a block, as a float.
+fn nibble(x: f32, scale: f16) -> f32 {
+    match scale.to_f32() {
+        0.0 => 0.0,
+        by => (x / by).round_ties_even().clamp(-8.0, 7.0),
+    }
+}
+
+/// The scale of a block: one with which its 4-bit integers are exact, if there is one, else that by which the element of the largest
+/// magnitude is -8.
+fn block_scale<I: Iterator<Item = f32>>(elements: impl Fn() -> I) -> f16 {
+    let largest = elements().fold(0f32, |a, x| if x.abs() > a.abs() { x } else { a });
+    let scale = |q: i8| f16::from_f32(largest / f32::from(q));
+    let exact = |scale: &f16| elements().all(|x| nibble(x, *scale) * scale.to_f32() == x);
+    // The integer of the largest element.
+    (-8..0).map(scale).find(exact).unwrap_or(scale(-8))
 }
 
 impl Stored {
@@ -312,6 +323,24 @@ mod tests {
                 assert!((-8.0..=7.0).contains(&q));
                 // The largest of the other sign is as far off as a whole step.
                 assert!((x - q * scale).abs() <= 1.001 * scale.abs(), "{x} {q} {scale}");
+            }
+        }
+    }
+
+    /// Whatever the largest integer of a block and the sign of its scale.
+    #[test]
+    fn blocks_of_four_bits_keep_their_values() {
+        for largest in 1..=8i32 {
+            for (n, scale) in [0.013f32, -2.7, 6e-7, 4096.0].into_iter().enumerate() {
+                let by = f16::from_f32(scale).to_f32();
+                let least = -largest;
+                let integers = (0..64).map(|i| (least + (i * 5 + n as i32) % (2 * largest)).min(7) as f32);
+                let values: Vec<f32> = integers.map(|q| q * by).collect();
+                let (data, scales) = blocks(&values, 32, false, 32);
+                for (at, x) in values.iter().enumerate() {
+                    let q = f32::from(data[at] as i8);
+                    assert_eq!(q * scales[at / 32].to_f32(), *x, "{largest} {scale} {at}");
+                }
             }
         }
     }

@@ -1,11 +1,12 @@
 //! Banks: which bank of which slice group each buffer lies in, chosen before scheduling.
 //!
 //! A run holds its bank's queue from its first issue to its last, so buffers that one group of runs touches need banks of
-//! their own, and buffers that chains touch at about the same time should have them. The time is estimated by a schedule
+//! their own, and buffers that chains touch at about the same time should have them. What one group reads towards the VXM must
+//! also find streams in its hemisphere. The time is estimated by a schedule
 //! without resources, or taken from one that was made with banks chosen so. Constants and states come first, largest first,
 //! and keep their rows for all entries; temporaries follow in chain order, each where its estimated use overlaps least and
 //! its chain-order lifetime fits. Every bank gives up the same number of words to instruction text. What then still shares a
-//! bank within a group of runs is moved (`repair.rs`).
+//! bank within a group of runs, or has no streams there, is moved (`repair.rs`).
 //!
 //! An index that a gather takes from a read flows inward, so its buffer lies in the outermost group and the table
 //! further in, in the same hemisphere.
@@ -65,14 +66,23 @@ pub(super) fn words(program: &ChainProgram, buf: BufId) -> u64 {
 pub(super) struct Item {
     pub chip: usize,
     pub words: u64,
-    /// Groups of runs that use it, ascending.
-    pub groups: Vec<usize>,
+    /// Groups of runs that use it, ascending, and the words that they read of it at a time towards the VXM.
+    pub groups: Vec<(usize, u32)>,
     pub need: Need,
     /// Of a temporary: the entry, and the first and last of its chip's chains that it must last for.
     pub span: Option<(usize, usize, usize)>,
     /// Entries and buffers.
     members: Vec<(usize, BufId)>,
     pub place: Place,
+}
+
+/// What one group of runs takes.
+#[derive(Clone, Default)]
+struct Taken {
+    /// Banks.
+    places: Vec<Place>,
+    /// Words of the belts towards the VXM, per hemisphere.
+    inward: [u32; 2],
 }
 
 struct Placer<'a> {
@@ -86,8 +96,7 @@ struct Placer<'a> {
     busy: Vec<Vec<Vec<u32>>>,
     /// The accesses alone, as `busy`.
     taken: Vec<Vec<Vec<u32>>>,
-    /// Banks taken by each group of runs.
-    groups: Vec<Vec<Place>>,
+    groups: Vec<Taken>,
 }
 
 /// Places the buffers of all entries; lifetimes of temporaries are taken to be `slack` chains longer at either end than
@@ -137,8 +146,11 @@ pub(super) fn place(
     for (e, (program, split)) in programs.iter().zip(split).enumerate() {
         check(program, n_chips)?;
         let first = placer.groups.len();
-        let (u, n_groups) = uses_of(program, split, target, first, seen.and_then(|s| s.get(e)))?;
-        placer.groups.resize(first + n_groups, Vec::new());
+        let u = uses_of(program, split, target, first, seen.and_then(|s| s.get(e)))?;
+        placer.groups.extend(u.inward.iter().map(|&inward| Taken {
+            places: Vec::new(),
+            inward,
+        }));
         uses.push(u);
     }
     let default = Place {
@@ -164,7 +176,8 @@ pub(super) fn place(
         *capacity += kept;
     }
     place_permanent(programs, &uses, &mut placer, true)?;
-    repair::repair(&mut placer.items, target, &placer.capacity, placer.groups.len());
+    let units: Vec<[u32; 2]> = uses.iter().flat_map(|u| &u.inward).copied().collect();
+    repair::repair(&mut placer.items, target, &placer.capacity, &units);
     for item in &placer.items {
         let mut fixed = None;
         if item.span.is_none() {
@@ -319,12 +332,13 @@ fn place_permanent(
     Ok(())
 }
 
-/// The groups of these accesses, ascending.
-fn groups_of(accesses: &[Access]) -> Vec<usize> {
-    let mut groups: Vec<usize> = accesses.iter().map(|a| a.group).collect();
-    groups.sort_unstable();
-    groups.dedup();
-    groups
+/// The groups of these accesses, ascending, and the words that each reads at a time towards the VXM.
+fn groups_of(accesses: &[Access]) -> Vec<(usize, u32)> {
+    let mut groups = BTreeMap::new();
+    for a in accesses {
+        *groups.entry(a.group).or_insert(0) += a.inward;
+    }
+    groups.into_iter().collect()
 }
 
 fn place_scratch(
@@ -431,9 +445,12 @@ impl Placer<'_> {
                 continue;
             }
             let Some(full) = fits(dense) else { continue };
-            let clash = accesses
-                .iter()
-                .any(|a| self.groups.get(a.group).is_some_and(|g| g.contains(&place)));
+            let clash = accesses.iter().any(|a| {
+                self.groups.get(a.group).is_some_and(|g| {
+                    let inward = g.inward[place.hemi as usize] + a.inward;
+                    g.places.contains(&place) || a.inward > 0 && inward > t.streams as u32
+                })
+            });
             if brief {
                 let cost = clash as u64 * 1_000_000 + (self.way(chip, dense, place, accesses) * TRAVEL) + full;
                 if best.is_none_or(|(c, _)| cost < c) {
@@ -505,7 +522,8 @@ impl Placer<'_> {
                 busy[b as usize] += high.saturating_sub(low) as u32;
             }
             if let Some(group) = self.groups.get_mut(a.group) {
-                group.push(place);
+                group.places.push(place);
+                group.inward[place.hemi as usize] += a.inward;
             }
         }
     }

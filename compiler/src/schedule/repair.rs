@@ -1,4 +1,5 @@
-//! Repair of the choice of banks: no two buffers of one group of runs in one bank.
+//! Repair of the choice of banks: no two buffers of one group of runs in one bank, and no more words read towards the VXM at
+//! a time than a hemisphere has streams.
 //!
 //! The greedy choice may leave such clashes where banks are few. A tabu search moves one clashing buffer at a time to the
 //! bank where it clashes least and that has room for it; a buffer does not return to a bank it has left for some steps.
@@ -14,24 +15,31 @@ const STEPS_PER_ITEM: usize = 20;
 /// Steps for which a buffer does not return.
 const TENURE: usize = 8;
 
-/// Moves items until none shares its bank with another of its groups, or the steps are used up.
-pub(super) fn repair(items: &mut [Item], target: &Target, capacity: &[u32], n_groups: usize) {
-    let mut groups: Vec<Vec<usize>> = vec![Vec::new(); n_groups];
+/// Moves items until none shares its bank with another of its groups and all find streams, or the steps are used up. `units`:
+/// words that matrix and switch units send to the VXM, per group and hemisphere.
+pub(super) fn repair(items: &mut [Item], target: &Target, capacity: &[u32], units: &[[u32; 2]]) {
+    let of = |&inward: &[u32; 2]| Group {
+        items: Vec::new(),
+        inward,
+    };
+    let mut groups: Vec<Group> = units.iter().map(of).collect();
     for (i, item) in items.iter().enumerate() {
-        for &g in &item.groups {
+        for &(g, words) in &item.groups {
             if let Some(group) = groups.get_mut(g) {
-                group.push(i);
+                group.items.push(i);
+                group.inward[item.place.hemi as usize] += words;
             }
         }
     }
     let mut search = Search {
         target,
-        clashes: (0..items.len())
-            .map(|i| clashes(items, &groups, i, items[i].place))
-            .collect(),
+        clashes: Vec::new(),
         groups,
         room: Room::new(items, target, capacity),
     };
+    search.clashes = (0..items.len())
+        .map(|i| search.clashes(items, i, items[i].place))
+        .collect();
     let clashing = search.clashes.iter().filter(|&&c| c > 0).count();
     if clashing == 0 {
         return;
@@ -57,25 +65,37 @@ pub(super) fn repair(items: &mut [Item], target: &Target, capacity: &[u32], n_gr
     }
 }
 
-/// With how many others of its groups an item would share this bank.
-fn clashes(items: &[Item], groups: &[Vec<usize>], item: usize, place: Place) -> usize {
-    let in_bank = |&g: &usize| {
-        let others = groups.get(g).map_or(&[][..], Vec::as_slice);
-        others.iter().filter(|&&o| o != item && items[o].place == place).count()
-    };
-    items[item].groups.iter().map(in_bank).sum()
+/// A group of runs.
+struct Group {
+    items: Vec<usize>,
+    /// Words that it sends to the VXM, per hemisphere.
+    inward: [u32; 2],
 }
 
 struct Search<'a> {
     target: &'a Target,
     /// Clashes of each item where it lies.
     clashes: Vec<usize>,
-    /// Items of each group.
-    groups: Vec<Vec<usize>>,
+    groups: Vec<Group>,
     room: Room,
 }
 
 impl Search<'_> {
+    /// With how many others of its groups an item would share this bank, and how many words would find no stream.
+    fn clashes(&self, items: &[Item], item: usize, place: Place) -> usize {
+        let is_there = items[item].place.hemi == place.hemi;
+        let of = |&(g, words): &(usize, u32)| {
+            let Some(group) = self.groups.get(g) else {
+                return 0;
+            };
+            let others = group.items.iter().filter(|&&o| o != item && items[o].place == place);
+            let inward = group.inward[place.hemi as usize] + if is_there { 0 } else { words };
+            let over = inward.saturating_sub(self.target.streams as u32).min(words);
+            others.count() + over as usize
+        };
+        items[item].groups.iter().map(of).sum()
+    }
+
     fn total(&self) -> usize {
         self.clashes.iter().sum()
     }
@@ -99,7 +119,7 @@ impl Search<'_> {
                 let Some(full) = self.room.full(item, dense) else {
                     continue;
                 };
-                let change = clashes(items, &self.groups, i, place) as i64 - self.clashes[i] as i64;
+                let change = self.clashes(items, i, place) as i64 - self.clashes[i] as i64;
                 let cost = (change, full, i, dense);
                 if best.is_none_or(|(c, _)| cost < c) {
                     best = Some((cost, place));
@@ -120,23 +140,19 @@ impl Search<'_> {
         let dense = |p: Place| p.dense(self.target.groups, self.target.banks);
         self.room.change(&items[item], dense(from), false);
         self.room.change(&items[item], dense(place), true);
-        for g in &items[item].groups {
-            for &o in self
-                .groups
-                .get(*g)
-                .map_or(&[][..], Vec::as_slice)
-                .iter()
-                .filter(|&&o| o != item)
-            {
-                if items[o].place == from {
-                    self.clashes[o] -= 1;
-                } else if items[o].place == place {
-                    self.clashes[o] += 1;
-                }
-            }
-        }
         items[item].place = place;
-        self.clashes[item] = clashes(items, &self.groups, item, place);
+        let mut touched = vec![item];
+        for &(g, words) in &items[item].groups {
+            let Some(group) = self.groups.get_mut(g) else { continue };
+            group.inward[from.hemi as usize] -= words;
+            group.inward[place.hemi as usize] += words;
+            touched.extend(&group.items);
+        }
+        touched.sort_unstable();
+        touched.dedup();
+        for i in touched {
+            self.clashes[i] = self.clashes(items, i, items[i].place);
+        }
     }
 }
 

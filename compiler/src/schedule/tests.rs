@@ -637,6 +637,30 @@ fn rows_are_reused() {
 }
 
 #[test]
+fn operands_of_a_group_find_streams_on_both_sides() {
+    // Eight f32 streams a side, and operands that would all lie in the west.
+    let t = target("tsp-2020");
+    for n in [9, 11, 16] {
+        let mut m = Maker::new(t.lanes, 1);
+        let values: Vec<BufId> = (0..n).map(|_| m.input(DType::F32, 100, Some(Dir::West))).collect();
+        let mut nodes = Nodes::new();
+        let mut at: Option<usize> = None;
+        for &x in &values {
+            let read = m.push(&mut nodes, NodeOp::Read(x, rows(0)), 100, &[]);
+            at = Some(match at {
+                None => read,
+                Some(sum) => m.push(&mut nodes, NodeOp::Alu(AluOp::Add), 100, &[r(sum), r(read)]),
+            });
+        }
+        let y = m.temp(100, Dir::West);
+        m.push(&mut nodes, NodeOp::Write(y, rows(0)), 100, &[r(at.unwrap())]);
+        m.chain(0, nodes);
+        m.output(y);
+        check(&m.p, &t);
+    }
+}
+
+#[test]
 fn chains_go_by_what_was_ready_and_after_what_they_read() {
     let mut m = Maker::new(8, 1);
     let x = m.input(DType::F32, 4, None);

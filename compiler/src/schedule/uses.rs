@@ -20,6 +20,8 @@ pub(super) struct Access {
     pub own: (u64, u64),
     /// Position of the unit that gives or takes the vectors, where it is known.
     pub unit: Option<i32>,
+    /// Words that a read takes of the belts of its hemisphere where they reach the VXM.
+    pub inward: u32,
 }
 
 /// Where a buffer must lie for gathers and scatters to reach it.
@@ -43,6 +45,8 @@ pub(super) struct Uses {
     pub last_chain: Vec<usize>,
     /// Per buffer.
     pub needs: Vec<Need>,
+    /// Words that matrix and switch units send to the VXM, per group of runs and hemisphere.
+    pub inward: Vec<[u32; 2]>,
 }
 
 /// Buffers of a compute node.
@@ -64,13 +68,14 @@ pub(super) fn uses_of(
     target: &Target,
     first_group: usize,
     seen: Option<&Seen>,
-) -> Result<(Uses, usize), CompileError> {
+) -> Result<Uses, CompileError> {
     let n = program.bufs.len();
     let mut uses = Uses {
         accesses: vec![Vec::new(); n],
         first_chain: vec![usize::MAX; n],
         last_chain: vec![0; n],
         needs: vec![Need::default(); n],
+        inward: Vec::new(),
     };
     let storage = |buf: BufId| match program.bufs.get(buf).map(|b| &b.kind) {
         Some(BufKind::NextState(state)) => state.index(),
@@ -82,7 +87,6 @@ pub(super) fn uses_of(
     };
     let mut ready = vec![0u64; n];
     let mut clocks: BTreeMap<(u16, Dir, u8), u64> = BTreeMap::new();
-    let mut groups = 0;
     for ((id, chain), split) in program.chains.iter().zip(split) {
         let note = |uses: &mut Uses, buf: usize, access: Access| {
             uses.accesses[buf].push(access);
@@ -99,18 +103,20 @@ pub(super) fn uses_of(
                 let known = seen.and_then(|s| s.get(&(id, None)));
                 let (start, cycles) = known.copied().unwrap_or((ready[storage(*from)], estimated));
                 for buf in [from, to] {
+                    let group = first_group + uses.inward.len();
                     note(
                         &mut uses,
                         storage(*buf),
                         Access {
-                            group: first_group + groups,
+                            group,
                             start,
                             cycles,
                             own: (start, cycles),
                             unit: None,
+                            inward: 0,
                         },
                     );
-                    groups += 1;
+                    uses.inward.push([0; 2]);
                 }
                 ready[storage(*to)] = start + cycles.min(1024) + target.c2c.latency as u64;
             }
@@ -163,19 +169,30 @@ pub(super) fn uses_of(
                     }
                     let known = seen.and_then(|s| s.get(&(id, members.nodes.first().copied())));
                     let (start, cycles) = known.copied().unwrap_or((start, cycles));
+                    let group = first_group + uses.inward.len();
+                    let mut inward = [0; 2];
                     for &v in &members.nodes {
+                        let unit = other_end(target, nodes, &members.nodes, v);
+                        let words = match unit {
+                            Some(0) if !is_write(&nodes[v as usize].op) => nodes[v as usize].dtype.words() as u32,
+                            _ => 0,
+                        };
                         let Some(buf) = buffer(&nodes[v as usize].op) else {
+                            if let Some(hemi) = hemisphere(&nodes[v as usize].op) {
+                                inward[hemi as usize] += words;
+                            }
                             continue;
                         };
                         note(
                             &mut uses,
                             storage(buf),
                             Access {
-                                group: first_group + groups,
+                                group,
                                 start,
                                 cycles,
                                 own: own(&nodes[v as usize], period, (start, cycles)),
-                                unit: other_end(target, nodes, &members.nodes, v),
+                                unit,
+                                inward: words,
                             },
                         );
                         if is_write(&nodes[v as usize].op) {
@@ -183,12 +200,21 @@ pub(super) fn uses_of(
                             ready[storage(buf)] = ready[storage(buf)].max(done);
                         }
                     }
-                    groups += 1;
+                    uses.inward.push(inward);
                 }
             }
         }
     }
-    Ok((uses, groups))
+    Ok(uses)
+}
+
+/// The hemisphere of a matrix or switch unit.
+fn hemisphere(op: &NodeOp) -> Option<Dir> {
+    match op {
+        NodeOp::Load { hemi, .. } | NodeOp::Mul { hemi, .. } => Some(*hemi),
+        NodeOp::Permute { hemi, .. } | NodeOp::Transpose { hemi, .. } | NodeOp::Reduce { hemi, .. } => Some(*hemi),
+        _ => None,
+    }
 }
 
 fn is_write(op: &NodeOp) -> bool {

@@ -17,13 +17,14 @@ use lockstep_graph::{ValueDef, ValueId as GValueId};
 use lockstep_isa::DType;
 
 /// An operand `(q - zero) * scale`.
-struct Quantised {
+#[derive(Clone, Copy)]
+pub(super) struct Quantised {
     /// The bytes, i8.
-    q: ValueId,
+    pub q: ValueId,
     /// i32, of q's rank, extents those of q or 1; `None` is zero.
-    zero: Option<ValueId>,
+    pub zero: Option<ValueId>,
     /// f32, of q's rank, extents those of q or 1; `None` where the product is an integer.
-    scale: Option<ValueId>,
+    pub scale: Option<ValueId>,
 }
 
 impl<'a> Lowering<'a> {
@@ -36,7 +37,10 @@ impl<'a> Lowering<'a> {
     }
 
     /// A value as a quantised operand, if it is one.
-    fn quantised(&mut self, v: GValueId) -> Res<Option<Quantised>> {
+    pub(super) fn quantised(&mut self, v: GValueId) -> Res<Option<Quantised>> {
+        if let Some(&known) = self.bytes.get(&v) {
+            return Ok(Some(known));
+        }
         let data = &self.graph.values[v];
         if data.dtype == GDType::I32 && self.graph.const_data(v).is_some() {
             return self.small_constant(v);
@@ -163,6 +167,9 @@ impl<'a> Lowering<'a> {
     fn signed(&mut self, v: ValueId) -> Res<(ValueId, bool)> {
         if self.b.dtype(v) != DType::U8 {
             return Ok((v, false));
+        }
+        if let Some(&signed) = self.signed.get(&v) {
+            return Ok((signed, true));
         }
         let shape = self.b.shape(v).to_vec();
         let shifted = self

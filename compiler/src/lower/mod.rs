@@ -18,13 +18,17 @@ mod shape;
 #[cfg(test)]
 mod tests;
 
+use self::integer::Quantised;
 use crate::error::{CompileError, CompileErrorKind, Unsupported};
 use crate::tir::expr::{Ex, Expr};
 use crate::tir::{TensorIr, TirBuilder, Type, ValueId, consteval};
 use lockstep_graph::op::Scalar;
-use lockstep_graph::{DType as GDType, EntityId, Graph, Node, Op as GOp, Origin, Verified, op as gop};
+use lockstep_graph::{
+    DType as GDType, EntityId, Graph, Node, Op as GOp, Origin, ValueId as GValueId, Verified, op as gop,
+};
 use lockstep_isa::artifact::HostDType;
 use lockstep_isa::{DType, scalar};
+use std::collections::BTreeMap;
 
 /// The tensor IR of a graph.
 ///
@@ -35,6 +39,8 @@ pub fn lower(graph: &Verified<Graph>) -> Result<TensorIr, CompileError> {
         graph,
         b: TirBuilder::new(&graph.name),
         values: vec![None; graph.values.len()],
+        bytes: BTreeMap::new(),
+        signed: BTreeMap::new(),
     };
     *cx.b.origins_mut() = graph.origins.clone();
     let mut unsupported = cx.inputs()?;
@@ -112,6 +118,10 @@ struct Lowering<'a> {
     graph: &'a Graph,
     b: TirBuilder,
     values: Vec<Option<ValueId>>,
+    /// Quantised results that are not made by a DequantizeLinear.
+    bytes: BTreeMap<GValueId, Quantised>,
+    /// Unsigned bytes that are made of signed ones, 128 less, and these.
+    signed: BTreeMap<ValueId, ValueId>,
 }
 
 /// A node with its operands lowered.

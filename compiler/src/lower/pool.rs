@@ -6,11 +6,12 @@
 //! window of 6:   2 = max(x, x + 1)   4 = max(2, 2 + 2)   6 = max(4, 4 + 2)
 //! ```
 
+use super::integer::Quantised;
 use super::{Lowering, Res, Site, div_by, dtype, scalar_bits};
 use crate::tir::expr::Ex;
 use crate::tir::{ReduceOp, ValueId, Windows};
 use lockstep_graph::op::{Pool, PoolKind, Scalar};
-use lockstep_isa::AluOp;
+use lockstep_isa::{AluOp, DType};
 
 /// Largest window (in elements) that is combined tap by tap.
 const MAX_TAPS: usize = 25;
@@ -28,7 +29,13 @@ impl<'a> Lowering<'a> {
         } else {
             (ReduceOp::Add, AluOp::Add)
         };
-        let from = self.b.dtype(s.x[0]);
+        // The greatest of numbers quantised alike is that of their bytes.
+        let bytes = match max {
+            true => self.bytes_of_one_scale(s)?,
+            false => None,
+        };
+        let input = bytes.map_or(s.x[0], |bytes| bytes.q);
+        let from = self.b.dtype(input);
         let pads = (0..spatial)
             .map(|d| (attr.pads[d].0, attr.pads[d].1 + attr.ceil_extra[d]))
             .collect();
@@ -48,13 +55,13 @@ impl<'a> Lowering<'a> {
             && attr.dilations.iter().all(|&d| d == 1);
         let pooled = if whole {
             let axes: Vec<usize> = (2..2 + spatial).collect();
-            self.b.reduce(op, s.x[0], &axes)?
+            self.b.reduce(op, input, &axes)?
         } else {
             let few = s.shape(0)[1] * FEW <= s.shape(0)[1 + spatial];
             if few {
-                self.along_axes(s.x[0], 2, &windows, fill, alu)?
+                self.along_axes(input, 2, &windows, fill, alu)?
             } else {
-                let x = self.channels_last(s.x[0])?;
+                let x = self.channels_last(input)?;
                 let pooled = if attr.kernel.iter().product::<usize>() <= MAX_TAPS {
                     let taps = self.taps(x, &windows, fill)?;
                     self.combined(&taps, alu)?
@@ -65,6 +72,9 @@ impl<'a> Lowering<'a> {
             }
         };
         let to = dtype(s.out_dtype());
+        if let Some(bytes) = bytes {
+            return self.pooled_bytes(s, Quantised { q: pooled, ..bytes });
+        }
         let PoolKind::Avg { count_pads } = attr.kind else {
             return self.elementwise(to, s.out_shape(), &[pooled], |_, x| x[0]);
         };
@@ -78,6 +88,33 @@ impl<'a> Lowering<'a> {
         along[..2].fill(1);
         let counts = self.b.const_f32("window_counts", &along, &counts)?;
         self.elementwise(to, s.out_shape(), &[pooled, counts], |e, x| e.div(x[0], x[1]))
+    }
+
+    /// The operand as bytes with one positive scale and one zero point, if it is that.
+    fn bytes_of_one_scale(&mut self, s: &Site<'a>) -> Res<Option<Quantised>> {
+        let Some(bytes) = self.quantised(s.node.inputs[0])? else {
+            return Ok(None);
+        };
+        let single = bytes.zero.is_none_or(|v| self.immediate(v).is_some());
+        let scale = bytes.scale.and_then(|v| self.immediate(v));
+        let positive = scale.is_some_and(|bits| f32::from_bits(bits) > 0.0);
+        Ok((single && positive).then_some(bytes))
+    }
+
+    /// Pooled bytes as numbers; they are known as bytes where they are quantised again.
+    fn pooled_bytes(&mut self, s: &Site<'a>, pooled: Quantised) -> Res<ValueId> {
+        let q = self.elementwise(DType::I8, s.out_shape(), &[pooled.q], |_, x| x[0])?;
+        let pooled = Quantised { q, ..pooled };
+        self.bytes.insert(s.node.outputs[0], pooled);
+        let zero = match pooled.zero {
+            Some(zero) => zero,
+            None => self.constant_like(DType::I32, &[1], 0)?,
+        };
+        let scale = pooled.scale.ok_or("no scale")?;
+        let operands = [q, zero, scale];
+        self.elementwise(dtype(s.out_dtype()), s.out_shape(), &operands, |e, x| {
+            e.mul(e.cvt(e.sub(x[0], x[1]), DType::F32), x[2])
+        })
     }
 
     /// Windows over the axes from `first` on, one axis after the other.
@@ -135,12 +172,14 @@ impl<'a> Lowering<'a> {
     /// The taps combined in order, a few per map.
     fn combined(&mut self, taps: &[ValueId], op: AluOp) -> Res<ValueId> {
         let shape = self.b.shape(taps[0]).to_vec();
-        let to = self.b.dtype(taps[0]).widened();
+        let own = self.b.dtype(taps[0]);
+        let wide = own.widened();
+        let to = if op == AluOp::Max { own } else { wide };
         let mut sum: Option<ValueId> = None;
         for taps in taps.chunks(TAPS_PER_MAP) {
             let operands: Vec<ValueId> = sum.into_iter().chain(taps.iter().copied()).collect();
             sum = Some(self.b.map_to(&shape, &operands, |e, x| {
-                let combine = |acc: Option<Ex>, &x: &Ex| Some(acc.map_or(x, |acc| e.node(op, to, &[acc, x])));
+                let combine = |acc: Option<Ex>, &x: &Ex| Some(acc.map_or(x, |acc| e.node(op, wide, &[acc, x])));
                 e.cvt(x.iter().fold(None, combine).unwrap_or(Ex::f32(0.0)), to)
             })?);
         }

@@ -19,6 +19,10 @@ use lockstep_isa::{AluOp, DType};
 
 /// Most ALUs of a fused map: a chain has 16, and conversions and write-backs take some.
 const MAX_ALUS: usize = 12;
+/// Most ALUs of a map that takes in one that gives bytes, which are cheap to store: those of the epilogue of a product.
+const MAX_ALUS_OF_BYTES: usize = 8;
+/// A producer of at most this many ALUs that makes numbers of bytes is computed in every user, which then reads the bytes.
+const WIDENING_ALUS: usize = 4;
 /// Most operands of a fused map.
 const MAX_OPERANDS: usize = 6;
 /// A producer of at most this many ALUs and operands is computed again in every user.
@@ -153,7 +157,12 @@ fn inlined(
     let cheap = alus(inner) <= CHEAP_ALUS;
     let broadcast_iota = smaller && inner.iter().any(|n| n.op == AluOp::Iota);
     let light = cheap && producer.inputs.len() <= CHEAP_OPERANDS;
-    if broadcast_iota || (smaller && !cheap) || (!single && (!light || stored)) {
+    let dtypes: Vec<DType> = producer.inputs.iter().map(|&v| b.dtype(v)).collect();
+    let bytes = |d: &DType| d.bytes() == 1;
+    let widens = !bytes(&producer.ty.dtype) && dtypes.iter().any(bytes) && alus(inner) <= WIDENING_ALUS;
+    // What little is made of bytes is made in every user: what gives the bytes stays apart.
+    let apart = bytes(&producer.ty.dtype) && !cheap && alus(nodes) <= WIDENING_ALUS;
+    if broadcast_iota || apart || (smaller && !cheap) || (!single && !widens && (!light || stored)) {
         return None;
     }
     // Operands: the outer ones in place, new ones of the producer after them.
@@ -167,7 +176,6 @@ fn inlined(
         }) as u32
     };
     let mut merged: Vec<MapNode> = Vec::with_capacity(inner.len() + nodes.len());
-    let dtypes: Vec<DType> = producer.inputs.iter().map(|&v| b.dtype(v)).collect();
     let (kept, result) = match inner.split_last() {
         Some((last, kept)) if narrowed && is_rounding(last, inner, &dtypes) => (kept, last.args[0]),
         _ => (inner.as_slice(), Arg::Node(inner.len() as u32 - 1)),
@@ -216,7 +224,11 @@ fn inlined(
     };
     let n_operands = (0..merged_operands.len()).filter(|&i| used(i)).count();
     // An expression that is too large already may still shrink its operands, but never grow.
-    let fits = alus(&merged) <= MAX_ALUS && n_operands <= MAX_OPERANDS;
+    let most = match bytes(&producer.ty.dtype) && !cheap {
+        true => MAX_ALUS_OF_BYTES,
+        false => MAX_ALUS,
+    };
+    let fits = alus(&merged) <= most && n_operands <= MAX_OPERANDS;
     fits.then_some((merged, merged_operands))
 }
 
@@ -256,6 +268,41 @@ mod tests {
         let y = b.map(&[x, sigmoid], |e, a| e.mul(a[0], a[1])).unwrap();
         b.output("y", HostDType::F32, &[4], y);
         assert_eq!(maps(b.finish()), ["div(v0, add(exp(neg(v0)), 1.0))"]);
+    }
+
+    /// Two products' epilogues that give bytes, and the sum of these: the bytes are stored, and each is widened where it is added.
+    #[test]
+    fn bytes_are_stored_and_widened_by_their_users() {
+        let mut b = TirBuilder::new("t");
+        let x = inputs(&mut b, 3);
+        let bytes: Vec<ValueId> = (0..2)
+            .map(|n| {
+                let scaled = |e: &crate::tir::expr::Expr, a: &[Ex]| e.fma(a[0], Ex::f32(0.3), a[1]);
+                b.map(&[x[n], x[2]], |e, a| {
+                    e.cvt(e.round(e.max(scaled(e, a), Ex::f32(-9.0))), DType::I8)
+                })
+                .unwrap()
+            })
+            .collect();
+        let wide: Vec<ValueId> = bytes
+            .iter()
+            .map(|&q| {
+                b.map(&[q], |e, a| e.mul(e.cvt(a[0], DType::F32), Ex::f32(0.5)))
+                    .unwrap()
+            })
+            .collect();
+        let sum = b.map(&wide, |e, a| e.exp(e.add(a[0], a[1]))).unwrap();
+        b.output("sum", HostDType::F32, &[4], sum);
+        b.output("again", HostDType::F32, &[4], wide[0]);
+        let mut ir = b.finish();
+        run(&mut ir, &PassCx::default()).unwrap();
+        let of = |v: ValueId| {
+            let data = &ir.values[v];
+            let dtypes: Vec<DType> = data.inputs.iter().map(|&v| ir.values[v].ty.dtype).collect();
+            dtypes
+        };
+        assert_eq!(of(ir.outputs[0].value), [DType::I8, DType::I8]);
+        assert_eq!(of(ir.outputs[1].value), [DType::I8]);
     }
 
     #[test]

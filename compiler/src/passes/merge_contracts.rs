@@ -19,6 +19,9 @@ use crate::tir::{IndexMap, Op, TensorIr, TirBuilder, ValueId, View};
 use lockstep_graph::{EntityId, IdSet};
 use std::collections::BTreeMap;
 
+/// Fewest pixels of a value that is worth packing.
+const LEAST_PIXELS: usize = 32;
+
 /// Contracts that become one.
 struct Group {
     contracts: Vec<ValueId>,
@@ -272,6 +275,11 @@ fn groups(ir: &TensorIr, lanes: Option<usize>) -> Vec<Group> {
         let rows: usize = ir.values[contracts[0]].ty.shape[..lhs_free].iter().product();
         let sizes: Vec<usize> = contracts.iter().map(|&c| ir.values[c].ty.shape[axis]).collect();
         let inner: usize = ir.values[contracts[0]].ty.shape[axis + 1..].iter().product();
+        // Few channels of many pixels are packed instead.
+        let packed = |n: &usize| lanes.is_some_and(|l| 2 * n * inner <= l);
+        if lhs_free >= 2 && rows >= LEAST_PIXELS && sizes.iter().any(packed) {
+            continue;
+        }
         let by_vector = lanes
             .map(|l| l / inner.max(1))
             .filter(|&per| inner > 1 && per > 1)

@@ -4,6 +4,7 @@
 
 mod absorb_shuffles;
 mod axes;
+mod cancel_shifts;
 mod centre_sums;
 mod compose_moves;
 mod dead_code;
@@ -19,6 +20,7 @@ mod order_products;
 pub mod precision;
 mod push_moves;
 mod rebuild;
+mod round_once;
 mod share_tiles;
 mod turn_products;
 
@@ -99,6 +101,16 @@ pub const TIR_PASSES: &[Pass] = &[
         run: fuse_maps::run,
     },
     Pass {
+        name: "cancel-shifts",
+        about: "join sums with integers, drop conversions of integers that change nothing",
+        run: cancel_shifts::run,
+    },
+    Pass {
+        name: "round-once",
+        about: "scale and move what is rounded to bytes in as few operations as there are roundings",
+        run: round_once::run,
+    },
+    Pass {
         name: "centre-sums",
         about: "centre the terms of sums of which the mean is taken away",
         run: centre_sums::run,
@@ -115,8 +127,18 @@ pub const TIR_PASSES: &[Pass] = &[
     },
     Pass {
         name: "fuse-maps",
-        about: "merge the scales into what follows",
+        about: "merge the scales, and what became smaller, into what follows",
         run: fuse_maps::run,
+    },
+    Pass {
+        name: "cancel-shifts",
+        about: "cancel what met",
+        run: cancel_shifts::run,
+    },
+    Pass {
+        name: "round-once",
+        about: "scale what met",
+        run: round_once::run,
     },
     Pass {
         name: "merge-contracts",

@@ -5,7 +5,7 @@ use super::moves::Kernel;
 use super::source::Source;
 use super::{Builder, Home};
 use crate::chain::contents::Constant;
-use crate::chain::{Affine, BufId, NodeArg, NodeOp};
+use crate::chain::{Affine, BufId, BufKind, NodeArg, NodeOp};
 use crate::error::CompileError;
 use crate::layout::Layout;
 use crate::layout::choose::{default_layout, with_lanes};
@@ -181,6 +181,27 @@ impl Builder<'_> {
             out.push((operand, shape, source));
         }
         Ok(out)
+    }
+
+    /// Operands of which the small constants have buffers of their own: for another matrix unit, which reads them at the same time.
+    pub fn own_copies(&mut self, sources: &Sources) -> Sources {
+        let mut own = sources.clone();
+        for (_, _, source) in &mut own {
+            let Source::Home(home) = source else { continue };
+            let small = |b: &BufId| {
+                let buf = &self.prog.bufs[*b];
+                matches!(buf.kind, BufKind::Rows(_)) && buf.n_vectors as usize <= SHARED
+            };
+            if home.bufs.iter().flatten().all(small) {
+                let mut copy = (**home).clone();
+                for buf in copy.bufs.iter_mut().flatten() {
+                    let data = self.prog.bufs[*buf].clone();
+                    *buf = self.prog.bufs.push(data);
+                }
+                *source = Source::Home(Rc::new(copy));
+            }
+        }
+        own
     }
 
     /// The tracks of the operands over vectors with these base coordinates, none in the same buffer at the same step as another

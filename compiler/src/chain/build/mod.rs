@@ -58,7 +58,7 @@ pub struct Input<'a> {
 }
 
 /// Where a value lies.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Home {
     pub layout: Layout,
     pub parts: Vec<Part>,

@@ -97,10 +97,15 @@ impl Builder<'_> {
             members.entry(root(&mut parent, v.index())).or_default().push(v);
         }
         let mut classes: Vec<Class> = Vec::new();
+        let read = self.read_by_convolutions()?;
         let mut class_of: BTreeMap<ValueId, usize> = BTreeMap::new();
+        let mut placed: Vec<Vec<ValueId>> = Vec::new();
         for members in members.into_values() {
-            let choices = self.choices(&members);
+            let choices = self.choices(&members, &read);
             if choices.len() < 2 && !members.iter().any(|&v| self.is_convolution(v)) {
+                if members.iter().any(|&v| matches!(self.ir.values[v].op, Op::Input)) {
+                    placed.push(members);
+                }
                 continue;
             }
             members.iter().for_each(|&v| {
@@ -117,7 +122,7 @@ impl Builder<'_> {
                 pixels,
             });
         }
-        let edges = self.edges(&class_of, &mut classes)?;
+        let edges = self.edges(class_of, &placed, &mut classes)?;
         let used: BTreeSet<usize> = edges.iter().flat_map(|e| [e.from, e.to]).collect();
         self.improve(&mut classes, &edges);
         for (_, class) in classes.iter().enumerate().filter(|(n, _)| used.contains(n)) {
@@ -282,8 +287,21 @@ impl Builder<'_> {
         alone && from[axis] == step.wrapping_mul(shape[axis])
     }
 
-    /// Packings of a class: none, then ever more segments of the axis before the channels.
-    fn choices(&self, members: &[ValueId]) -> Vec<Pack> {
+    /// What convolutions multiply, behind the moves.
+    fn read_by_convolutions(&self) -> Result<BTreeSet<ValueId>, CompileError> {
+        let mut read = BTreeSet::new();
+        for v in self.ir.values.ids().filter(|&v| self.is_convolution(v)) {
+            let lhs = self.ir.values[v].inputs[0];
+            let middle: Vec<usize> = self.shape(lhs).iter().map(|n| n / 2).collect();
+            if let Resolved::Element(u, _) = self.resolve(lhs, &middle)? {
+                read.insert(u);
+            }
+        }
+        Ok(read)
+    }
+
+    /// Packings of a class: none, then ever more segments of the axis before the channels, where convolutions make or read it.
+    fn choices(&self, members: &[ValueId], read: &BTreeSet<ValueId>) -> Vec<Pack> {
         let first = self.shape(members[0]).to_vec();
         let rank = first.len();
         let pack = |segments| Pack {
@@ -293,7 +311,8 @@ impl Builder<'_> {
             segments,
         };
         let mut choices = vec![pack(1)];
-        if rank < 2 || !members.iter().any(|&v| self.is_convolution(v)) {
+        let pooled = |v: &ValueId| read.contains(v) && matches!(self.ir.values[*v].op, Op::Map { .. });
+        if rank < 2 || !members.iter().any(|v| self.is_convolution(*v) || pooled(v)) {
             return choices;
         }
         let fits = |p: &Pack| {
@@ -306,10 +325,14 @@ impl Builder<'_> {
         choices
     }
 
-    /// The products between classes. A value that the host places becomes a class of its own.
-    fn edges(&self, class_of: &BTreeMap<ValueId, usize>, classes: &mut Vec<Class>) -> Result<Vec<Edge>, CompileError> {
+    /// The products between classes. Values that the host places, and maps of them, become classes of their own.
+    fn edges(
+        &self,
+        mut class_of: BTreeMap<ValueId, usize>,
+        placed: &[Vec<ValueId>],
+        classes: &mut Vec<Class>,
+    ) -> Result<Vec<Edge>, CompileError> {
         let mut edges: Vec<Edge> = Vec::new();
-        let mut placed: BTreeMap<ValueId, usize> = BTreeMap::new();
         for v in self.ir.values.ids().filter(|&v| !self.is_const(v)) {
             let (Some(&to), Some(spec)) = (class_of.get(&v), self.spec(v)) else {
                 continue;
@@ -327,18 +350,21 @@ impl Builder<'_> {
             let Some((source, axis, channel)) = self.axes_behind(lhs, *row, channel)? else {
                 continue;
             };
-            let from = match (class_of.get(&source), &self.ir.values[source].op) {
-                (Some(&class), _) => class,
-                (None, Op::Input) => *placed.entry(source).or_insert_with(|| {
-                    classes.push(Class {
-                        members: vec![source],
-                        choices: self.placements(source, axis, channel),
-                        chosen: 0,
-                        pixels: 0,
-                    });
-                    classes.len() - 1
-                }),
-                _ => continue,
+            if let (None, Some(members)) = (class_of.get(&source), placed.iter().find(|m| m.contains(&source)))
+                && self.is_elementwise(members)
+            {
+                let shape = self.shape(source);
+                let pixels = shape.iter().product::<usize>() / shape[channel as usize].max(1);
+                class_of.extend(members.iter().map(|&v| (v, classes.len())));
+                classes.push(Class {
+                    members: members.clone(),
+                    choices: self.placements(source, axis, channel),
+                    chosen: 0,
+                    pixels: pixels * (members.len() - 1),
+                });
+            }
+            let Some(&from) = class_of.get(&source) else {
+                continue;
             };
             if classes[from]
                 .choices
@@ -392,6 +418,16 @@ impl Builder<'_> {
             (Some((u, pixels)), Some((w, channels))) if u == w && pixels != channels => Some((u, pixels, channels)),
             _ => None,
         })
+    }
+
+    /// Whether all of these are inputs, and maps of one shape.
+    fn is_elementwise(&self, members: &[ValueId]) -> bool {
+        let is = |&v: &ValueId| match &self.ir.values[v].op {
+            Op::Input => true,
+            Op::Map { .. } => self.wanted[v.index()].is_none(),
+            _ => false,
+        };
+        members.iter().all(is) && members.iter().all(|&v| self.shape(v) == self.shape(members[0]))
     }
 
     /// Packings of a value that the host places.
@@ -473,8 +509,8 @@ impl Builder<'_> {
                 let mut best = (usize::MAX, classes[k].chosen);
                 for choice in (0..classes[k].choices.len()).rev() {
                     classes[k].chosen = choice;
-                    let segments = classes[k].choices[choice].segments;
-                    let mut cost = classes[k].pixels.div_ceil(segments);
+                    let pack = classes[k].choices[choice];
+                    let mut cost = classes[k].pixels.div_ceil(pack.segments * pack.inner);
                     for &e in &near {
                         let edge = &edges[e];
                         let key = (e, classes[edge.from].chosen, classes[edge.to].chosen);

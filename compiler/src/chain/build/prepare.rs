@@ -124,10 +124,23 @@ pub(crate) fn split(
     }
 }
 
+/// Whether the host places a value, or what an elementwise value is made of.
+fn is_placed(ir: &TensorIr, v: ValueId) -> bool {
+    let data = &ir.values[v];
+    match data.op {
+        Op::Input => true,
+        Op::Map { .. } => data
+            .inputs
+            .iter()
+            .all(|&u| ir.values[u].ty.shape == data.ty.shape && is_placed(ir, u)),
+        _ => false,
+    }
+}
+
 /// Whether products can leave the border out: channels stay together, or the host places the operand.
 fn left_out(ir: &TensorIr, data: &ValueData, map: crate::tir::MapId) -> bool {
     let channels = data.ty.shape.last().copied().unwrap_or(1);
-    let placed = data.inputs.iter().all(|&u| matches!(ir.values[u].op, Op::Input));
+    let placed = data.inputs.iter().all(|&u| is_placed(ir, u));
     placed || ir.maps.get(map).views.iter().all(|v| v.keeps_last(channels))
 }
 

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 /// Vectors that hold the operand as wanted: same elements in the same lanes.
+#[derive(Clone)]
 pub(crate) enum Source {
     /// A home whose lanes agree.
     Home(Rc<Home>),

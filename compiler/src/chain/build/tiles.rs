@@ -17,8 +17,9 @@ use lockstep_isa::{DType, Dir, Target};
 use smallvec::SmallVec;
 use std::sync::Arc;
 
-/// What makes two weight tiles the same: the constant, the chip, the window, and the elements of rows and columns.
-pub(crate) type TileKey = (ValueId, u16, Window, Vec<u32>, Vec<u32>);
+/// What makes two weight tiles the same: the constant, the chip, the hemisphere that alone loads it, the window, and the elements of rows
+/// and columns.
+pub(crate) type TileKey = (ValueId, u16, Option<Dir>, Window, Vec<u32>, Vec<u32>);
 
 /// How a weight tile is stored.
 #[derive(Clone)]
@@ -54,6 +55,8 @@ pub(super) struct Loads {
     /// Whether tiles with fewer columns than rows are stored column by column: they take fewer vectors so, which counts where
     /// the SRAM is short.
     pub by_column: bool,
+    /// Whether the tiles that both hemispheres load for windows lie in each of them: they take no banks from each other so.
+    pub per_side: bool,
 }
 
 impl Loads {
@@ -86,6 +89,7 @@ impl Loads {
                 false => LOAD_WORDS,
             },
             by_column: stored > target.sram_bytes() * u64::from(n_chips) / 2,
+            per_side: stored <= target.sram_bytes() * u64::from(n_chips) / 4,
         }
     }
 }
@@ -145,11 +149,11 @@ impl Builder<'_> {
             })
             .collect();
         let by_column = self.loads.by_column && of_column.len() * LEAST_SAVED <= of_row.len();
-        let key = (rhs, chip, window, of_row, of_column);
+        let key = (rhs, chip, side, window, of_row, of_column);
         let TileBufs { belts, scales } = match self.tiles.get(&key) {
             Some(known) => known.clone(),
             None => {
-                let made = self.tile_bufs(&key, by_column, most_belts, side)?;
+                let made = self.tile_bufs(&key, by_column, most_belts)?;
                 self.tiles.insert(key, made.clone());
                 made
             }
@@ -176,18 +180,12 @@ impl Builder<'_> {
     }
 
     /// The buffers of a weight tile: as integers with their scales where it is made of them and they allow it.
-    fn tile_bufs(
-        &mut self,
-        key: &TileKey,
-        by_column: bool,
-        most_belts: usize,
-        side: Option<Dir>,
-    ) -> Result<TileBufs, CompileError> {
-        let (rhs, chip, window, of_row, of_column) = key;
+    fn tile_bufs(&mut self, key: &TileKey, by_column: bool, most_belts: usize) -> Result<TileBufs, CompileError> {
+        let (rhs, chip, side, window, of_row, of_column) = key;
         if let Some(scaled) = self.scaled.get(rhs).cloned() {
             let columns = stretches(of_column.iter().map(|&c| c as usize)).into();
             let rows = (&of_row[..], &of_column[..]);
-            let tile = self.scaled_tile(&scaled, (*chip, *window), rows, columns, most_belts, side);
+            let tile = self.scaled_tile(&scaled, (*chip, *window), rows, columns, most_belts, *side);
             if let Some(tile) = tile {
                 return Ok(tile);
             }
@@ -198,7 +196,7 @@ impl Builder<'_> {
             .min(count)
             .min(most_belts.min(u16::MAX as usize) as u16)
             .max(1);
-        let belts = self.weight_belts(key, dtype, n_belts, by_column, side)?;
+        let belts = self.weight_belts(key, dtype, n_belts, by_column)?;
         Ok(TileBufs { belts, scales: None })
     }
 
@@ -209,9 +207,8 @@ impl Builder<'_> {
         dtype: DType,
         n_belts: u16,
         by_column: bool,
-        side: Option<Dir>,
     ) -> Result<Vec<(BufId, u32)>, CompileError> {
-        let (rhs, chip, window, of_row, of_column) = key;
+        let (rhs, chip, side, window, of_row, of_column) = key;
         let from = self.constant(*rhs);
         let picked = |lead: u16, vectors: Vec<usize>, stretches: Arc<[Stretch]>| Picked {
             from: from.clone(),
@@ -256,7 +253,7 @@ impl Builder<'_> {
                 lo,
                 hi,
                 kind,
-                side,
+                side: *side,
             };
             (self.prog.bufs.push(buf), n_vectors)
         };

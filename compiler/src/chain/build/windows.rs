@@ -11,10 +11,11 @@
 use super::contract::{Axis, Spec, Work};
 use super::epilogue::Epilogue;
 use super::fit::{At, fit};
-use super::kernel::EPILOGUE_ALUS;
+use super::kernel::{EPILOGUE_ALUS, Sources};
 use super::source::Resolved;
 use super::tiles::BlockLoad;
 use super::{Builder, Home};
+use crate::chain::BufId;
 use crate::error::CompileError;
 use crate::layout::Layout;
 use crate::layout::choose::with_lanes;
@@ -158,18 +159,10 @@ impl Builder<'_> {
         let most = self.target.mxm.acc_rows as usize;
         let units = (self.target.mxm_units(self.dtype(lhs)) as usize).max(1);
         let planes = self.target.mxm_rate(self.dtype(lhs)).map_or(1, |r| r.planes);
-        let mut by_side = Vec::new();
+        // Operands of the epilogue, and the fill, of each matrix unit.
+        let mut by_unit: BTreeMap<(lockstep_isa::Dir, usize), Sources> = BTreeMap::new();
+        let mut fills: BTreeMap<(lockstep_isa::Dir, usize), BufId> = BTreeMap::new();
         for (key, side, segments) in self.jobs(&home, spec, lockstep_isa::Dir::East) {
-            if !by_side.iter().any(|s: &(_, _)| s.0 == side) {
-                by_side.push((
-                    side,
-                    self.operand_sources(&epilogue.maps, &[v], &layout, chip, Some(side))?,
-                ));
-            }
-            let Some((_, sources)) = by_side.iter_mut().find(|s| s.0 == side) else {
-                continue;
-            };
-            let mut sources = std::mem::take(sources);
             // Vectors in order, each with its part, its tiles and the left vectors that they multiply.
             let mut vectors = Vec::new();
             for (p, indices) in &segments {
@@ -179,10 +172,23 @@ impl Builder<'_> {
                     vectors.push((*p, i as u32, bases[i].clone(), tiles, left));
                 }
             }
-            // Every matrix unit of the hemisphere has its share.
-            let share = vectors.len().div_ceil(units);
-            let share = if share < LEAST_SHARE { vectors.len() } else { share };
-            for (unit, chunk) in vectors.chunks(share.min(most).max(1)).enumerate() {
+            // Every matrix unit of the hemisphere has its share, in as few parts as its accumulators hold.
+            let shared = if vectors.len().div_ceil(units) < LEAST_SHARE {
+                1
+            } else {
+                units
+            };
+            let parts = vectors.len().div_ceil(most * shared) * shared;
+            let share = vectors.len().div_ceil(parts.max(1)).max(1);
+            for (unit, chunk) in vectors.chunks(share).enumerate() {
+                let unit = unit % units;
+                let mut sources = match by_unit.remove(&(side, unit)) {
+                    Some(sources) => sources,
+                    None => {
+                        let sources = self.operand_sources(&epilogue.maps, &[v], &layout, chip, Some(side))?;
+                        if unit == 0 { sources } else { self.own_copies(&sources) }
+                    }
+                };
                 let mut kinds: Vec<&Vec<Tile>> = Vec::new();
                 let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
                 for (n, (p, _, _, tiles, _)) in chunk.iter().enumerate() {
@@ -193,17 +199,32 @@ impl Builder<'_> {
                     groups.entry((*p, kind)).or_default().push(n);
                 }
                 let (order, places) = merged(&kinds);
-                let rows = chunk.len();
+                // A tile is loaded while the one before it multiplies.
+                let mut rows = vec![0; order.len()];
+                for ((_, kind), members) in &groups {
+                    places[*kind].iter().for_each(|&t| rows[t] += members.len());
+                }
+                let own = self.loads.per_side.then_some(side);
                 let mut passes = Vec::new();
-                for tile in &order {
-                    passes.push(self.tile_loads(spec, rhs, &reader, tile, &key, &layout, chip, rows)?);
+                for (t, tile) in order.iter().enumerate() {
+                    let rows = rows[t.saturating_sub(1)];
+                    passes.push(self.tile_loads(spec, rhs, &reader, tile, &key, &layout, chip, rows, own)?);
                 }
                 let mut work = Vec::new();
                 for ((p, kind), members) in groups {
                     let Some(dest) = home.bufs[p] else { continue };
                     let mut tracks: Vec<Vec<At>> = vec![members.iter().map(|&n| (dest, chunk[n].1)).collect()];
                     for t in 0..kinds[kind].len() {
-                        tracks.push(members.iter().map(|&n| chunk[n].4[t]).collect());
+                        let mut track: Vec<At> = members.iter().map(|&n| chunk[n].4[t]).collect();
+                        if let Some((fill, _)) = reader.fill {
+                            for at in track.iter_mut().filter(|at| at.0 == fill) {
+                                at.0 = *fills.entry((side, unit)).or_insert_with(|| {
+                                    let own = self.prog.bufs[fill].clone();
+                                    self.prog.bufs.push(own)
+                                });
+                            }
+                        }
+                        tracks.push(track);
                     }
                     let bases: Vec<Vec<usize>> = members.iter().map(|&n| chunk[n].2.clone()).collect();
                     let last = tracks.len() - 1;
@@ -214,18 +235,16 @@ impl Builder<'_> {
                         work.push(Work { piece, passes });
                     }
                 }
-                let plane = (unit % units) as u8 * planes;
+                let plane = unit as u8 * planes;
                 self.emit_chain(v, &epilogue, &passes, &work, &sources, (side, plane), chip)?;
-            }
-            if let Some(slot) = by_side.iter_mut().find(|s| s.0 == side) {
-                slot.1 = sources;
+                by_unit.insert((side, unit), sources);
             }
         }
         self.finish(&epilogue.values(v), out, home);
         Ok(())
     }
 
-    /// Loads of all blocks of a tile, on as few belts as `rows` products hide.
+    /// Loads of all blocks of a tile, on as few belts as the products of `rows` rows hide.
     #[allow(clippy::too_many_arguments)]
     fn tile_loads(
         &mut self,
@@ -237,13 +256,15 @@ impl Builder<'_> {
         layout: &Layout,
         chip: u16,
         rows: usize,
+        side: Option<lockstep_isa::Dir>,
     ) -> Result<Vec<BlockLoad>, CompileError> {
         let rate = self
             .target
             .mxm_rate(self.dtype(rhs))
             .map_or(1, |r| r.cycles_per_vector as usize);
         let vectors: usize = tile.iter().map(|b| b.n).sum();
-        let belts = vectors.div_ceil((rows * rate).max(1));
+        let hidden = (rows * rate).saturating_sub(self.target.latency.load as usize);
+        let belts = vectors.div_ceil(hidden.max(1));
         let mut loads = Vec::new();
         for b in tile {
             let rows: Vec<Vec<usize>> = (b.k..b.k + b.n)
@@ -263,7 +284,7 @@ impl Builder<'_> {
                 k0: b.lane,
                 k1: b.lane + b.n as u16,
             };
-            loads.extend(self.block_loads(spec, rhs, &rows, &columns, window, chip, layout, belts, None)?);
+            loads.extend(self.block_loads(spec, rhs, &rows, &columns, window, chip, layout, belts, side)?);
         }
         Ok(loads)
     }

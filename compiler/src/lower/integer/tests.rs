@@ -3,9 +3,9 @@
 use crate::lower::lower;
 use crate::tir::eval::{Tensor, eval};
 use crate::tir::{Op as TOp, TensorIr};
-use lockstep_graph::op::{Conv, Op, Scalar};
+use lockstep_graph::op::{Conv, Op, Pool, PoolKind, Scalar};
 use lockstep_graph::{DType, GraphBuilder, Shape, ValueId, Verified};
-use lockstep_isa::DType as Chip;
+use lockstep_isa::{AluOp, DType as Chip};
 
 /// Bytes in no order.
 fn bytes(n: usize, seed: u32) -> Vec<u8> {
@@ -142,4 +142,45 @@ fn shifted_constants_are_an_integer_product() {
     let found = eval(&ir, &[input], &mut []).unwrap()[0].bits();
     let sums = [250 * -140 + 3 * 7, 250 * 100 - 3 * 3];
     assert_eq!(found, sums.map(|v: i32| v as u32));
+}
+
+/// What is pooled between quantisers of one scale stays bytes, of another scale it is numbers on the way.
+#[test]
+fn a_maximum_of_bytes_is_taken_of_bytes() {
+    for (again, scaled) in [(0.25, false), (0.5, true)] {
+        let mut b = GraphBuilder::new("case", "main");
+        let values = bytes(32, 9);
+        let q = b.input("q", DType::U8, Shape::from([1, 2, 4, 4])).unwrap();
+        let (scale, zero) = (scalar(&mut b, DType::F32, 0.25), scalar(&mut b, DType::U8, 7.0));
+        let x = b.op(Op::Dequantize, &[q, scale, zero]).unwrap();
+        let pool = Pool {
+            kind: PoolKind::Max,
+            kernel: vec![2, 2],
+            strides: vec![2, 2],
+            dilations: vec![1, 1],
+            pads: vec![(0, 0); 2],
+            ceil_extra: vec![0; 2],
+        };
+        let y = b.op(Op::Pool(pool), &[x]).unwrap();
+        let scale = scalar(&mut b, DType::F32, again);
+        let y = b.op(Op::Quantize { to: DType::U8 }, &[y, scale, zero]).unwrap();
+        let ir = finished(b, y);
+        let mut passed = ir.clone();
+        crate::passes::run_all(&mut passed, &crate::passes::PassOptions::default()).unwrap();
+        let scales = |v: &crate::tir::ValueData| match &v.op {
+            TOp::Map { nodes } => nodes.iter().any(|n| matches!(n.op, AluOp::Mul | AluOp::Fma)),
+            _ => false,
+        };
+        assert_eq!(passed.values.values().any(scales), scaled, "{passed}");
+        let mut input = Tensor::i32(&[1, 2, 4, 4], values.iter().map(|&v| i32::from(v)).collect());
+        input.ty.dtype = Chip::U8;
+        let found = eval(&ir, &[input], &mut []).unwrap()[0].bits();
+        for (at, &found) in found.iter().enumerate() {
+            let (c, y, x) = (at / 4, at / 2 % 2, at % 2);
+            let of = |i: usize| values[c * 16 + (2 * y + i / 2) * 4 + 2 * x + i % 2];
+            let most = (0..4).map(of).max().unwrap();
+            let want = ((f32::from(most) - 7.0) * 0.25 / again as f32).round_ties_even() + 7.0;
+            assert_eq!(found as u8, want.clamp(0.0, 255.0) as u8);
+        }
+    }
 }

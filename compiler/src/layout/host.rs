@@ -1,12 +1,11 @@
 //! Host maps: the nests that move a row-major host tensor into and out of a layout.
 
 use super::Layout;
-use crate::tir::row_major;
 use lockstep_isa::artifact::{HostDim, HostNest};
 
-/// The nests of a tensor in this layout; `value` names the buffer of each part (`None` for empty parts).
-pub fn nests(layout: &Layout, value: impl Fn(usize) -> Option<u32>) -> Vec<HostNest> {
-    let strides = row_major(&layout.shape);
+/// The nests of a tensor in this layout, of which the host has the elements of neighbouring coordinates `strides` apart; `value` names
+/// the buffer of each part (`None` for empty parts).
+pub fn nests(layout: &Layout, strides: &[usize], value: impl Fn(usize) -> Option<u32>) -> Vec<HostNest> {
     let mut out = Vec::new();
     for p in 0..layout.n_parts() {
         let part = layout.part(p);
@@ -42,7 +41,7 @@ pub fn nests(layout: &Layout, value: impl Fn(usize) -> Option<u32>) -> Vec<HostN
             left /= n.max(1);
             lane *= d.extent as i32;
         }
-        let origin = part.base.iter().zip(&strides).map(|(c, s)| c * s).sum::<usize>();
+        let origin = part.base.iter().zip(strides).map(|(c, s)| c * s).sum::<usize>();
         out.push(HostNest {
             value,
             element: origin as u64,

@@ -6,7 +6,7 @@ use crate::error::CompileError;
 use crate::layout::Layout;
 use crate::layout::choose::{default_layout, with_lanes};
 use crate::layout::host::nests;
-use crate::tir::{Op, Port, ValueId};
+use crate::tir::{Op, Port, ValueId, row_major};
 use lockstep_graph::EntityId;
 use lockstep_isa::artifact::{HostTensor, State};
 use std::rc::Rc;
@@ -80,10 +80,10 @@ impl Builder<'_> {
         let ports = self.ir.outputs.clone();
         for port in &ports {
             self.set_origin(port.value);
-            let home = self.output_home(port.value)?;
+            let (home, strides) = self.output_home(port.value)?;
             let mut tensor = host_tensor(port);
             if !port.shape.contains(&0) {
-                tensor.nests = host_nests(&home);
+                tensor.nests = host_nests(&home, &strides);
             }
             self.prog.outputs.push(tensor);
         }
@@ -151,7 +151,8 @@ impl Builder<'_> {
                 let Some(home) = self.homes[v.index()].clone() else {
                     continue;
                 };
-                tensor.nests.extend(host_nests(&home));
+                let strides = row_major(&home.layout.shape);
+                tensor.nests.extend(host_nests(&home, &strides));
             }
             self.prog.inputs.push(tensor);
         }
@@ -168,17 +169,40 @@ impl Builder<'_> {
                 .any(|&u| matches!(self.ir.values[u].op, Op::State(_)) || self.reads_state(u))
     }
 
-    /// A home that the program writes (constants and inputs are copied, so that outputs are always computed).
-    fn output_home(&mut self, v: ValueId) -> Result<Rc<Home>, CompileError> {
-        let computed = self.homes[v.index()].as_ref().filter(|_| !self.is_const(v));
-        let placed = matches!(self.ir.values[v].op, Op::Input | Op::State(_));
-        if let (Some(home), false) = (computed, placed) {
-            return Ok(home.clone());
+    /// A home that the program writes (constants and inputs are copied, so that outputs are always computed), and how far apart
+    /// the host has neighbours along its axes: a permutation is left to the host.
+    fn output_home(&mut self, v: ValueId) -> Result<(Rc<Home>, Vec<usize>), CompileError> {
+        let strides = row_major(self.shape(v));
+        if let Some(home) = self.computed(v) {
+            return Ok((home, strides));
+        }
+        if let Some((u, perm)) = self.permuted(v)
+            && let Some(home) = self.computed(u)
+        {
+            let mut apart = vec![1; perm.len()];
+            perm.iter().zip(strides).for_each(|(&axis, n)| apart[axis] = n);
+            return Ok((home, apart));
         }
         let layout = default_layout(self.shape(v), self.lanes(), &self.rows(v));
         let home = self.new_home(self.chip(v), self.dtype(v), layout, |_| BufKind::Temp);
         self.fill_home(v, &home)?;
-        Ok(home)
+        Ok((home, strides))
+    }
+
+    /// The home of a value that the program computes.
+    fn computed(&self, v: ValueId) -> Option<Rc<Home>> {
+        let placed = matches!(self.ir.values[v].op, Op::Input | Op::State(_));
+        self.homes[v.index()].clone().filter(|_| !self.is_const(v) && !placed)
+    }
+
+    /// What a move that is not carried out permutes, and the axis of it that each axis shows.
+    fn permuted(&self, v: ValueId) -> Option<(ValueId, Vec<usize>)> {
+        let data = &self.ir.values[v];
+        let (Op::Move { parts, .. }, [u]) = (&data.op, &data.inputs[..]) else {
+            return None;
+        };
+        let perm = self.ir.maps.get(parts[0]).as_transpose(self.shape(*u))?;
+        (self.is_lazy(v) && self.dtype(*u) == data.ty.dtype).then_some((*u, perm))
     }
 }
 
@@ -192,6 +216,6 @@ fn host_tensor(port: &Port) -> HostTensor {
     }
 }
 
-fn host_nests(home: &Home) -> Vec<lockstep_isa::artifact::HostNest> {
-    nests(&home.layout, |p| home.bufs[p].map(|b| b.index() as u32))
+fn host_nests(home: &Home, strides: &[usize]) -> Vec<lockstep_isa::artifact::HostNest> {
+    nests(&home.layout, strides, |p| home.bufs[p].map(|b| b.index() as u32))
 }

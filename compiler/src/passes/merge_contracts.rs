@@ -275,9 +275,15 @@ fn groups(ir: &TensorIr, lanes: Option<usize>) -> Vec<Group> {
         let rows: usize = ir.values[contracts[0]].ty.shape[..lhs_free].iter().product();
         let sizes: Vec<usize> = contracts.iter().map(|&c| ir.values[c].ty.shape[axis]).collect();
         let inner: usize = ir.values[contracts[0]].ty.shape[axis + 1..].iter().product();
-        // Few channels of many pixels are packed instead.
-        let packed = |n: &usize| lanes.is_some_and(|l| 2 * n * inner <= l);
-        if lhs_free >= 2 && rows >= LEAST_PIXELS && sizes.iter().any(packed) {
+        // Few channels of many pixels are packed instead, where those that they are made of are packed too.
+        let packed = |n: usize| lanes.is_some_and(|l| 2 * n <= l);
+        let channels = ir.values[ir.values[contracts[0]].inputs[0]]
+            .ty
+            .shape
+            .last()
+            .copied()
+            .unwrap_or(1);
+        if lhs_free >= 2 && rows >= LEAST_PIXELS && packed(channels) && sizes.iter().any(|n| packed(n * inner)) {
             continue;
         }
         let by_vector = lanes

@@ -89,10 +89,13 @@ impl Loads {
                 false => LOAD_WORDS,
             },
             by_column: stored > target.sram_bytes() * u64::from(n_chips) / 2,
-            per_side: stored <= target.sram_bytes() * u64::from(n_chips) / 4,
+            per_side: stored <= target.sram_bytes() * u64::from(n_chips) / PER_SIDE_SHARE,
         }
     }
 }
+
+/// Share of the SRAM that weights may take for tiles to lie in both hemispheres: windows hold each weight several times.
+const PER_SIDE_SHARE: u64 = 6;
 
 /// Rows per column from which a tile is stored by columns.
 const LEAST_SAVED: usize = 2;

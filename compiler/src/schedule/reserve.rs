@@ -1,6 +1,7 @@
 //! Reservation tables of one chip: queues as held intervals, belt slots as bitmaps, matrix planes.
 
 use lockstep_isa::{Dir, Queue, Target};
+use std::ops::Range;
 
 /// Intervals `[start, end)` during which a group holds something, disjoint and ascending.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +55,12 @@ pub(super) struct Slots {
 /// Diagonals per page of [`Belts`].
 const PAGE: usize = 512;
 
+/// Words of a quad: a vector of four bytes an element. Bookkeeping by quads takes a quarter of the memory.
+const QUAD: usize = 4;
+
+/// The first of equidistant diagonals, how far apart they are, and how many.
+type Diagonals = (usize, usize, usize);
+
 /// Equidistant diagonals page by page: the index of the first on it, the page, its place there, how many are on it.
 fn pages(first: usize, period: usize, count: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
     let mut i = 0;
@@ -80,8 +87,55 @@ pub(super) struct Belts {
     share: usize,
     /// Distance added to a diagonal so that it is not negative.
     origin: i64,
-    /// Per direction, pages of diagonals: page `diagonal / PAGE * units + unit`. One on which nothing is taken is empty.
-    taken: [Vec<Vec<u64>>; 2],
+    /// Per direction, what vectors of less than a quad take, unit by unit.
+    narrow: [Pages; 2],
+    /// Per direction, what takes whole quads.
+    wide: [Pages; 2],
+}
+
+/// Diagonals of several streams or quads, page by page: `diagonal / PAGE * tracks + track`. A page on which nothing is taken is empty.
+#[derive(Clone, Debug)]
+struct Pages {
+    tracks: usize,
+    pages: Vec<Vec<u64>>,
+}
+
+impl Pages {
+    fn new(tracks: usize) -> Pages {
+        Pages {
+            tracks,
+            pages: Vec::new(),
+        }
+    }
+
+    /// Indices of equidistant diagonals at which a track is taken somewhere on a stretch, ascending.
+    fn taken(&self, (first, period, count): Diagonals, track: usize, stretch: u64) -> impl Iterator<Item = usize> {
+        pages(first, period, count).flat_map(move |(first, page, at, n)| {
+            let page = self.pages.get(page * self.tracks + track);
+            let bits = page.and_then(|page| page.get(at..)).unwrap_or_default();
+            let hits = bits.iter().step_by(period).take(n).enumerate();
+            hits.filter(move |(_, bits)| **bits & stretch != 0)
+                .map(move |(i, _)| first + i)
+        })
+    }
+
+    /// Takes (or gives back) a stretch of tracks.
+    fn set(&mut self, (first, period, count): Diagonals, tracks: Range<usize>, stretch: u64, take: bool) {
+        for (_, page, at, count) in pages(first, period, count) {
+            let end = (page + 1) * self.tracks;
+            if self.pages.len() < end {
+                self.pages.resize(end, Vec::new());
+            }
+            for page in &mut self.pages[page * self.tracks..][tracks.clone()] {
+                if page.is_empty() {
+                    page.resize(PAGE, 0);
+                }
+                for bits in page[at..].iter_mut().step_by(period).take(count) {
+                    *bits = if take { *bits | stretch } else { *bits & !stretch };
+                }
+            }
+        }
+    }
 }
 
 impl Belts {
@@ -98,13 +152,16 @@ impl Belts {
         positions.dedup();
         let origin = positions.iter().map(|p| p.unsigned_abs()).max().unwrap_or(0) as i64;
         let unit = unit.max(1);
+        let units = (target.streams / unit) as usize;
+        let quads = units.div_ceil((QUAD / unit as usize).max(1));
         Belts {
             unit,
-            units: (target.streams / unit) as usize,
+            units,
             share: positions.len().div_ceil(64),
             positions,
             origin,
-            taken: [Vec::new(), Vec::new()],
+            narrow: [Pages::new(units), Pages::new(units)],
+            wide: [Pages::new(quads), Pages::new(quads)],
         }
     }
 
@@ -116,32 +173,33 @@ impl Belts {
         ones(last) & !ones(first)
     }
 
-    fn diagonal(&self, s: &Slots) -> usize {
+    fn diagonals(&self, s: &Slots) -> Diagonals {
         let d = match s.dir {
             Dir::East => s.cycle as i64 - s.from as i64,
             Dir::West => s.cycle as i64 + s.from as i64,
         };
-        (d + self.origin).max(0) as usize
+        let first = (d + self.origin).max(0) as usize;
+        (first, s.period.max(1) as usize, s.count as usize)
+    }
+
+    /// Units of a quad.
+    fn per_quad(&self) -> usize {
+        (QUAD / self.unit as usize).max(1)
     }
 
     /// Streams that are free for all of `slots`, one bit per `unit` words, as a mask over units.
     pub fn free(&self, slots: &Slots) -> u64 {
-        let stretch = self.stretch(slots.from, slots.to);
-        let blocked = |unit| self.taken_at(slots, unit, stretch).next().is_some();
-        let free = (0..self.units).filter(|&unit| !blocked(unit));
-        free.fold(0, |mask, unit| mask | 1 << unit)
-    }
-
-    /// Indices of those of `slots` at which a unit is taken somewhere on a stretch, ascending.
-    fn taken_at(&self, slots: &Slots, unit: usize, stretch: u64) -> impl Iterator<Item = usize> {
-        let taken = &self.taken[slots.dir as usize];
-        let period = slots.period.max(1) as usize;
-        pages(self.diagonal(slots), period, slots.count as usize).flat_map(move |(first, page, at, n)| {
-            let page = taken.get(page * self.units + unit).and_then(|page| page.get(at..));
-            let bits = page.unwrap_or_default().iter().step_by(period).take(n);
-            let hits = bits.enumerate().filter(move |(_, bits)| **bits & stretch != 0);
-            hits.map(move |(i, _)| first + i)
-        })
+        let (stretch, diagonals) = (self.stretch(slots.from, slots.to), self.diagonals(slots));
+        let (narrow, wide) = (&self.narrow[slots.dir as usize], &self.wide[slots.dir as usize]);
+        let per = self.per_quad();
+        let mut free = 0;
+        for quad in (0..wide.tracks).filter(|&quad| wide.taken(diagonals, quad, stretch).next().is_none()) {
+            let units = quad * per..((quad + 1) * per).min(self.units);
+            for unit in units.filter(|&unit| narrow.taken(diagonals, unit, stretch).next().is_none()) {
+                free |= 1 << unit;
+            }
+        }
+        free
     }
 
     /// Cycles by which `slots` of period 1, one set per vector of `words` words, must at least be delayed until some
@@ -172,33 +230,27 @@ impl Belts {
 
     /// Per unit, one past the index of the last of `slots` that is taken; 0 where none is.
     fn last_taken(&self, slots: &Slots) -> Vec<u64> {
-        let stretch = self.stretch(slots.from, slots.to);
-        let last = |unit| self.taken_at(slots, unit, stretch).last();
-        (0..self.units)
-            .map(|unit| last(unit).map_or(0, |i| i as u64 + 1))
-            .collect()
+        let (stretch, diagonals) = (self.stretch(slots.from, slots.to), self.diagonals(slots));
+        let last = |pages: &Pages, track| {
+            let last = pages.taken(diagonals, track, stretch).last();
+            last.map_or(0, |i| i as u64 + 1)
+        };
+        let (narrow, wide) = (&self.narrow[slots.dir as usize], &self.wide[slots.dir as usize]);
+        let quads: Vec<u64> = (0..wide.tracks).map(|quad| last(wide, quad)).collect();
+        let of = |unit: usize| quads[unit / self.per_quad()].max(last(narrow, unit));
+        (0..self.units).map(of).collect()
     }
 
-    /// Takes (or gives back) `words` streams from `stream` on.
+    /// Takes (or gives back) `words` streams from `stream` on. What is given back has been taken so.
     pub fn set(&mut self, slots: &Slots, stream: u8, words: u16, take: bool) {
-        let stretch = self.stretch(slots.from, slots.to);
+        let (stretch, diagonals) = (self.stretch(slots.from, slots.to), self.diagonals(slots));
+        let (dir, per) = (slots.dir as usize, self.per_quad());
         let first = (stream / self.unit) as usize;
-        let n = (words as usize).div_ceil(self.unit as usize);
-        let period = slots.period.max(1) as usize;
-        for (_, page, at, count) in pages(self.diagonal(slots), period, slots.count as usize) {
-            let taken = &mut self.taken[slots.dir as usize];
-            let end = (page + 1) * self.units;
-            if taken.len() < end {
-                taken.resize(end, Vec::new());
-            }
-            for page in &mut taken[page * self.units + first..][..n] {
-                if page.is_empty() {
-                    page.resize(PAGE, 0);
-                }
-                for bits in page[at..].iter_mut().step_by(period).take(count) {
-                    *bits = if take { *bits | stretch } else { *bits & !stretch };
-                }
-            }
+        let units = first..first + (words as usize).div_ceil(self.unit as usize);
+        if units.start.is_multiple_of(per) && units.end.is_multiple_of(per) {
+            self.wide[dir].set(diagonals, units.start / per..units.end / per, stretch, take);
+        } else {
+            self.narrow[dir].set(diagonals, units, stretch, take);
         }
     }
 

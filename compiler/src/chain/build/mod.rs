@@ -150,7 +150,7 @@ type OriginKey = (String, Vec<String>);
 type VectorKey = (Option<BufId>, u16, Option<Dir>, DType, Vec<u8>);
 
 /// Most instructions, about, of the entries of a program: at 1 KiB of host memory each they are what a compile can hold.
-pub const MOST_NODES: usize = 6 << 20;
+pub const MOST_NODES: usize = 2 << 20;
 
 /// Builds the chains of a partitioned program.
 ///

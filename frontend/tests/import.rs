@@ -212,6 +212,21 @@ fn malformed_models_are_errors() {
             .init(tensor_f32("f", &[1], &[1.0]))
             .node("Slice", &["x", "f", "f"], &["y"])
             .output("y"),
+        OnnxBuilder::new("decay")
+            .opset(27)
+            .input_f32("q", &["1", "2", "4"])
+            .input_f32("d", &["2", "4"])
+            .node_with(
+                "LinearAttention",
+                &["q", "q", "q", "", "d"],
+                &["y", "state"],
+                vec![
+                    attr::int("q_num_heads", 1),
+                    attr::int("kv_num_heads", 1),
+                    attr::string("update_rule", "gated"),
+                ],
+            )
+            .output("y"),
     ];
     let mut out = String::new();
     for model in models {

@@ -120,6 +120,15 @@ impl<'w, 'a> Cx<'w, 'a> {
         self.walk.b.shape(value).clone()
     }
 
+    /// The shape of an operand that must have this rank.
+    pub fn shape_of_rank(&self, value: ValueId, rank: usize, name: &str) -> Result<Shape, Fail> {
+        let shape = self.shape(value);
+        match shape.rank() == rank {
+            true => Ok(shape),
+            false => malformed(format!("{name} is {shape}, allowed: rank {rank}")),
+        }
+    }
+
     pub fn rank(&self, value: ValueId) -> usize {
         self.walk.b.shape(value).rank()
     }

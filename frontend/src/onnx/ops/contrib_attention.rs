@@ -127,7 +127,7 @@ pub(super) fn multi_head(cx: &mut Cx<'_, '_>) -> Imported {
     [q, k, v] = parts;
     let mut past = 0;
     if let (Some(past_key), Some(past_value)) = (cx.opt(6), cx.opt(7)) {
-        past = cx.shape(past_key)[2];
+        past = cx.shape_of_rank(past_key, 4, "the past key")?[2];
         k = cx.b().concat(&[past_key, k], 2)?;
         v = cx.b().concat(&[past_value, v], 2)?;
     }
@@ -340,7 +340,7 @@ pub(super) fn grouped_query(cx: &mut Cx<'_, '_>) -> Imported {
     }
     let mut past = 0;
     if let (Some(past_key), Some(past_value)) = (cx.opt(3), cx.opt(4)) {
-        past = cx.shape(past_key)[2];
+        past = cx.shape_of_rank(past_key, 4, "the past key")?[2];
         if past > 0 {
             k = cx.b().concat(&[past_key, k], 2)?;
             v = cx.b().concat(&[past_value, v], 2)?;

@@ -64,13 +64,13 @@ pub(super) fn linear_attention(cx: &mut Cx<'_, '_>) -> Imported {
         let key = step(cx, k, t, [batch, n_kv, d_k, 1])?;
         let mut value = step(cx, v, t, [batch, n_kv, 1, d_v])?;
         if let Some(decay) = decay {
-            let per_key = cx.shape(decay)[2] / n_kv;
+            let per_key = cx.shape_of_rank(decay, 3, "decay")?[2] / n_kv;
             let gate = step(cx, decay, t, [batch, n_kv, per_key, 1])?;
             let factor = cx.b().unary(Unary::Exp, gate)?;
             state = cx.b().binary(Binary::Mul, state, factor)?;
         }
         if let Some(beta) = beta {
-            let n = cx.shape(beta)[2];
+            let n = cx.shape_of_rank(beta, 3, "beta")?[2];
             let rate = step(cx, beta, t, [batch, n, 1, 1])?;
             let row = cx.b().transpose(key, &[0, 1, 3, 2])?;
             let known = cx.b().matmul(row, state)?;

@@ -229,7 +229,7 @@ impl Builder<'_> {
 
     /// Of weights whose tiles are soon through with the rows of one hemisphere, each tile goes to one hemisphere for all rows, as far
     /// as there are pairs of column groups: it is then read once, and has twice the time to be loaded.
-    fn by_columns(&self, jobs: Vec<Job>, lhs: ValueId, rhs: ValueId) -> Vec<Job> {
+    pub fn by_columns(&self, jobs: Vec<Job>, lhs: ValueId, rhs: ValueId) -> Vec<Job> {
         let cycles = self
             .target
             .mxm_rate(self.dtype(lhs))

@@ -162,7 +162,7 @@ impl Builder<'_> {
         // Operands of the epilogue, and the fill, of each matrix unit.
         let mut by_unit: BTreeMap<(lockstep_isa::Dir, usize), Sources> = BTreeMap::new();
         let mut fills: BTreeMap<(lockstep_isa::Dir, usize), BufId> = BTreeMap::new();
-        for (key, side, segments) in self.jobs(&home, spec, lockstep_isa::Dir::East) {
+        for (key, side, segments) in self.by_columns(self.jobs(&home, spec, lockstep_isa::Dir::East), lhs, rhs) {
             // Vectors in order, each with its part, its tiles and the left vectors that they multiply.
             let mut vectors = Vec::new();
             for (p, indices) in &segments {

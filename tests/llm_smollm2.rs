@@ -9,6 +9,7 @@ mod common;
 use common::path;
 use lockstep::files::{self, FileSource};
 use lockstep::graph::Verified;
+use lockstep::isa::DType;
 use lockstep::language::{Decoder, Sampler, Sampling, Text};
 use lockstep::{Artifact, Chips, LanguageModel, LanguageOptions, LoadOptions, Options, Silent, lookup};
 use serde_json::Value;
@@ -66,7 +67,10 @@ fn token_ids() {
 }
 
 fn compile(target: &str, chips: u16, prefill: Vec<usize>) -> (Arc<Artifact>, Text) {
-    let model = import(prefill);
+    compile_in(target, chips, import(prefill), None)
+}
+
+fn compile_in(target: &str, chips: u16, model: LanguageModel, precision: Option<DType>) -> (Arc<Artifact>, Text) {
     let words = text(&model);
     let graphs: Vec<_> = model
         .entries
@@ -77,6 +81,7 @@ fn compile(target: &str, chips: u16, prefill: Vec<usize>) -> (Arc<Artifact>, Tex
     let options = Options {
         chips: Chips::Exactly(chips),
         verify: true,
+        precision,
         ..Options::default()
     };
     let target = files::target(target).expect("a target");
@@ -117,6 +122,13 @@ fn greedy_tokens_on_one_large_chip() {
     let (artifact, words) = compile("cpu", 1, Vec::new());
     greedy(&artifact, &words, "cpu", 1, 32);
     greedy(&artifact, &words, "cpu", 2, 4);
+}
+
+/// The first token of a text has elements whose squares binary16 does not hold.
+#[test]
+fn greedy_tokens_with_activations_of_16_bits() {
+    let (artifact, words) = compile_in("cpu", 1, import(Vec::new()), Some(DType::F16));
+    greedy(&artifact, &words, "cpu", 2, 32);
 }
 
 #[test]

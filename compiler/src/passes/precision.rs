@@ -1,6 +1,7 @@
 //! `--precision f16|bf16`: products take operands of 16 bits, and values between operations are stored in 16 bits; maps and reductions
 //! compute in f32 and products accumulate in f32. Inputs and outputs keep their dtype; so do states that are outputs too, all others
-//! are stored in 16 bits.
+//! are stored in 16 bits. What reductions alone read, and what is made of reductions alone, stays in f32: the square of an element
+//! above 256 is beyond what binary16 holds, and so may be the mean of such squares.
 //!
 //! ```text
 //! v2: f32[1,4] = contract v0, v1 over(1:0)        v2: f16 = map cvt.f16(v0)
@@ -10,9 +11,11 @@
 
 use super::Changed;
 use super::keep_stored::as_stored;
-use super::rebuild::{keep, rebuild};
+use super::rebuild::{keep, readers, rebuild};
 use crate::error::CompileError;
+use crate::tir::consteval::const_values;
 use crate::tir::{Op, StateData, TensorIr, TirBuilder, Type, ValueId};
+use lockstep_graph::{EntityId, IdSet};
 use lockstep_isa::DType;
 
 /// Converts a program; `to` is f16 or bf16.
@@ -41,6 +44,7 @@ pub fn run(ir: &mut TensorIr, to: DType) -> Result<Changed, CompileError> {
     let kept: Vec<ValueId> = ir.states.values().filter(|s| !hidden(s)).map(|s| s.next).collect();
     let narrowed = |s: &StateData| hidden(s) && !kept.contains(&s.next);
     let narrow_ends: Vec<ValueId> = ir.states.values().filter(|s| narrowed(s)).map(|s| s.next).collect();
+    let wide = statistics(ir);
     rebuild(ir, |b, old, id, inputs| {
         let value = &old.values[id];
         let v = match &value.op {
@@ -103,8 +107,12 @@ pub fn run(ir: &mut TensorIr, to: DType) -> Result<Changed, CompileError> {
             }
             Op::Map { .. } => {
                 let v = keep(b, old, id, inputs)?;
-                let inner = value.ty.dtype == DType::F32 && !b.is_const(v) && !ends.contains(&id);
-                if inner { convert(b, v, to)? } else { v }
+                let narrow = value.ty.dtype == DType::F32 && !b.is_const(v) && !ends.contains(&id);
+                if narrow && !wide.contains(id) {
+                    convert(b, v, to)?
+                } else {
+                    v
+                }
             }
             _ => keep(b, old, id, inputs)?,
         };
@@ -116,6 +124,42 @@ pub fn run(ir: &mut TensorIr, to: DType) -> Result<Changed, CompileError> {
             Ok(v)
         }
     })
+}
+
+/// The maps that only reductions read, moved or not, and those of reductions alone.
+fn statistics(ir: &TensorIr) -> IdSet<ValueId> {
+    let (readers, consts) = (readers(ir), const_values(ir));
+    let mut summed: IdSet<ValueId> = IdSet::new();
+    for (id, value) in ir.values.iter().rev() {
+        let read = &readers[id.index()];
+        let inside = |&r: &ValueId| match ir.values[r].op {
+            Op::Reduce { .. } => true,
+            Op::Move { .. } => summed.contains(r),
+            _ => false,
+        };
+        let passed_on = matches!(value.op, Op::Map { .. } | Op::Move { .. });
+        if passed_on && !read.is_empty() && !ir.is_observed(id) && read.iter().all(inside) {
+            summed.insert(id);
+        }
+    }
+    let mut reduced: IdSet<ValueId> = IdSet::new();
+    for (id, value) in ir.values.iter() {
+        let known = match &value.op {
+            Op::Reduce { .. } => true,
+            Op::Map { .. } | Op::Move { .. } => {
+                let of = |u: &ValueId| reduced.contains(*u) || consts.contains(*u);
+                value.inputs.iter().any(|u| reduced.contains(*u)) && value.inputs.iter().all(of)
+            }
+            _ => false,
+        };
+        if known {
+            reduced.insert(id);
+        }
+    }
+    ir.values
+        .ids()
+        .filter(|&v| summed.contains(v) || reduced.contains(v))
+        .collect()
 }
 
 /// The value in a float dtype; integers stay. Weights that are stored in what `to` holds are converted from that.
@@ -135,4 +179,39 @@ fn convert(b: &mut TirBuilder, v: ValueId, to: DType) -> Result<ValueId, Compile
     }
     let shape = b.shape(from).to_vec();
     b.map_to(&shape, &[from], |e, x| e.cvt(x[0], to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tir::ReduceOp;
+    use crate::tir::eval::{Tensor, eval};
+    use crate::tir::expr::Ex;
+    use lockstep_isa::artifact::HostDType;
+
+    /// A normalisation of rows in two groups, of elements whose squares and their mean binary16 does not hold.
+    #[test]
+    fn squares_that_are_summed_stay_wide() {
+        let mut b = TirBuilder::new("t");
+        let x = b.input("x", HostDType::F32, &[2, 8], Type::new(DType::F32, &[2, 8]));
+        let x2 = b.map(&[x], |e, a| e.add(a[0], a[0])).unwrap();
+        let squares = b.map(&[x2], |e, a| e.mul(a[0], a[0])).unwrap();
+        let groups = b.reshape(squares, &[4, 4]).unwrap();
+        let sum = b.reduce(ReduceOp::Add, groups, &[1]).unwrap();
+        let mean = b.map(&[sum], |e, a| e.mul(a[0], Ex::f32(0.25))).unwrap();
+        let parts = b.reshape(x2, &[4, 4]).unwrap();
+        let y = b.map(&[parts, mean], |e, a| e.mul(a[0], e.rsqrt(a[1]))).unwrap();
+        let y = b.map(&[y], |e, a| e.sub(a[0], Ex::f32(0.5))).unwrap();
+        b.output("y", HostDType::F32, &[4, 4], y);
+        let before = b.finish();
+        let mut after = before.clone();
+        assert_eq!(run(&mut after, DType::F16).unwrap(), Changed(true));
+        let dtypes: Vec<DType> = after.values.values().map(|v| v.ty.dtype).collect();
+        assert!(dtypes.contains(&DType::F16), "{after}");
+        let values: Vec<f32> = (1..17).map(|i| 100.0 * i as f32).collect();
+        let results = |ir: &TensorIr| eval(ir, &[Tensor::f32(&[2, 8], values.clone())], &mut []).unwrap()[0].to_f32();
+        for (a, b) in results(&before).iter().zip(results(&after)) {
+            assert!((a - b).abs() < 2e-3, "{a} {b}\n{after}");
+        }
+    }
 }

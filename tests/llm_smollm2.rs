@@ -11,7 +11,7 @@ use lockstep::files::{self, FileSource};
 use lockstep::graph::Verified;
 use lockstep::isa::DType;
 use lockstep::language::{Decoder, Sampler, Sampling, Text};
-use lockstep::{Artifact, Chips, LanguageModel, LanguageOptions, LoadOptions, Options, Silent, lookup};
+use lockstep::{Artifact, Chips, LanguageModel, LanguageOptions, LoadOptions, Options, Silent, WeightFormat, lookup};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -129,6 +129,24 @@ fn greedy_tokens_on_one_large_chip() {
 fn greedy_tokens_with_activations_of_16_bits() {
     let (artifact, words) = compile_in("cpu", 1, import(Vec::new()), Some(DType::F16));
     greedy(&artifact, &words, "cpu", 2, 32);
+}
+
+/// Decode takes no more cycles where matrices are integers with scales than where they are 16-bit floats.
+#[test]
+fn integers_are_no_slower_than_floats() {
+    let cycles = [WeightFormat::Int8, WeightFormat::Int4, WeightFormat::Bf16].map(|weights| {
+        let source = FileSource::open(&path("models/smollm2-135m")).expect("the directory");
+        let options = LanguageOptions {
+            context: Some(96),
+            weights: Some(weights),
+            ..LanguageOptions::default()
+        };
+        let model = lockstep::language_model(&source, &options);
+        let model = model.expect("it imports").expect("it is a decoder");
+        let (artifact, _) = compile_in("tsp-2020", 4, model, None);
+        artifact.entries[0].makespan
+    });
+    assert!(cycles[0] <= cycles[2] && cycles[1] <= cycles[2], "{cycles:?}");
 }
 
 #[test]

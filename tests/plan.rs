@@ -126,6 +126,6 @@ fn what_needs_weights_says_so() {
     refused!(dir, "unknown_model_type_without_weights");
     outline(&dir, "llama", &large());
     refused!(dir, "no_plan_on_few_chips", "--weights", "int8", "--chips", "9");
-    refused!(dir, "no_room_for_stages", "--weights", "int8", "--chips", "30");
+    refused!(dir, "no_room_for_stages", "--weights", "int8", "--chips", "20");
     refused!(dir, "plan_of_several_sequences", "--weights", "int8", "--batch", "2");
 }

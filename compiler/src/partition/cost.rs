@@ -51,17 +51,19 @@ pub(super) fn row_bytes(target: &Target, ty: &Type) -> u64 {
 /// less.
 pub(crate) fn stored_type(ir: &TensorIr, v: ValueId) -> Type {
     let ty = ir.values[v].ty.clone();
-    let mut at = v;
-    while let (Op::Move { .. }, Some(&u)) = (&ir.values[at].op, ir.values[at].inputs.first()) {
-        at = u;
-    }
+    let unmoved = |mut at: ValueId| {
+        while let (Op::Move { .. }, Some(&u)) = (&ir.values[at].op, ir.values[at].inputs.first()) {
+            at = u;
+        }
+        &ir.values[at]
+    };
     let widens = |u: &ValueId| {
-        let data = &ir.values[*u];
+        let data = unmoved(*u);
         let narrow = data.inputs.first().is_some_and(|&u| ir.values[u].ty.dtype == DType::I8);
         let cvt = matches!(&data.op, Op::Map { nodes } if matches!(nodes[..], [n] if n.op == AluOp::Cvt));
         cvt && narrow
     };
-    let data = &ir.values[at];
+    let data = unmoved(v);
     let scaled = match &data.op {
         Op::Map { nodes } => matches!(nodes.last(), Some(n) if n.op == AluOp::Mul) && data.inputs.iter().any(widens),
         _ => false,

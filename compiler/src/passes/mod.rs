@@ -21,6 +21,7 @@ pub mod precision;
 mod push_moves;
 mod rebuild;
 mod round_once;
+mod scale_weights;
 mod share_tiles;
 mod turn_products;
 
@@ -60,6 +61,11 @@ pub struct Pass {
 
 /// The passes in order; a name may occur more than once.
 pub const TIR_PASSES: &[Pass] = &[
+    Pass {
+        name: "scale-weights",
+        about: "scale the columns of integer weights instead of their product",
+        run: scale_weights::run,
+    },
     Pass {
         name: "dead-code",
         about: "drop values, constants and maps that nothing needs",
@@ -188,7 +194,7 @@ pub const TIR_PASSES: &[Pass] = &[
 ];
 
 /// Index in [`TIR_PASSES`] at which fusion begins: the passes before it canonicalise, and rewrites come between.
-pub const FUSION: usize = 7;
+pub const FUSION: usize = 8;
 
 /// Options of [`run_all`].
 #[derive(Clone, Debug, Default)]

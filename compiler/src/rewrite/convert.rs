@@ -102,11 +102,16 @@ pub fn blocks(ir: &TensorIr) -> Vec<Block> {
     all
 }
 
-/// Whether a constant is one of a narrower dtype, moved and widened: contracts take it as it is stored.
+/// Whether a constant is one of a narrower dtype, moved and widened: contracts take it as it is stored. So they do where it is integers
+/// times scales.
 fn widened(ir: &TensorIr, v: ValueId) -> bool {
     let data = &ir.values[v];
     match &data.op {
         Op::Move { .. } => data.inputs.iter().all(|&u| widened(ir, u)),
+        Op::Map { nodes } if matches!(&nodes[..], [n] if n.op == AluOp::Mul) => {
+            let whole = |u: &&ValueId| ir.values[**u].ty.shape == data.ty.shape;
+            data.inputs.iter().filter(whole).any(|&u| widened(ir, u))
+        }
         Op::Map { nodes } => {
             let stored = data.inputs.first().map(|&u| ir.values[u].ty.dtype);
             nodes.len() == 1

@@ -190,3 +190,33 @@ fn whole_numbers_are_divided_as_such() {
     let (out, _) = rewritten(&ir, RewriteOptions::default());
     assert_eq!(of(&ir), of(&out), "{out}");
 }
+
+/// A gain is multiplied with the rows: integers times scales stay apart.
+#[test]
+fn gains_stay_out_of_integers_with_scales() {
+    for scaled in [true, false] {
+        let mut b = TirBuilder::new("t");
+        let x = b.input("x", HostDType::F32, &[1, 64], Type::new(DType::F32, &[1, 64]));
+        let q = (0..64 * 32).map(|i| (i * 37 % 251) as u8).collect::<Vec<u8>>();
+        let q = b
+            .constant("q", Type::new(DType::I8, &[64, 32]), HostDType::I8, q.into())
+            .unwrap();
+        let w = b.map(&[q], |e, x| e.cvt(x[0], DType::F32)).unwrap();
+        let w = match scaled {
+            true => {
+                let s = b.const_f32("s", &[1, 32], &[0.5; 32]).unwrap();
+                let w = b.map(&[w, s], |e, x| e.mul(x[0], x[1])).unwrap();
+                b.reshape(w, &[64, 4, 8]).unwrap()
+            }
+            false => b.const_f32("w", &[64, 4, 8], &[0.25; 64 * 32]).unwrap(),
+        };
+        let gain = b.const_f32("gain", &[1, 64], &[1.5; 64]).unwrap();
+        let y = b.map(&[x, gain], |e, x| e.mul(x[0], x[1])).unwrap();
+        let y = b.contract(y, w, &[], &[(1, 0)]).unwrap();
+        b.output("y", HostDType::F32, &[1, 4, 8], y);
+        let (out, _) = rewritten(&b.finish(), RewriteOptions::default());
+        let end = &out.values[out.outputs[0].value];
+        let of_input = |v: crate::tir::ValueId| out.values[v].op == crate::tir::Op::Input;
+        assert_eq!(of_input(end.inputs[0]), !scaled, "{out}");
+    }
+}

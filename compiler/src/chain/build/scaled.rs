@@ -10,6 +10,8 @@
 //! `find` takes such a constant apart into the integers and the scales of its elements, behind the same moves. Rows of a tile
 //! that follow each other and share their scales are a block; where blocks are cut up, smaller ones repeat their scales, and
 //! where two neighbouring rows have different ones the products are made by the compiler.
+//!
+//! Where the data of a constant is absent its integers take 8 bits and its scales 32.
 
 use super::Builder;
 use super::tiles::TileBufs;
@@ -17,6 +19,7 @@ use crate::chain::contents::{Constant, Contents, Picked, Stretch};
 use crate::chain::{Affine, Buf, BufKind, Tile};
 use crate::tir::map::unravel;
 use crate::tir::{Arg, ConstData, IndexMap, MapNode, Op, TensorIr, Type, ValueData, ValueId, consteval};
+use lockstep_graph::Weights;
 use lockstep_isa::artifact::HostDType;
 use lockstep_isa::run::Window;
 use lockstep_isa::{AluOp, DType, Dir, scalar};
@@ -64,7 +67,7 @@ pub(crate) fn find(ir: &TensorIr, is_const: &dyn Fn(ValueId) -> bool) -> BTreeMa
     let ir = Arc::new(more);
     let mut sources: BTreeMap<ValueId, bool> = BTreeMap::new();
     let found = apart.into_iter().map(|(v, (q, s))| {
-        let pairs = fits_pairs(&ir, q, &mut sources);
+        let pairs = !consteval::is_absent(&ir, q) && fits_pairs(&ir, q, &mut sources);
         let scaled = Scaled {
             integers: Arc::new(Constant::new(ir.clone(), q)),
             scales: Arc::new(Constant::new(ir.clone(), s)),
@@ -139,13 +142,8 @@ fn widened(ir: &mut TensorIr, arg: Arg, nodes: &[MapNode], data: &ValueData, sha
     let node = match arg {
         Arg::Operand(i) => {
             let v = data.inputs[i as usize];
-            let data = ir.values[v].clone();
-            let Op::Map { nodes } = &data.op else { return None };
-            let last = Arg::Node(nodes.len() as u32 - 1);
-            let narrow = data.ty.shape == shape && data.ty.dtype == DType::F32;
-            let float = matches!(nodes.last(), Some(n) if n.op == AluOp::Cvt);
-            return if narrow && float {
-                widened(ir, last, nodes, &data, shape)
+            return if ir.values[v].ty.shape == shape {
+                unwidened(ir, v)
             } else {
                 None
             };
@@ -165,12 +163,33 @@ fn widened(ir: &mut TensorIr, arg: Arg, nodes: &[MapNode], data: &ValueData, sha
     (ty.dtype == DType::I8 && ty.shape == shape).then_some(source)
 }
 
-/// The same scales, in 16 bits where those hold them exactly.
+/// The one-byte integers that a constant is the floats of, behind the same moves.
+fn unwidened(ir: &mut TensorIr, v: ValueId) -> Option<ValueId> {
+    let data = ir.values[v].clone();
+    match &data.op {
+        Op::Move { fill: 0, .. } => {
+            let parts: Option<Vec<_>> = data.inputs.iter().map(|&u| unwidened(ir, u)).collect();
+            Some(push(ir, data.op.clone(), parts?, Type::new(DType::I8, &data.ty.shape)))
+        }
+        Op::Map { nodes } if data.ty.dtype == DType::F32 => {
+            let last = Arg::Node(nodes.len() as u32 - 1);
+            let float = matches!(nodes.last(), Some(n) if n.op == AluOp::Cvt);
+            float.then(|| widened(ir, last, nodes, &data, &data.ty.shape)).flatten()
+        }
+        _ => None,
+    }
+}
+
+/// The same scales, in 16 bits where those are known to hold them exactly.
 fn narrowed(ir: &mut TensorIr, v: ValueId) -> Option<ValueId> {
-    let values = consteval::tensor(ir, v).ok()?;
     if !ir.values[v].ty.dtype.is_float() {
         return None;
     }
+    if consteval::is_absent(ir, v) {
+        let bytes = Weights::absent(ir.values[v].ty.elements() * DType::F32.bytes());
+        return Some(constant(ir, v, DType::F32, HostDType::F32, bytes));
+    }
+    let values = consteval::tensor(ir, v).ok()?;
     let narrow = |x: f32| scalar::narrow_f32(x, DType::F16);
     let exact = |x: &f32| scalar::widen(narrow(*x), DType::F16) == x.to_bits();
     let values = values.to_f32();
@@ -185,14 +204,19 @@ fn narrowed(ir: &mut TensorIr, v: ValueId) -> Option<ValueId> {
             (DType::F32, HostDType::F32, bytes.collect())
         }
     };
+    Some(constant(ir, v, dtype, stored, bytes.into()))
+}
+
+/// A constant of the shape of `v`.
+fn constant(ir: &mut TensorIr, v: ValueId, dtype: DType, stored: HostDType, bytes: Weights) -> ValueId {
     let ty = Type::new(dtype, &ir.values[v].ty.shape);
     let id = ir.consts.push(ConstData {
         name: String::new(),
         ty: ty.clone(),
         stored,
-        bytes: bytes.into(),
+        bytes,
     });
-    Some(push(ir, Op::Const(id), Vec::new(), ty))
+    push(ir, Op::Const(id), Vec::new(), ty)
 }
 
 /// The integers that node `node` of a map widens, where they are computed by its other nodes and fit a byte.
@@ -397,6 +421,34 @@ mod tests {
         let y = b.contract(x, w, &[], &[(1, 0)]).unwrap();
         b.output("y", HostDType::F32, &[1, 3], y);
         (b.finish(), w)
+    }
+
+    /// A scale per column of integers that were moved before.
+    #[test]
+    fn moved_integers_are_told_apart() {
+        for absent in [false, true] {
+            let mut b = TirBuilder::new("t");
+            let x = b.input("x", HostDType::F32, &[1, 64], Type::new(DType::F32, &[1, 64]));
+            let (q, s) = match absent {
+                true => (Weights::absent(192), Weights::absent(12)),
+                false => (vec![100; 192].into(), [0.1f32, 0.2, 0.3].as_slice().into()),
+            };
+            let q = b.constant("q", Type::new(DType::I8, &[3, 64]), HostDType::I8, q);
+            let w = b.map(&[q.unwrap()], |e, x| e.cvt(x[0], DType::F32)).unwrap();
+            let w = b.transpose(w, &[1, 0]).unwrap();
+            let s = b.constant("s", Type::new(DType::F32, &[1, 3]), HostDType::F32, s);
+            let w = b.map(&[w, s.unwrap()], |e, x| e.mul(x[0], x[1])).unwrap();
+            let y = b.contract(x, w, &[], &[(1, 0)]).unwrap();
+            b.output("y", HostDType::F32, &[1, 3], y);
+            let ir = b.finish();
+            let consts = consteval::const_values(&ir);
+            let found = find(&ir, &|v| consts.contains(v));
+            let scaled = &found[&w];
+            assert_eq!((scaled.pairs, scaled.dtype), (false, DType::F32));
+            let rows: Vec<u32> = (0..64).map(|r| r * 3).collect();
+            assert_eq!(scaled.block(&rows, &[0, 1, 2]), 32);
+            assert_eq!(crate::partition::cost::stored_type(&ir, w).dtype, DType::I8);
+        }
     }
 
     #[test]

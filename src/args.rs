@@ -68,6 +68,9 @@ pub struct CompileArgs {
     /// Chips that hold the weights, or auto for the least makespan
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = values::chips)]
     pub chips: lockstep::Chips,
+    /// What partitions are chosen by: the time of a run, or the runs per second over all users in flight
+    #[arg(long, value_enum, default_value = "latency")]
+    pub optimize: OptimizeArg,
     /// Size of a symbolic dimension, or several (NAME=1,4), one entry each; may be repeated
     #[arg(long = "dim", value_name = "NAME=VALUE[,VALUE..]", value_parser = values::dim)]
     pub dims: Vec<(String, Vec<usize>)>,
@@ -574,6 +577,16 @@ pub enum Precision {
     F16,
     /// bfloat16
     Bf16,
+}
+
+/// Values of `--optimize`.
+#[cfg(feature = "compile")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OptimizeArg {
+    /// Time per run for one user
+    Latency,
+    /// Runs per second over all users in flight, one per stage
+    Throughput,
 }
 
 /// Values of `--simd`.

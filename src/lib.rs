@@ -20,8 +20,8 @@ pub mod tensors;
 
 #[cfg(feature = "compile")]
 pub use lockstep_compiler::{
-    Chips, CompileError, CompileErrorKind, Compiled, EntryReport, Observer, Options, Report, Silent, SramUse, compile,
-    compile_entries, evaluate, report_boundary, report_entries,
+    Chips, CompileError, CompileErrorKind, Compiled, EntryReport, Objective, Observer, Options, Report, Silent,
+    SramUse, Throughput, compile, compile_entries, evaluate, report_boundary, report_entries, users_that_fit,
 };
 #[cfg(feature = "compile")]
 pub use lockstep_frontend::{

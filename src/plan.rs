@@ -10,7 +10,7 @@ use crate::isa::Target;
 use crate::isa::topology::Topology;
 use crate::{
     Chips, CompileError, CompileErrorKind, EntryReport, Graph, ImportError, Observer, Options, Outline, StageSize,
-    report_boundary, report_entries,
+    report_boundary, report_entries, users_that_fit,
 };
 use lockstep_graph::{Verified, VerifyErrors};
 use std::ops::Range;
@@ -246,7 +246,11 @@ impl Planner<'_> {
         let stages = ranges.len();
         let boundaries = self.boundaries(degree, stages, table.is_some())?;
         let crossing = boundaries.iter().map(|b| b.report.makespan).max().unwrap_or(0);
-        let users = parts.iter().map(|p| users_that_fit(&p.report)).min().unwrap_or(1);
+        let users = parts
+            .iter()
+            .map(|p| users_that_fit(&p.report.sram) as usize)
+            .min()
+            .unwrap_or(1);
         // A stage and the boundary after it: the busiest link of each, as if it were one.
         let sends = |r: &EntryReport| {
             let words = r.links.iter().map(|l| l.2).max().unwrap_or(0);
@@ -485,16 +489,6 @@ fn layers_that_fit(layer: &EntryReport) -> usize {
     let fit = layer.sram.iter().map(|s| {
         let each = s.used_bytes() - s.scratch_bytes;
         s.total_bytes.saturating_sub(s.scratch_bytes) / each.max(1)
-    });
-    fit.min().unwrap_or(1) as usize
-}
-
-/// Users whose states the chips of a stage hold.
-fn users_that_fit(stage: &EntryReport) -> usize {
-    let fit = stage.sram.iter().map(|s| {
-        let each = s.state_bytes + s.state_padding_bytes;
-        let fixed = s.used_bytes() - each;
-        s.total_bytes.saturating_sub(fixed) / each.max(1)
     });
     fit.min().unwrap_or(1) as usize
 }

@@ -100,12 +100,13 @@ pub mod model {
     //! Import and compile with the options of the command line.
 
     use super::{Failure, Kind, Outcome, Progress, kind};
-    use crate::args::{CompileArgs, Precision};
+    use crate::args::{CompileArgs, OptimizeArg, Precision};
     use lockstep::files::{self, FileSource};
     use lockstep::isa::DType;
     use lockstep::isa::artifact::HostDType;
     use lockstep::{
-        Compiled, ConstInput, Graph, ImportOptions, LanguageOptions, Observer, Options, Source, WeightFormat, tensors,
+        Compiled, ConstInput, Graph, ImportOptions, LanguageOptions, Objective, Observer, Options, Source,
+        WeightFormat, tensors,
     };
     use lockstep_graph::{Shape, Verified, Weights};
     use std::collections::BTreeMap;
@@ -330,6 +331,10 @@ pub mod model {
                 Precision::F16 => DType::F16,
                 Precision::Bf16 => DType::BF16,
             }),
+            optimize: match args.optimize {
+                OptimizeArg::Latency => Objective::Latency,
+                OptimizeArg::Throughput => Objective::Throughput,
+            },
             exact: args.exact,
             verify: !args.no_verify,
             verify_passes: args.verify,

@@ -288,6 +288,10 @@ fn every_verb_works_on_the_shipped_model() {
     assert_eq!(&verified["summary"]["entries"][0]["makespan_cycles"], cycles);
     let report = json(&dir.0, &["report", "vad.lks", "--json"]);
     assert_eq!(&report["report"]["entries"][0]["makespan_cycles"], cycles);
+    assert_eq!(report["report"]["optimize"], "latency");
+    let figure = |key: &str| report["report"]["entries"][0][key].as_f64().expect("a number");
+    assert!(figure("users_in_flight") >= 1.0 && figure("interval_cycles") <= figure("makespan_cycles"));
+    assert!(figure("runs_per_second_of_all") >= figure("runs_per_second"));
 
     // Three steps with carried state, on both executors and with two threads: one digest.
     let input = tensors::random("input", HostDType::F32, &[3, 576], 5);
@@ -373,6 +377,32 @@ fn a_printed_target_is_a_target_file() {
         cycles.push(out["cycles"].clone());
     }
     assert_eq!(cycles[0], cycles[1]);
+}
+
+/// For one user the chips share every operation; for several each has a stage, and the next run begins sooner.
+#[test]
+fn partitions_are_chosen_for_one_user_or_for_many() {
+    let dir = Scratch::new("optimize");
+    let model = silero();
+    let model = model.to_str().expect("a path in UTF-8");
+    let report = |optimize: &str| {
+        let options = ["--target", "toy", "--chips", "2", "--optimize", optimize, "--json"];
+        json(&dir.0, &[&["report", model], &options[..]].concat())["report"].clone()
+    };
+    let (one, many) = (report("latency"), report("throughput"));
+    let figure = |report: &serde_json::Value, key: &str| report["entries"][0][key].as_f64().expect("a number");
+    assert_eq!(
+        (&one["optimize"], &many["optimize"]),
+        (&"latency".into(), &"throughput".into())
+    );
+    assert!(figure(&one, "makespan_cycles") < figure(&many, "makespan_cycles"));
+    assert!(figure(&one, "runs_per_second_of_all") < figure(&many, "runs_per_second_of_all"));
+    assert!(figure(&many, "users_in_flight") == 2.0 && figure(&many, "runs_per_second") > 0.0);
+    let why = many["why"].as_str().expect("a reason");
+    assert!(
+        why.contains("the most runs per second over all users in flight"),
+        "{why}"
+    );
 }
 
 #[test]

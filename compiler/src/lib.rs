@@ -28,11 +28,13 @@ pub mod schedule;
 #[cfg(test)]
 mod testing;
 pub mod text;
+pub mod throughput;
 pub mod tir;
 
 pub use error::{CompileError, CompileErrorKind};
 pub use evaluate::evaluate;
-pub use options::{Chips, Options};
+pub use options::{Chips, Objective, Options};
 pub use pipeline::{Compiled, Observer, Silent, compile, compile_entries, report_boundary, report_entries};
 pub use report::{EntryReport, Report};
 pub use schedule::SramUse;
+pub use throughput::{Throughput, users_that_fit};

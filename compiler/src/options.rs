@@ -3,12 +3,15 @@
 use lockstep_isa::DType;
 
 pub use crate::partition::Chips;
+pub use crate::throughput::Objective;
 
 /// Options of [`crate::compile`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// How many chips.
     pub chips: Chips,
+    /// What partitions are chosen by.
+    pub optimize: Objective,
     /// Dtype of activations; as in the model where absent.
     pub precision: Option<DType>,
     /// Only rewrites and partitions that keep every rounding.

@@ -11,6 +11,7 @@ use crate::passes::{self, FUSION, PassOptions, TIR_PASSES, precision, whole_name
 use crate::report::{self, EntryReport, Report};
 use crate::rewrite::{self, RewriteOptions, StageGain};
 use crate::schedule::{Schedule, ScheduleOptions, schedule_entries};
+use crate::throughput::{Objective, Throughput};
 use crate::tir::verify::Phase;
 use crate::tir::{TensorIr, Type};
 use crate::{CompileError, CompileErrorKind};
@@ -176,6 +177,8 @@ struct Best {
     timed: Vec<Schedule>,
     /// Makespan over all entries, cycles.
     makespan: u64,
+    /// Cycles that the objective makes least, over all entries.
+    cost: u64,
     examined: Vec<report::Examined>,
 }
 
@@ -193,6 +196,7 @@ impl Found {
             chains: self.best.chains,
             timed: self.best.timed,
             makespan: self.best.makespan,
+            cost: self.best.cost,
             examined: self.examined,
         }
     }
@@ -204,6 +208,7 @@ struct Scheduled {
     chains: Vec<ChainProgram>,
     timed: Vec<Schedule>,
     makespan: u64,
+    cost: u64,
 }
 
 impl Program {
@@ -264,7 +269,7 @@ impl Driver<'_> {
                 report::entry(chains, timed, &bound, part, target, gains.clone())
             });
         let examined = std::mem::take(&mut best.examined);
-        let report = Report::new(target, self.options.chips, examined, trial, reports);
+        let report = Report::new(target, self.options, examined, trial, reports);
         Ok(Some((best, report)))
     }
 
@@ -358,12 +363,14 @@ impl Driver<'_> {
             Err(e) => return Err(e),
         };
         let trial = report::Trial {
-            with: with.makespan,
-            without: without.makespan,
+            with: with.cost,
+            without: without.cost,
         };
-        if without.makespan < with.makespan {
-            let Best { mut examined, .. } = with;
-            let chosen = examined.iter_mut().find(|e| e.makespan == Some(trial.with));
+        if without.cost < with.cost {
+            let Best {
+                mut examined, makespan, ..
+            } = with;
+            let chosen = examined.iter_mut().find(|e| e.makespan == Some(makespan));
             if let (Some(chosen), Some(one)) = (chosen, without.examined.first()) {
                 chosen.clone_from(one);
             }
@@ -389,10 +396,14 @@ impl Driver<'_> {
             rounds: ROUNDS,
         };
         let timed = schedule_entries(&best.chains.iter().collect::<Vec<_>>(), target, &options)?;
-        let (before, after) = (best.makespan, timed.iter().map(|t| t.makespan).sum());
-        let chosen = best.examined.iter_mut().find(|e| e.makespan == Some(before));
+        let (makespan, interval) = figures(&best.parts, &timed, target);
+        let cost = self.cost(makespan, interval);
+        if cost > best.cost {
+            return Ok(());
+        }
+        let chosen = best.examined.iter_mut().find(|e| e.makespan == Some(best.makespan));
         if let Some(chosen) = chosen {
-            chosen.makespan = Some(after);
+            (chosen.makespan, chosen.interval) = (Some(makespan), Some(interval));
         }
         if let Some(trial) = trial {
             let side = if trial.with <= trial.without {
@@ -400,9 +411,9 @@ impl Driver<'_> {
             } else {
                 &mut trial.without
             };
-            *side = after;
+            *side = cost;
         }
-        (best.timed, best.makespan) = (timed, after);
+        (best.timed, best.makespan, best.cost) = (timed, makespan, cost);
         Ok(())
     }
 
@@ -443,6 +454,7 @@ impl Driver<'_> {
     fn candidates(&self, irs: &[TensorIr], target: &Target) -> Result<Vec<Vec<Partitioned>>, CompileError> {
         let wanted = PartitionOptions {
             chips: self.options.chips,
+            optimize: self.options.optimize,
             exact: self.options.exact,
             spread: self.spread,
         };
@@ -516,8 +528,16 @@ impl Driver<'_> {
         Ok(all)
     }
 
-    /// Schedules the most promising partitions and keeps the one with the least makespan over all entries, on ties the
-    /// earlier. One whose bound is no less than a makespan found needs no schedule.
+    /// What the objective makes least.
+    fn cost(&self, makespan: u64, interval: u64) -> u64 {
+        match self.options.optimize {
+            Objective::Latency => makespan,
+            Objective::Throughput => interval,
+        }
+    }
+
+    /// Schedules the most promising partitions and keeps the one with the least cost over all entries, on ties the
+    /// earlier. One whose bound leaves no less than a cost found needs no schedule.
     fn best(
         &mut self,
         program: &Program,
@@ -554,8 +574,12 @@ impl Driver<'_> {
                 modelled: parts.iter().map(|p| p.modelled_cycles).fold(0, u64::saturating_add),
                 bound: bounds.sum(),
                 makespan: None,
+                interval: None,
             };
-            if (scheduled < most || nodes < at_ease) && best.as_ref().is_none_or(|b| one.bound < b.makespan) {
+            // No more users are in flight than there are stages.
+            let stages = parts.first().map_or(1, |p| p.stages.len().max(1)) as u64;
+            let least = self.cost(one.bound, one.bound / stages);
+            if (scheduled < most || nodes < at_ease) && best.as_ref().is_none_or(|b| least < b.cost) {
                 self.observer.stage("chains");
                 let inputs: Vec<Input<'_>> = parts.iter().map(|part| input(part, target)).collect();
                 let most = best.as_ref().map(|b| SPRAWL * n_nodes(&b.chains));
@@ -578,14 +602,16 @@ impl Driver<'_> {
                     Ok(timed) => {
                         scheduled += 1;
                         nodes += n_nodes(&chains);
-                        let makespan = timed.iter().map(|t| t.makespan).sum();
-                        one.makespan = Some(makespan);
-                        if best.as_ref().is_none_or(|b| makespan < b.makespan) {
+                        let (makespan, interval) = figures(&parts, &timed, target);
+                        let cost = self.cost(makespan, interval);
+                        (one.makespan, one.interval) = (Some(makespan), Some(interval));
+                        if best.as_ref().is_none_or(|b| cost < b.cost) {
                             best = Some(Scheduled {
                                 parts,
                                 chains,
                                 timed,
                                 makespan,
+                                cost,
                             });
                         }
                     }
@@ -615,6 +641,13 @@ fn input<'a>(part: &'a Partitioned, target: &'a Target) -> Input<'a> {
         input_copies: &part.input_copies,
         target,
     }
+}
+
+/// Cycles over all entries: of a run, and from one user's run to the next one's.
+fn figures(parts: &[Partitioned], timed: &[Schedule], target: &Target) -> (u64, u64) {
+    let each = parts.iter().zip(timed);
+    let intervals = each.map(|(part, timed)| Throughput::of(timed, &part.stages, target).interval);
+    (timed.iter().map(|t| t.makespan).sum(), intervals.sum())
 }
 
 /// Instructions of all entries, about.

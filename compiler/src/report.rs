@@ -2,9 +2,11 @@
 
 use crate::bound::Bound;
 use crate::chain::ChainProgram;
-use crate::partition::{Chips, Partitioned};
+use crate::options::{Chips, Objective, Options};
+use crate::partition::Partitioned;
 use crate::rewrite::StageGain;
 use crate::schedule::{Busy, Schedule, SramUse, Wait};
+use crate::throughput::Throughput;
 use lockstep_isa::op::UnitKind;
 use lockstep_isa::{DType, Opcode, Queue, Target};
 use serde_json::{Value, json};
@@ -26,9 +28,12 @@ pub struct Examined {
     pub bound: u64,
     /// Its makespan, cycles; `None` where it was not scheduled.
     pub makespan: Option<u64>,
+    /// Cycles from one user's run to the next one's, as [`Throughput`] has them; `None` where it was not scheduled.
+    pub interval: Option<u64>,
 }
 
-/// The makespan of the chosen partition with and without rewrites, cycles over all entries; the lesser was taken.
+/// What the objective makes least (the makespan, or the interval of users) of the chosen partition with and without rewrites, cycles over all
+/// entries; the lesser was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trial {
     /// With all rewrites.
@@ -89,6 +94,8 @@ pub struct Report {
     pub partition: String,
     /// Why so many chips.
     pub why: String,
+    /// What it was chosen by.
+    pub optimize: Objective,
     /// Partitions that were looked at, most promising first.
     pub examined: Vec<Examined>,
     /// What the rewrites are worth; `None` where they change nothing.
@@ -112,6 +119,8 @@ pub struct EntryReport {
     pub rewrites: Vec<StageGain>,
     /// Cycles of the schedule.
     pub makespan: u64,
+    /// What it gives several users.
+    pub throughput: Throughput,
     /// The bound and its terms.
     pub bound: Bound,
     /// SRAM of each chip by kind, bytes.
@@ -174,6 +183,7 @@ pub fn entry(
         partition: part.description.clone(),
         rewrites,
         makespan: timed.makespan,
+        throughput: Throughput::of(timed, &part.stages, target),
         bound: bound.clone(),
         sram: timed.sram.clone(),
         busy: timed.busy,
@@ -269,13 +279,17 @@ fn kind_text(kind: UnitKind) -> &'static str {
 }
 
 /// Why so many chips, in words.
-fn why(wanted: Chips, examined: &[Examined]) -> String {
+fn why(wanted: Chips, optimize: Objective, examined: &[Examined]) -> String {
     let fewest = examined.iter().map(|e| e.chips).min().unwrap_or(0);
     let scheduled = examined.iter().filter(|e| e.makespan.is_some()).count();
     let of = format!("{scheduled} scheduled of {} partitions that fit", examined.len());
+    let least = match optimize {
+        Objective::Latency => "the least makespan",
+        Objective::Throughput => "the most runs per second over all users in flight",
+    };
     match wanted {
-        Chips::Exactly(n) => format!("{n} asked for; the least makespan of {of}"),
-        Chips::Auto => format!("the least makespan of {of}; the fewest chips among them are {fewest}"),
+        Chips::Exactly(n) => format!("{n} asked for; {least} of {of}"),
+        Chips::Auto => format!("{least} of {of}; the fewest chips among them are {fewest}"),
     }
 }
 
@@ -283,14 +297,15 @@ impl Report {
     /// The report of a compile from those of its entries.
     pub fn new(
         target: &Target,
-        wanted: Chips,
+        options: &Options,
         examined: Vec<Examined>,
         rewrites: Option<Trial>,
         entries: impl IntoIterator<Item = EntryReport>,
     ) -> Report {
         let entries: Vec<EntryReport> = entries.into_iter().collect();
         Report {
-            why: why(wanted, &examined),
+            why: why(options.chips, options.optimize, &examined),
+            optimize: options.optimize,
             target: target.name.clone(),
             clock_hz: target.clock_hz,
             chips: entries.first().map_or(0, |e| e.chips),
@@ -315,10 +330,11 @@ impl Report {
             "chips": self.chips,
             "partition": self.partition,
             "why": self.why,
+            "optimize": self.optimize.name(),
             "rewrites": self.rewrites.map(|t| json!({ "with_cycles": t.with, "without_cycles": t.without })),
             "examined": self.examined.iter().map(|e| json!({
                 "partition": e.description, "chips": e.chips, "modelled_cycles": e.modelled, "bound_cycles": e.bound,
-                "makespan_cycles": e.makespan,
+                "makespan_cycles": e.makespan, "interval_cycles": e.interval,
             })).collect::<Vec<_>>(),
             "entries": self.entries.iter().map(EntryReport::to_value).collect::<Vec<_>>(),
         })
@@ -329,6 +345,11 @@ impl EntryReport {
     /// Time of the schedule in microseconds.
     pub fn microseconds(&self) -> f64 {
         self.makespan as f64 * 1e6 / self.clock_hz.max(1) as f64
+    }
+
+    /// Runs per second of one user.
+    pub fn runs_per_second(&self) -> f64 {
+        self.clock_hz as f64 / self.makespan.max(1) as f64
     }
 
     /// Makespan over bound.
@@ -366,6 +387,11 @@ impl EntryReport {
             })).collect::<Vec<_>>(),
             "makespan_cycles": self.makespan,
             "microseconds": self.microseconds(),
+            "runs_per_second": self.runs_per_second(),
+            "runs_per_second_of_all": self.throughput.runs_per_second(self.clock_hz),
+            "users_in_flight": self.throughput.users,
+            "interval_cycles": self.throughput.interval,
+            "stage_cycles": self.throughput.stages,
             "bound_cycles": self.bound.bound,
             "bound_resource_cycles": self.bound.resource,
             "bound_critical_path_cycles": self.bound.critical_path,

@@ -1,6 +1,6 @@
 //! The boundary of two stages that are compiled apart: what one hands on arrives on all chips of the other.
 
-use super::cuts::StagePlan;
+use super::cuts::{Demand, StagePlan};
 use super::plan::expand;
 use super::search::Sharding;
 use super::{Context, PartitionOptions, Partitioned};
@@ -41,5 +41,5 @@ pub fn boundary(
         sharding: at,
     };
     let stages = [stage(from, 1, 0), stage(to.start, shardings[1].degree, 1)];
-    expand(&cx, &stages, &shardings, to.end, 0)
+    expand(&cx, &Demand::new(&cx, &shardings), &stages, &shardings)
 }

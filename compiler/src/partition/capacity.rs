@@ -263,6 +263,7 @@ fn as_one(cx: &Context<'_>) -> (ChipUsage, Vec<(String, u64)>) {
         collectives: Vec::new(),
         description: String::new(),
         modelled_cycles: 0,
+        modelled_stage: 0,
         examined: Vec::new(),
     };
     let used = usage(&part, cx.target);

@@ -2,13 +2,14 @@
 //!
 //! The stages of one run work one after another, so the modelled cost is the sum of the cycles of all operations plus what
 //! crosses the cuts. Dynamic programming over (cut, chips used) with the degrees on offer; each stage must fit its chips and hold
-//! weights. Among equal sums, stages of even weight win.
+//! weights. Among equal sums, stages of even weight win. Where stages work for several users, the longest of them counts first.
 
 use super::Context;
 use super::cost;
 use super::dist::Dist;
 use super::fabric::Fabric;
 use super::search::Sharding;
+use crate::throughput::Objective;
 use crate::tir::{Op, ValueId};
 use lockstep_graph::SideTable;
 use lockstep_isa::Target;
@@ -112,22 +113,27 @@ impl Demand {
         self.holdings[k].weights().div_ceil(target.sram_bytes().max(1))
     }
 
-    /// Modelled cycles of given stages.
-    pub(super) fn cycles(&self, cx: &Context<'_>, stages: &[StagePlan], shardings: &[Sharding]) -> u64 {
+    /// Modelled cycles of each of given stages, with what it receives.
+    pub(super) fn cycles(&self, cx: &Context<'_>, stages: &[StagePlan], shardings: &[Sharding]) -> Vec<u64> {
         let n_chips = stages.last().map_or(1, |s| s.first + s.degree);
         let fabric = Fabric::new(cx.target, n_chips);
-        let mut total = 0u64;
-        for stage in stages {
+        let of = |stage: &StagePlan| {
             let cycles = &shardings[stage.sharding].cycles;
-            total = cx.order[stage.ops.clone()]
+            let own = cx.order[stage.ops.clone()]
                 .iter()
-                .fold(total, |t, &v| t.saturating_add(cycles[v]));
-            if stage.first > 0 {
-                let links = fabric.links(stage.first - 1, stage.first).max(1) as u64;
-                total += cost::transfer_cycles(cx.target, self.crossing_at[stage.ops.start], 1, links);
+                .fold(0u64, |t, &v| t.saturating_add(cycles[v]));
+            if stage.first == 0 {
+                return own;
             }
-        }
-        total
+            let links = fabric.links(stage.first - 1, stage.first).max(1) as u64;
+            own.saturating_add(cost::transfer_cycles(
+                cx.target,
+                self.crossing_at[stage.ops.start],
+                1,
+                links,
+            ))
+        };
+        stages.iter().map(of).collect()
     }
 }
 
@@ -205,6 +211,8 @@ impl Holdings {
 /// A way to reach a cut: cycles, evenness, and where it came from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Reached {
+    /// Cycles of the longest stage where those count, 0 elsewhere.
+    longest: u64,
     cycles: u64,
     squares: u128,
     from: usize,
@@ -213,7 +221,7 @@ struct Reached {
 }
 
 /// Best stages on `n_chips` chips with the shardings on `offer`, with this room on each chip; with `least`, on as
-/// few chips as possible up to `n_chips`. Also gives the modelled cycles. `None` where nothing fits.
+/// few chips as possible up to `n_chips`. `None` where nothing fits.
 pub(super) fn cut(
     cx: &Context<'_>,
     demand: &Demand,
@@ -222,7 +230,7 @@ pub(super) fn cut(
     n_chips: u16,
     room: Room,
     least: bool,
-) -> Option<(Vec<StagePlan>, u64)> {
+) -> Option<Vec<StagePlan>> {
     // One stage has no cut to choose.
     let ends = [0, demand.cuts.len() - 1];
     let one = offer.iter().all(|&k| shardings[k].degree * 2 > n_chips);
@@ -238,6 +246,7 @@ pub(super) fn cut(
     best[0].insert(
         0,
         Reached {
+            longest: 0,
             cycles: 0,
             squares: 0,
             from: 0,
@@ -282,7 +291,12 @@ pub(super) fn cut(
                         let links = fabric.links(chips - 1, chips).max(1) as u64;
                         cost::transfer_cycles(cx.target, demand.crossing[picked[a]], 1, links)
                     };
+                    let longest = match cx.options.optimize {
+                        Objective::Latency => 0,
+                        Objective::Throughput => r.longest.max(cycles.saturating_add(cross)),
+                    };
                     let way = Reached {
+                        longest,
                         cycles: r.cycles.saturating_add(cycles).saturating_add(cross),
                         squares: r.squares + (weights as u128).pow(2) * s.degree as u128,
                         from: a,
@@ -296,7 +310,7 @@ pub(super) fn cut(
     }
     let last = &best[n_cuts - 1];
     let mut chips = if least { *last.keys().next()? } else { n_chips };
-    let total = last.get(&chips)?.cycles;
+    last.get(&chips)?;
     let mut stages = Vec::new();
     let mut b = n_cuts - 1;
     while b > 0 {
@@ -310,7 +324,7 @@ pub(super) fn cut(
         (b, chips) = (r.from, r.chips);
     }
     stages.reverse();
-    Some((stages, total))
+    Some(stages)
 }
 
 /// The stage of every operation.

@@ -48,7 +48,13 @@ pub fn candidates_of_entries(
         }
     }
     if !near {
-        found.sort_by_key(|parts| parts.iter().map(|p| p.modelled_cycles).fold(0u64, u64::saturating_add));
+        let modelled = |parts: &[Partitioned]| {
+            parts
+                .iter()
+                .map(|p| p.modelled(options.optimize))
+                .fold(0u64, u64::saturating_add)
+        };
+        found.sort_by_key(|parts| modelled(parts));
     }
     if found.is_empty() {
         let limit = refused.iter().flatten().map(|p| p.n_chips).max().unwrap_or(1);
@@ -127,7 +133,6 @@ fn follow(
     shardings: &[Sharding],
 ) -> Result<Partitioned, CompileError> {
     let settled = settled(first, &planned.stages, shardings);
-    let n_chips = planned.part.n_chips;
     let mut own: Vec<Sharding> = Vec::new();
     let mut index: BTreeMap<usize, usize> = BTreeMap::new();
     for (&k, fixed) in &settled.fixed {
@@ -170,6 +175,5 @@ fn follow(
             ..s.clone()
         })
         .collect();
-    let cycles = Demand::new(cx, &[]).cycles(cx, &stages, &own);
-    plan::expand(cx, &stages, &own, n_chips, cycles)
+    plan::expand(cx, &Demand::new(cx, &[]), &stages, &own)
 }

@@ -121,6 +121,7 @@ impl<'a> Expander<'a> {
             collectives: self.collectives,
             description: String::new(),
             modelled_cycles: 0,
+            modelled_stage: 0,
             examined: Vec::new(),
         })
     }

@@ -43,6 +43,7 @@ pub use entries::candidates_of_entries;
 pub(crate) use plan::MOST_SPREAD;
 pub use plan::{candidates, partition};
 
+use crate::throughput::Objective;
 use crate::tir::{Op, TensorIr, ValueId};
 use lockstep_graph::SideTable;
 use lockstep_isa::Target;
@@ -64,6 +65,8 @@ pub enum Chips {
 pub struct PartitionOptions {
     /// How many chips.
     pub chips: Chips,
+    /// What they are chosen by.
+    pub optimize: Objective,
     /// Whether sums of floats may not be split over chips.
     pub exact: bool,
     /// How far the stages are spread over more chips than estimates of values and text ask for, which fell short of what the scheduler
@@ -146,6 +149,8 @@ pub struct Partitioned {
     pub description: String,
     /// Cycles by the cost model.
     pub modelled_cycles: u64,
+    /// Cycles of its longest stage by the cost model.
+    pub modelled_stage: u64,
     /// All partitions looked at, best first, this one among them.
     pub examined: Vec<Candidate>,
 }
@@ -154,6 +159,14 @@ impl Partitioned {
     /// Chips of every stage: what makes two partitions of one model alike.
     pub fn shape(&self) -> Vec<Range<u16>> {
         self.stages.iter().map(|s| s.chips.clone()).collect()
+    }
+
+    /// Modelled cycles that an objective makes least: of the run, or from one user's run to the next one's.
+    pub fn modelled(&self, optimize: Objective) -> u64 {
+        match optimize {
+            Objective::Latency => self.modelled_cycles,
+            Objective::Throughput => self.modelled_stage,
+        }
     }
 
     /// The program with a port for every copy of an input: after the ports of the model, in the order of `input_copies`.

@@ -5,6 +5,7 @@ use super::expand::Expander;
 use super::fabric::{Fabric, Load};
 use super::search::{self, Fixed, Sharding};
 use super::{Candidate, Chips, Context, PartitionOptions, Partitioned, capacity, usage};
+use crate::throughput::Objective;
 use crate::tir::TensorIr;
 use crate::{CompileError, CompileErrorKind};
 use lockstep_isa::Target;
@@ -42,7 +43,7 @@ const FULL_DENOMINATOR: u64 = 4;
 /// How far a program can be spread: the last time over as many chips as can hold weights, before that over half as many each time.
 pub(crate) const MOST_SPREAD: u32 = 3;
 
-/// Partitions worth scheduling, by modelled cycles, on ties fewer chips first; never empty.
+/// Partitions worth scheduling, by modelled cycles of the objective, on ties fewer chips first; never empty.
 ///
 /// # Errors
 /// `DoesNotFit` with a capacity report; `Options` where the number of chips asked for is none the target has or more than can hold
@@ -68,15 +69,16 @@ fn n_chips(stages: &[StagePlan]) -> u16 {
 /// a chip would be fuller than its share.
 fn rooms(
     cx: &Context<'_>,
-    within: impl Fn(u64) -> Option<(Vec<StagePlan>, u64)>,
+    demand: &Demand,
+    within: impl Fn(u64) -> Option<Vec<StagePlan>>,
     even: bool,
     shardings: &[Sharding],
 ) -> Result<Vec<u64>, CompileError> {
     let whole = cx.target.sram_bytes();
-    let Some((stages, cycles)) = within(whole).filter(|_| even) else {
+    let Some(stages) = within(whole).filter(|_| even) else {
         return Ok(vec![whole]);
     };
-    let part = expand(cx, &stages, shardings, n_chips(&stages), cycles)?;
+    let part = expand(cx, demand, &stages, shardings)?;
     let most = whole / FULL_DENOMINATOR * FULL_NUMERATOR;
     let full = usage(&part, cx.target).iter().any(|u| u.total() > most);
     let even = even_room(whole, |bytes| within(bytes).is_some());
@@ -136,7 +138,7 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
     let attempts = attempts(cx, &demand, &shardings, limit);
     for (wanted, offer, least) in &attempts {
         let (wanted, least) = (*wanted, *least);
-        // More chips than the fewest that fit only add transfers.
+        // For one user, more chips than the fewest that fit only add transfers.
         if least
             && found
                 .iter()
@@ -145,15 +147,15 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
             continue;
         }
         let within = |bytes: u64| cuts::cut(cx, &demand, &shardings, offer, wanted, Room { bytes, share: 1 }, least);
-        for bytes in rooms(cx, within, !least && wanted <= MAX_MIXED_CHIPS, &shardings)? {
+        for bytes in rooms(cx, &demand, within, !least && wanted <= MAX_MIXED_CHIPS, &shardings)? {
             let less = |b: &u64| Some(b / RETRY_DENOMINATOR * RETRY_NUMERATOR);
             for bytes in std::iter::successors(Some(bytes), less).take(RETRIES) {
-                let Some((stages, cycles)) = within(bytes) else { break };
+                let Some(stages) = within(bytes) else { break };
                 if tried.contains(&stages) {
                     break;
                 }
                 tried.push(stages.clone());
-                let part = expand(cx, &stages, &shardings, n_chips(&stages), cycles)?;
+                let part = expand(cx, &demand, &stages, &shardings)?;
                 if excess(&part, target) == 0 {
                     found.push(Planned { part, stages });
                     break;
@@ -171,13 +173,13 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
             share: NEAR_SHARE,
         };
         for (wanted, offer, least) in &attempts {
-            let Some((stages, cycles)) = cuts::cut(cx, &demand, &shardings, offer, *wanted, room, *least) else {
+            let Some(stages) = cuts::cut(cx, &demand, &shardings, offer, *wanted, room, *least) else {
                 continue;
             };
             if found.iter().any(|p| p.stages == stages) {
                 continue;
             }
-            let part = expand(cx, &stages, &shardings, n_chips(&stages), cycles)?;
+            let part = expand(cx, &demand, &stages, &shardings)?;
             if usage(&part, target).iter().all(|u| u.held() <= target.sram_bytes()) {
                 found.push(Planned { part, stages });
             }
@@ -185,7 +187,7 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<(Vec<Planned>, Vec<Sharding>), Co
         found.sort_by_key(|p| (excess(&p.part, target), p.part.n_chips));
         found.truncate(NEAR_PLANS);
     }
-    found.sort_by_key(|p| (p.part.modelled_cycles, p.part.n_chips));
+    found.sort_by_key(|p| (p.part.modelled(options.optimize), p.part.n_chips));
     found.dedup_by(|a, b| a.part.description == b.part.description && a.part.modelled_cycles == b.part.modelled_cycles);
     if found.is_empty() {
         return Err(nothing_fits(cx, &demand, too_large, &shardings, limit));
@@ -202,16 +204,18 @@ pub(super) fn excess(part: &Partitioned, target: &Target) -> u64 {
 /// The program of a plan.
 pub(super) fn expand(
     cx: &Context<'_>,
+    demand: &Demand,
     stages: &[StagePlan],
     shardings: &[Sharding],
-    n_chips: u16,
-    cycles: u64,
 ) -> Result<Partitioned, CompileError> {
+    let n_chips = n_chips(stages);
+    let cycles = demand.cycles(cx, stages, shardings);
     let mut part = Expander::new(cx, stages, shardings, n_chips).run(n_chips)?;
     let used = usage(&part, cx.target);
     let held = used.iter().map(|u| u.weights).max().unwrap_or(0);
     part.description = format!("{}, at most {held} bytes of weights each", describe(stages, n_chips));
-    part.modelled_cycles = cycles;
+    part.modelled_cycles = cycles.iter().copied().fold(0, u64::saturating_add);
+    part.modelled_stage = cycles.into_iter().max().unwrap_or(0);
     Ok(part)
 }
 
@@ -272,7 +276,11 @@ fn attempts(cx: &Context<'_>, demand: &Demand, shardings: &[Sharding], limit: u1
                 let mut stages = least;
                 for _ in 0..8 {
                     let n = stages.saturating_mul(s.degree as u64).min(limit as u64) as u16;
-                    attempts.push((n / s.degree * s.degree, vec![k], true));
+                    attempts.push((
+                        n / s.degree * s.degree,
+                        vec![k],
+                        cx.options.optimize == Objective::Latency,
+                    ));
                     stages += (stages / 4).max(1);
                     if n == limit {
                         break;

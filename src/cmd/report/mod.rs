@@ -159,14 +159,19 @@ pub fn headline(name: &str, report: &Value) -> Vec<String> {
 fn body(report: &Value) -> Vec<Part> {
     let mut out = vec![Part::Line(format!("partition: {}", word(report, "partition")))];
     out.push(Part::Line(format!("why so many chips: {}", word(report, "why"))));
-    let mut rows = vec![text::row(["partition examined", "modelled", "bound", "makespan"])];
+    let head = ["partition examined", "modelled", "bound", "makespan", "interval"];
+    let mut rows = vec![text::row(head)];
     for one in list(report, "examined") {
-        let makespan = one.get("makespan_cycles").and_then(Value::as_u64);
+        let scheduled = |key: &str| {
+            let found = one.get(key).and_then(Value::as_u64);
+            found.map_or("not scheduled".into(), text::count)
+        };
         rows.push(vec![
             word(one, "partition").to_owned(),
             cycles(one, "modelled_cycles"),
             cycles(one, "bound_cycles"),
-            makespan.map_or("not scheduled".into(), text::count),
+            scheduled("makespan_cycles"),
+            scheduled("interval_cycles"),
         ]);
     }
     out.push(Part::Table(rows));
@@ -222,6 +227,7 @@ fn entry(report: &Value) -> Vec<Part> {
         cycles(report, "bound_resource_cycles"),
         cycles(report, "bound_critical_path_cycles")
     ))];
+    out.extend(throughput(report).map(Part::Line));
     out.push(Part::Line(format!(
         "program: {} chains, {} runs",
         cycles(report, "chains"),
@@ -299,6 +305,26 @@ fn entry(report: &Value) -> Vec<Part> {
         out.push(Part::Line(format!("and {more} more steps (all with --json)")));
     }
     out
+}
+
+/// Runs per second for one user and for all, and what limits them; nothing where the report does not say.
+fn throughput(report: &Value) -> Option<String> {
+    let (users, interval) = (number(report, "users_in_flight"), number(report, "interval_cycles"));
+    let stages: Vec<u64> = list(report, "stage_cycles").iter().filter_map(Value::as_u64).collect();
+    let longest = stages.iter().copied().max()?;
+    let slowest = stages.iter().position(|&s| s == longest)?;
+    let limit = match (users == 1.0, interval <= longest as f64) {
+        (true, _) => "a run at a time".to_owned(),
+        (_, true) => format!("a run occupies stage {slowest} of {} longest", stages.len()),
+        _ => "all users have a run in flight".to_owned(),
+    };
+    let s = if users == 1.0 { "" } else { "s" };
+    Some(format!(
+        "runs per second: {:.0} for one user, {:.0} over {users} user{s} in flight, one every {} cycles: {limit}",
+        number(report, "runs_per_second"),
+        number(report, "runs_per_second_of_all"),
+        cycles(report, "interval_cycles")
+    ))
 }
 
 /// What each rewrite stage gained, where the report says.

@@ -212,6 +212,10 @@ fn malformed_models_are_errors() {
             .init(tensor_f32("f", &[1], &[1.0]))
             .node("Slice", &["x", "f", "f"], &["y"])
             .output("y"),
+        x(OnnxBuilder::new("nameless"))
+            .input_f32("", &["2"])
+            .node("Relu", &["x"], &["y"])
+            .output("y"),
         OnnxBuilder::new("decay")
             .opset(27)
             .input_f32("q", &["1", "2", "4"])

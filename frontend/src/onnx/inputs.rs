@@ -47,8 +47,11 @@ pub(super) fn bind(walk: &mut Walk<'_>, graph: &GraphProto, options: &ImportOpti
             }
         };
         let value = value.map_err(|error| walk.malformed(error.to_string()))?;
-        if walk.lookup(&name).is_some() {
-            return Err(walk.malformed(format!("the input name \"{}\" is taken twice", name.escape_debug())));
+        if name.is_empty() || walk.lookup(&name).is_some() {
+            return Err(walk.malformed(format!(
+                "the input name \"{}\" is empty or taken twice",
+                name.escape_debug()
+            )));
         }
         if let Some(&bits) = packed.get(&name) {
             walk.packed.insert(value, bits);

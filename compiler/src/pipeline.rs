@@ -11,7 +11,7 @@ use crate::passes::{self, FUSION, PassOptions, TIR_PASSES, precision, whole_name
 use crate::report::{self, EntryReport, Report};
 use crate::rewrite::{self, RewriteOptions, StageGain};
 use crate::schedule::{Schedule, ScheduleOptions, schedule_entries};
-use crate::throughput::{Objective, Throughput};
+use crate::throughput::figures;
 use crate::tir::verify::Phase;
 use crate::tir::{TensorIr, Type};
 use crate::{CompileError, CompileErrorKind};
@@ -397,7 +397,7 @@ impl Driver<'_> {
         };
         let timed = schedule_entries(&best.chains.iter().collect::<Vec<_>>(), target, &options)?;
         let (makespan, interval) = figures(&best.parts, &timed, target);
-        let cost = self.cost(makespan, interval);
+        let cost = self.options.optimize.cost(makespan, interval);
         if cost > best.cost {
             return Ok(());
         }
@@ -528,16 +528,8 @@ impl Driver<'_> {
         Ok(all)
     }
 
-    /// What the objective makes least.
-    fn cost(&self, makespan: u64, interval: u64) -> u64 {
-        match self.options.optimize {
-            Objective::Latency => makespan,
-            Objective::Throughput => interval,
-        }
-    }
-
     /// Schedules the most promising partitions and keeps the one with the least cost over all entries, on ties the
-    /// earlier. One whose bound leaves no less than a cost found needs no schedule.
+    /// earlier. One whose bound (shared by as many users as there are stages) is no less than a cost found needs no schedule.
     fn best(
         &mut self,
         program: &Program,
@@ -576,9 +568,8 @@ impl Driver<'_> {
                 makespan: None,
                 interval: None,
             };
-            // No more users are in flight than there are stages.
             let stages = parts.first().map_or(1, |p| p.stages.len().max(1)) as u64;
-            let least = self.cost(one.bound, one.bound / stages);
+            let least = self.options.optimize.cost(one.bound, one.bound / stages);
             if (scheduled < most || nodes < at_ease) && best.as_ref().is_none_or(|b| least < b.cost) {
                 self.observer.stage("chains");
                 let inputs: Vec<Input<'_>> = parts.iter().map(|part| input(part, target)).collect();
@@ -603,7 +594,7 @@ impl Driver<'_> {
                         scheduled += 1;
                         nodes += n_nodes(&chains);
                         let (makespan, interval) = figures(&parts, &timed, target);
-                        let cost = self.cost(makespan, interval);
+                        let cost = self.options.optimize.cost(makespan, interval);
                         (one.makespan, one.interval) = (Some(makespan), Some(interval));
                         if best.as_ref().is_none_or(|b| cost < b.cost) {
                             best = Some(Scheduled {
@@ -641,13 +632,6 @@ fn input<'a>(part: &'a Partitioned, target: &'a Target) -> Input<'a> {
         input_copies: &part.input_copies,
         target,
     }
-}
-
-/// Cycles over all entries: of a run, and from one user's run to the next one's.
-fn figures(parts: &[Partitioned], timed: &[Schedule], target: &Target) -> (u64, u64) {
-    let each = parts.iter().zip(timed);
-    let intervals = each.map(|(part, timed)| Throughput::of(timed, &part.stages, target).interval);
-    (timed.iter().map(|t| t.makespan).sum(), intervals.sum())
 }
 
 /// Instructions of all entries, about.

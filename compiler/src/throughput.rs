@@ -6,7 +6,7 @@
 //! taken to fit beside the run before: it counts for the busiest queue alone. Users have states of their own, so that there are no more of
 //! them than fit. No artifact holds such a timetable yet: it has one run and the states of one user.
 
-use crate::partition::Stage;
+use crate::partition::{Partitioned, Stage};
 use crate::schedule::{Schedule, SramUse};
 use lockstep_isa::{Queue, Target};
 use std::collections::BTreeMap;
@@ -27,6 +27,14 @@ impl Objective {
         match self {
             Objective::Latency => "latency",
             Objective::Throughput => "throughput",
+        }
+    }
+
+    /// What it makes least: the cycles of a run, or those from one user's run to the next one's.
+    pub const fn cost(self, makespan: u64, interval: u64) -> u64 {
+        match self {
+            Objective::Latency => makespan,
+            Objective::Throughput => interval,
         }
     }
 }
@@ -98,6 +106,13 @@ impl Throughput {
     pub fn runs_per_second(&self, clock_hz: u64) -> f64 {
         clock_hz as f64 / self.interval.max(1) as f64
     }
+}
+
+/// Cycles over all entries: of a run, and from one user's run to the next one's.
+pub(crate) fn figures(parts: &[Partitioned], timed: &[Schedule], target: &Target) -> (u64, u64) {
+    let each = parts.iter().zip(timed);
+    let intervals = each.map(|(part, timed)| Throughput::of(timed, &part.stages, target).interval);
+    (timed.iter().map(|t| t.makespan).sum(), intervals.sum())
 }
 
 /// Users whose states the chips hold.

@@ -17,6 +17,7 @@ use crate::tir::consteval::const_values;
 use crate::tir::{Op, StateData, TensorIr, TirBuilder, Type, ValueId};
 use lockstep_graph::{EntityId, IdSet};
 use lockstep_isa::DType;
+use lockstep_isa::scalar::narrow_f32;
 
 /// Converts a program; `to` is f16 or bf16.
 ///
@@ -68,19 +69,13 @@ pub fn run(ir: &mut TensorIr, to: DType) -> Result<Changed, CompileError> {
                     return keep(b, old, id, inputs);
                 };
                 let fill = if narrow && value.ty.dtype == DType::F32 {
-                    lockstep_isa::scalar::narrow_f32(f32::from_bits(*fill), to)
+                    narrow_f32(f32::from_bits(*fill), to)
                 } else {
                     *fill
                 };
-                let ty = b.ty(parts[0]).clone();
-                b.push(
-                    Op::Move {
-                        parts: maps.clone(),
-                        fill,
-                    },
-                    &parts,
-                    &ty,
-                )?
+                let ty = Type::new(b.dtype(parts[0]), &value.ty.shape);
+                let parts_of = maps.clone();
+                b.push(Op::Move { parts: parts_of, fill }, &parts, &ty)?
             }
             Op::State(state) if old.states.get(*state).is_some_and(narrowed) => {
                 let ty = Type::new(to, &value.ty.shape);
@@ -177,6 +172,16 @@ fn convert(b: &mut TirBuilder, v: ValueId, to: DType) -> Result<ValueId, Compile
     if b.dtype(from) == to {
         return Ok(from);
     }
+    // What a move reads several times is converted before it.
+    let data = b.ir().values[v].clone();
+    if let (Op::Move { parts, fill }, &[of], DType::F32, false) =
+        (&data.op, &data.inputs[..], data.ty.dtype, b.is_const(v))
+        && b.ty(of).elements() < data.ty.elements()
+    {
+        let (parts, fill) = (parts.clone(), narrow_f32(f32::from_bits(*fill), to));
+        let of = convert(b, of, to)?;
+        return b.push(Op::Move { parts, fill }, &[of], &Type::new(to, &data.ty.shape));
+    }
     let shape = b.shape(from).to_vec();
     b.map_to(&shape, &[from], |e, x| e.cvt(x[0], to))
 }
@@ -184,10 +189,33 @@ fn convert(b: &mut TirBuilder, v: ValueId, to: DType) -> Result<ValueId, Compile
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tir::ReduceOp;
     use crate::tir::eval::{Tensor, eval};
     use crate::tir::expr::Ex;
+    use crate::tir::{IndexMap, ReduceOp, ValueData, Windows};
     use lockstep_isa::artifact::HostDType;
+
+    /// The windows of a convolution over an input.
+    #[test]
+    fn windows_are_made_of_what_is_converted() {
+        let mut b = TirBuilder::new("t");
+        let x = b.input("x", HostDType::F32, &[8, 4], Type::new(DType::F32, &[8, 4]));
+        let windows = Windows {
+            kernel: vec![3],
+            strides: vec![1],
+            dilations: vec![1],
+            pads: vec![(1, 1)],
+        };
+        let x = b.reshape(x, &[1, 8, 4]).unwrap();
+        let taps = b.move_one(x, IndexMap::im2col(&[1, 8, 4], &windows), 0).unwrap();
+        let w = b.input("w", HostDType::F32, &[3, 4, 5], Type::new(DType::F32, &[3, 4, 5]));
+        let y = b.contract(taps, w, &[], &[(2, 0), (3, 1)]).unwrap();
+        b.output("y", HostDType::F32, &[1, 8, 5], y);
+        let mut ir = b.finish();
+        run(&mut ir, DType::F16).unwrap();
+        let converted = |v: &&ValueData| matches!(v.op, Op::Map { .. }) && v.ty.dtype == DType::F16;
+        let sizes: Vec<usize> = ir.values.values().filter(converted).map(|v| v.ty.elements()).collect();
+        assert_eq!(sizes, [32, 60], "{ir}");
+    }
 
     /// A normalisation of rows in two groups, of elements whose squares and their mean binary16 does not hold.
     #[test]
